@@ -1,0 +1,170 @@
+"""Settings of the notebooks: defaults < preset < environment (OCT_*) < --field=value.
+
+One dataclass per notebook. A trailing underscore keeps a field from clashing with a Python word
+and is dropped outside: ``class_`` is ``OCT_CLASS`` and ``--class``.
+"""
+
+import dataclasses
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+PRESETS = ("tiny", "demo", "colab", "kaggle")
+
+
+@dataclass
+class Explore:
+    """Notebook 01."""
+
+    preset: str = "demo"  # tiny | demo | colab | kaggle
+    data: str = "simulated"  # OCT: simulated | a folder | a manifest.csv | oct2017 | octmnist
+    dfe: str = "simulated"  # DFE: simulated | a folder | a manifest.csv | odir
+    runs: str = "runs"  # caches and results lie here
+    size: int = 256  # px, side of the square that the models see
+    framing: str = "stretch"  # stretch | aspect | retina | flatten
+    n_simulated: int = 120  # simulated patients per class
+    seed: int = 0
+
+
+@dataclass
+class TrainGan:
+    """Notebook 02."""
+
+    preset: str = "demo"  # tiny | demo | colab | kaggle
+    # data
+    data: str = "simulated"  # simulated | a folder | a manifest.csv | oct2017 | octmnist
+    class_: str = "DRUSEN"  # which condition to learn, where the source has several
+    size: int = 256  # px: 64, 128, 256 or 512
+    framing: str = "stretch"  # stretch | aspect | retina | flatten
+    n_simulated: int = 600  # simulated patients
+    # where
+    runs: str = "runs"
+    run: str = ""  # name of the run's folder; empty: the model's name
+    # what
+    model: str = "dcgan"
+    recipe: str = "best"  # paper | best; a field below that is set wins over the recipe
+    loss: str = ""  # bce | hinge | relativistic
+    gamma: float = -1.0  # weight of the gradient penalties R1 and R2; 0: off
+    z_dim: int = 100  # length of the noise vector
+    width: int = 0  # channels next to the image
+    max_width: int = 0  # channels at most
+    upsample: str = ""  # transposed | nearest
+    norm: str = ""  # of the discriminator: batch | none
+    minibatch_std: int = -1  # 1: the discriminator sees the batch's spread
+    mirror: int = -1  # 1: real scans are mirrored at random (right eye, left eye)
+    augment: float = -1.0  # share of the scans shown changed to the discriminator; 0: off
+    # how
+    batch_size: int = 0
+    lr: float = 0.0  # Adam's learning rate
+    lr_discriminator: float = 0.0  # 0: the same as lr
+    beta1: float = -1.0  # Adam
+    beta2: float = -1.0
+    ema_half_life: float = -1.0  # images; of the moving average of the weights; 0: none
+    precision: str = ""  # auto | fp32 | bf16 | fp16
+    seed: int = 0
+    # how long: the first limit that is reached ends the training; 0: no such limit
+    steps: int = 0
+    hours: float = 0.0
+    # how it is watched, in images
+    log_every: int = 256
+    validate_every: int = 4000
+    validation_images: int = 200  # synthetic scans per validation
+    report_images: int = 500  # synthetic scans in the final report
+
+
+PRESET_VALUES = {
+    "Explore": {
+        "tiny": dict(size=64, n_simulated=8),
+        "demo": dict(),
+        "colab": dict(data="oct2017", dfe="odir"),
+        "kaggle": dict(data="oct2017", dfe="odir"),
+    },
+    "TrainGan": {
+        "tiny": dict(size=64, n_simulated=24, width=8, batch_size=8, steps=12, log_every=16,
+                     validate_every=48, validation_images=8, report_images=16),
+        "demo": dict(size=64, n_simulated=300, hours=0.1),
+        "colab": dict(data="oct2017", hours=3.0),
+        "kaggle": dict(data="oct2017", hours=11.5),
+    },
+}  # fmt: skip
+
+
+def root() -> Path:
+    """The repository's root, where pyproject.toml lies; the current folder if there is none."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "pyproject.toml").exists() and (folder / "helpers").is_dir():
+            return folder
+    return here
+
+
+def resolve(settings_class, argv: list[str] | None = None, environ=None):
+    """An instance of ``settings_class`` from its preset, the environment and the command line.
+
+    ``argv`` defaults to the script's arguments, and to nothing inside a notebook. Paths that are
+    given relative start at the repository's root. Raises ValueError naming a field that no
+    notebook knows, or a value of the wrong type.
+    """
+    environ = os.environ if environ is None else environ
+    if argv is None:
+        argv = [] if "ipykernel" in sys.modules else sys.argv[1:]
+    everywhere = {_outside(f.name) for cls in (Explore, TrainGan) for f in dataclasses.fields(cls)}
+    mine = {_outside(field.name): field for field in dataclasses.fields(settings_class)}
+
+    given = {}
+    for name, text in environ.items():
+        if name.startswith("OCT_"):
+            given[name] = (name.removeprefix("OCT_").lower(), text)
+    for argument in argv:
+        name, equals, text = argument.removeprefix("--").partition("=")
+        if not (argument.startswith("--") and equals):
+            raise ValueError(f"{argument!r}: write settings as --field=value.")
+        given[f"--{name}"] = (name.replace("-", "_"), text)
+
+    values = {}
+    for shown, (name, text) in given.items():
+        if name not in everywhere:
+            raise ValueError(
+                f"{shown}: no notebook has this setting. This one takes {', '.join(sorted(mine))}."
+            )
+        if name in mine:
+            values[mine[name].name] = _convert(shown, text, mine[name].type)
+    preset = values.get("preset", settings_class.preset)
+    if preset not in PRESETS:
+        raise ValueError(f"preset={preset!r}: choose one of {', '.join(PRESETS)}.")
+    values = {**PRESET_VALUES[settings_class.__name__][preset], **values}
+    settings = settings_class(**values)
+    for name in ("data", "dfe", "runs"):
+        if hasattr(settings, name):
+            setattr(settings, name, _from_root(getattr(settings, name), name))
+    return settings
+
+
+def show(settings) -> str:
+    """The settings as aligned lines, those that differ from the class's defaults marked by *."""
+    lines = []
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        mark = " " if value == field.default else "*"
+        lines.append(f"{mark} {_outside(field.name):18} {value}")
+    return "\n".join(lines)
+
+
+def _outside(name: str) -> str:
+    return name.rstrip("_")
+
+
+def _convert(shown: str, text: str, kind: type):
+    try:
+        return kind(text)
+    except ValueError:
+        takes = {int: "a whole number", float: "a number"}[kind]
+        raise ValueError(f"{shown}={text!r}: this setting takes {takes}.") from None
+
+
+def _from_root(value: str, name: str) -> str:
+    """Names of sources stay; paths become absolute."""
+    path = Path(value).expanduser()
+    is_path = name == "runs" or "/" in value or value.endswith(".csv") or (root() / path).exists()
+    return str(root() / path) if is_path else value

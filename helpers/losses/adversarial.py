@@ -1,0 +1,58 @@
+"""Adversarial losses and gradient penalties: pure functions of logits, shape (B,), to a scalar.
+
+A logit above 0 means that the discriminator takes the image for real. Every function is smaller
+when its owner does better, and averages over the batch.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def bce_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """-log D(x) - log(1 - D(G(z))) with D = sigmoid(logit) (Goodfellow et al. 2014, eq. 1)."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def bce_generator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """-log D(G(z)), the non-saturating form (Goodfellow et al. 2014, section 3)."""
+    return F.softplus(-fake).mean()
+
+
+def hinge_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """max(0, 1 - D(x)) + max(0, 1 + D(G(z))) (Lim & Ye 2017; Miyato et al. 2018, eq. 16)."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def hinge_generator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """-D(G(z)) (Miyato et al. 2018, eq. 17)."""
+    return -fake.mean()
+
+
+def relativistic_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """softplus(-(D(x) - D(G(z)))): each real against one fake (Jolicoeur-Martineau 2019; R3GAN,
+    Huang et al., NeurIPS 2024, eq. 2). To be used with both R1 and R2."""
+    return F.softplus(fake - real).mean()
+
+
+def relativistic_generator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """softplus(-(D(G(z)) - D(x))), the mirror image of the discriminator's term."""
+    return F.softplus(real - fake).mean()
+
+
+LOSSES = {
+    "bce": (bce_discriminator, bce_generator),
+    "hinge": (hinge_discriminator, hinge_generator),
+    "relativistic": (relativistic_discriminator, relativistic_generator),
+}
+
+
+def zero_centred_penalty(logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Mean over the batch of ||grad_x D(x)||^2: R1 on real images, R2 on fakes
+    (Mescheder, Geiger & Nowozin, ICML 2018, eq. 9). Weight it with gamma / 2.
+
+    ``images`` (B, C, H, W) must require a gradient and ``logits`` (B,) must come from them through
+    a discriminator without BatchNorm: there the logit of one sample depends on the others, and the
+    sum below would mix their gradients. The graph is kept, so that the penalty can be trained on.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.float().square().sum(dim=(1, 2, 3)).mean()

@@ -1,0 +1,124 @@
+"""A GAN for B-scans: one generator, one discriminator, one step of each (Goodfellow et al. 2014).
+
+A plain object for ``helpers.training.train``: it knows its networks, optimisers, losses and
+pictures; the loop knows the device, the clock, the average of the weights and the checkpoints.
+"""
+
+import numpy as np
+import torch
+
+from helpers.augment import augment, mirror
+from helpers.losses.adversarial import LOSSES, zero_centred_penalty
+from helpers.measures.distances import kernel_distance
+from helpers.networks import dcgan
+from helpers.training import average_gradients
+
+
+class GAN:
+    """Trains ``settings`` (a ``config.TrainGan``); validates on ``validation``, uint8 (N, 1, S, S).
+
+    ``averaged`` is the network whose moving average is judged and exported. ``validate`` returns
+    the kernel distance (x1000, smaller is better) of ``settings.validation_images`` synthetic
+    scans to the validation patients' scans, in the features of ``features``.
+    """
+
+    def __init__(self, settings, validation: np.ndarray, features):
+        s = self.settings = settings
+        if s.loss not in LOSSES:
+            raise ValueError(f"loss={s.loss!r}: choose one of {', '.join(LOSSES)}.")
+        if s.gamma and s.norm == "batch":
+            raise ValueError(
+                f"gamma={s.gamma} with norm='batch': a gradient penalty needs a discriminator "
+                "whose samples do not see each other; set norm=none or gamma=0."
+            )
+        self.architecture = {
+            "network": "dcgan",
+            "arguments": {
+                "size": s.size,
+                "z_dim": s.z_dim,
+                "width": s.width,
+                "max_width": s.max_width,
+                "upsample": s.upsample,
+            },
+        }
+        generator = dcgan.Generator(**self.architecture["arguments"])
+        discriminator = dcgan.Discriminator(
+            s.size, s.width, s.max_width, norm=s.norm, minibatch_std=s.minibatch_std
+        )
+        self.networks = {"generator": generator, "discriminator": discriminator}
+        self.averaged = generator
+        self.optimizers = {
+            name: torch.optim.Adam(
+                self.networks[name].parameters(), lr, (s.beta1, s.beta2), fused=True
+            )
+            for name, lr in [("generator", s.lr), ("discriminator", s.lr_discriminator or s.lr)]
+        }
+        self.discriminator_loss, self.generator_loss = LOSSES[s.loss]
+        noise = torch.Generator().manual_seed(s.seed)
+        self.preview_noise = torch.randn(16, s.z_dim, generator=noise)
+        self.validation_noise = torch.randn(s.validation_images, s.z_dim, generator=noise)
+        self.features = features
+        self.validation_features = features(validation)
+
+    def step(self, real: torch.Tensor, accelerator) -> dict[str, float]:
+        """One update of the discriminator, then of the generator, from real scans (B, 1, S, S)."""
+        s, generator, discriminator = self.settings, *self.networks.values()
+        if s.mirror:
+            real = mirror(real)
+        z = torch.randn(len(real), s.z_dim, device=real.device)
+        with accelerator.autocast():
+            fake = generator(z)
+
+        shown_real = augment(real, s.augment).requires_grad_(s.gamma > 0)
+        shown_fake = augment(fake.detach(), s.augment).requires_grad_(s.gamma > 0)
+        with accelerator.autocast():
+            on_real, on_fake = discriminator(shown_real).float(), discriminator(shown_fake).float()
+        loss = self.discriminator_loss(on_real, on_fake)
+        record = {"loss_discriminator": loss.detach()}
+        if s.gamma:
+            penalty = zero_centred_penalty(on_real, shown_real)  # R1
+            penalty = penalty + zero_centred_penalty(on_fake, shown_fake)  # R2
+            record["penalty"] = penalty.detach()
+            loss = loss + s.gamma / 2 * penalty
+        self._update("discriminator", loss, accelerator)
+
+        discriminator.requires_grad_(False)  # its gradients are not needed on the generator's way
+        with accelerator.autocast():
+            on_fake = discriminator(augment(fake, s.augment)).float()
+            if s.loss == "relativistic":  # the only loss whose generator looks at real scans too
+                on_real = discriminator(shown_real.detach()).float()
+        loss = self.generator_loss(on_real.detach(), on_fake)
+        discriminator.requires_grad_(True)
+        self._update("generator", loss, accelerator)
+        record["loss_generator"] = loss.detach()
+        record["sign_real"] = on_real.detach().sign().mean()  # 1: every real scan is recognised
+        return {name: value.item() for name, value in record.items()}
+
+    def _update(self, name: str, loss: torch.Tensor, accelerator) -> None:
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        average_gradients(self.networks[name], accelerator)
+        optimizer.step()
+
+    @torch.no_grad()
+    def generate(self, network: torch.nn.Module, noise: torch.Tensor) -> torch.Tensor:
+        """Scans (N, 1, S, S) in [-1, 1] on the CPU from noise (N, z_dim), 64 at a time."""
+        device = next(network.parameters()).device
+        return torch.cat([network(z.to(device)).float().cpu() for z in noise.split(64)])
+
+    def preview(self, network: torch.nn.Module) -> torch.Tensor:
+        """The same 16 noise vectors every time, so that pictures compare: (16, 1, S, S)."""
+        return self.generate(network, self.preview_noise)
+
+    def validate(self, network: torch.nn.Module) -> float:
+        """Kernel distance (x1000) to the validation patients; the noise is fixed."""
+        synthetic = self.features(self.generate(network, self.validation_noise))
+        return float(kernel_distance(synthetic, self.validation_features))
+
+    def state_dict(self) -> dict:
+        """Nothing to remember beside the networks and optimisers."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        pass
