@@ -1,0 +1,134 @@
+"""Kernel distance between sets of images, its uncertainty over patients, and its yardsticks."""
+
+import numpy as np
+
+
+def polynomial_kernel(x, y):
+    """k(x, y) = (x.y / d + 1)^3 for feature rows x (N, d) and y (M, d); float64 (N, M)."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def kernel_distance(x, y, paired=False):
+    """Unbiased squared maximum mean discrepancy between feature sets, times 1000.
+
+    x (N, d), y (M, d): features, at least two rows each. The kernel is cubic (Binkowski et al.
+    2018, section 4, the KID) and all samples are used at once. Zero means alike; because it is
+    unbiased it can fall a little below zero. torchmetrics offers the same for equal set sizes
+    only.
+
+    paired=True: row i of both sets shows the same scan (before and after blurring, say). Such
+    rows depend on each other, so their pairs are left out of the cross term (Gretton et al. 2012,
+    lemma 6, equation 4); with them a small set would seem closer than it is.
+    """
+    n, m = len(x), len(y)
+    if min(n, m) < 2:
+        raise ValueError(f"A kernel distance needs two images on each side, not {n} and {m}")
+    if paired and n != m:
+        raise ValueError(f"Paired sets have equal sizes, not {n} and {m}")
+    kxx, kyy, kxy = polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y)
+    within_x = (kxx.sum() - np.trace(kxx)) / (n * (n - 1))
+    within_y = (kyy.sum() - np.trace(kyy)) / (m * (m - 1))
+    across = (kxy.sum() - np.trace(kxy)) / (n * (n - 1)) if paired else kxy.mean()
+    return float(1000 * (within_x + within_y - 2 * across))
+
+
+def _members(groups, n):
+    """Indicator matrix (G, N) of who belongs to which group; None: everyone is a group."""
+    groups = np.arange(n) if groups is None else np.asarray(groups)
+    if len(groups) != n:
+        raise ValueError(f"{n} images but {len(groups)} group names")
+    names, index = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError("An interval over patients needs at least two patients")
+    return np.eye(len(names))[:, index]
+
+
+def _draws(members, resamples, rng):
+    """How often each group is drawn, (resamples, G): sampling with replacement."""
+    count = len(members)
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+
+
+def _within(x, members, draws):
+    """Mean kernel within one set for every resample, (resamples,)."""
+    kernel = polynomial_kernel(x, x)
+    np.fill_diagonal(kernel, 0)
+    sums = members @ kernel @ members.T
+    sizes = members.sum(1)
+    pairs = np.outer(sizes, sizes)
+    np.fill_diagonal(pairs, sizes * (sizes - 1))
+
+    def total(matrix):
+        # Copies of one patient must not pair with each other, or resampling would raise the
+        # similarity within the set. (G - 1) / G is how often two patients are drawn together.
+        own = np.diag(matrix).copy()
+        between = np.einsum("rg,rg->r", draws @ matrix, draws) - (draws**2) @ own
+        return between + (len(own) - 1) / len(own) * (draws @ own)
+
+    return total(sums) / np.where(total(pairs) > 0, total(pairs), np.nan)
+
+
+def _across(x, y, x_members, y_members, x_draws, y_draws):
+    sums = x_members @ polynomial_kernel(x, y) @ y_members.T
+    weight = (x_draws @ x_members.sum(1)) * (y_draws @ y_members.sum(1))
+    return np.einsum("rg,rg->r", x_draws @ sums, y_draws) / weight
+
+
+def resampled_distances(x, y, x_groups=None, y_groups=None, *, resamples=1000, seed=0):
+    """Kernel distances of `resamples` bootstrap samples, drawing whole groups; (resamples,).
+
+    Groups are patients (equal names, one patient); None takes every image by itself, which is
+    right for generated ones. A plain bootstrap of this distance is biased upwards, because a
+    sample drawn twice is its own perfect match. Here the copies of a group are never paired with
+    one another, so the mean over resamples stays at the estimate. All kernels are computed once.
+    """
+    rng = np.random.default_rng(seed)
+    x_members, y_members = _members(x_groups, len(x)), _members(y_groups, len(y))
+    x_draws, y_draws = _draws(x_members, resamples, rng), _draws(y_members, resamples, rng)
+    across = _across(x, y, x_members, y_members, x_draws, y_draws)
+    within = _within(x, x_members, x_draws) + _within(y, y_members, y_draws)
+    return 1000 * (within - 2 * across)
+
+
+def kernel_distance_interval(
+    x, y, x_groups=None, y_groups=None, *, level=0.95, resamples=1000, seed=0
+):
+    """(low, high) of kernel_distance(x, y) by bootstrap over groups (patients).
+
+    ValueError with fewer than two groups on a side. Below about five patients it should
+    not be trusted.
+    """
+    values = resampled_distances(x, y, x_groups, y_groups, resamples=resamples, seed=seed)
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def log_ratio_interval(a, b, real, real_groups=None, *, level=0.95, resamples=1000, seed=0):
+    """Compare two generators against the same real scans: log(distance a / distance b).
+
+    a, b: features of generated images; real: features of real scans, real_groups their patients.
+    Returns (value, low, high); below zero throughout means that a is nearer to the real scans.
+    Both are measured against the same resampled patients, so what a patient adds to both cancels.
+    It says nothing of the spread between training seeds. ValueError when an estimate is not above
+    zero: then there is no ratio to speak of.
+    """
+    estimates = kernel_distance(a, real), kernel_distance(b, real)
+    if min(estimates) <= 0:
+        raise ValueError(f"No ratio of kernel distances {estimates[0]:.2f} and {estimates[1]:.2f}")
+    rng = np.random.default_rng(seed)
+    members = _members(real_groups, len(real))
+    draws = _draws(members, resamples, rng)
+    within_real = _within(real, members, draws)
+
+    def resampled(x):
+        x_members = _members(None, len(x))
+        x_draws = _draws(x_members, resamples, rng)
+        across = _across(x, real, x_members, members, x_draws, draws)
+        values = 1000 * (_within(x, x_members, x_draws) + within_real - 2 * across)
+        return np.maximum(values, 0.01)  # an unbiased estimate may fall below zero, a log not
+
+    low, high = np.nanquantile(
+        np.log(resampled(a) / resampled(b)), [(1 - level) / 2, (1 + level) / 2]
+    )
+    return float(np.log(estimates[0] / estimates[1])), float(low), float(high)

