@@ -44,24 +44,24 @@ class TrainGan:
     # what
     model: str = "dcgan"
     recipe: str = "best"  # paper | best; a field below that is set wins over the recipe
-    loss: str = ""  # bce | hinge | relativistic
-    gamma: float = -1.0  # weight of the gradient penalties R1 and R2; 0: off
-    z_dim: int = 100  # length of the noise vector
-    width: int = 0  # channels next to the image
-    max_width: int = 0  # channels at most
-    upsample: str = ""  # transposed | nearest
-    norm: str = ""  # of the discriminator: batch | none
-    minibatch_std: int = -1  # 1: the discriminator sees the batch's spread
-    mirror: int = -1  # 1: real scans are mirrored at random (right eye, left eye)
-    augment: float = -1.0  # share of the scans shown changed to the discriminator; 0: off
-    # how
-    batch_size: int = 0
-    lr: float = 0.0  # Adam's learning rate
-    lr_discriminator: float = 0.0  # 0: the same as lr
-    beta1: float = -1.0  # Adam
-    beta2: float = -1.0
-    ema_half_life: float = -1.0  # images; of the moving average of the weights; 0: none
-    precision: str = ""  # auto | fp32 | bf16 | fp16
+    # below, None: as the recipe has it (helpers.methods.gan.RECIPES)
+    loss: str | None = None  # bce | hinge | relativistic
+    gamma: float | None = None  # weight of the gradient penalties R1 and R2; 0: off
+    z_dim: int | None = None  # length of the noise vector
+    width: int | None = None  # channels next to the image
+    max_width: int | None = None  # channels at most
+    upsample: str | None = None  # transposed | nearest
+    norm: str | None = None  # of the discriminator: batch | none
+    minibatch_std: bool | None = None  # the discriminator sees the batch's spread
+    mirror: bool | None = None  # real scans are mirrored at random (right eye, left eye)
+    augment: float | None = None  # share of scans shown changed to the discriminator; 0: off
+    batch_size: int | None = None
+    lr: float | None = None  # Adam's learning rate
+    lr_discriminator: float | None = None  # where it differs
+    beta1: float | None = None  # Adam
+    beta2: float | None = None
+    ema_half_life: float | None = None  # images; of the moving average of the weights; 0: none
+    precision: str | None = None  # auto | fp32 | bf16 | fp16
     seed: int = 0
     # how long: the first limit that is reached ends the training; 0: no such limit
     steps: int = 0
@@ -155,11 +155,14 @@ def _outside(name: str) -> str:
     return name.rstrip("_")
 
 
-def _convert(shown: str, text: str, kind: type):
+def _convert(shown: str, text: str, kind):
+    kind = getattr(kind, "__args__", [kind])[0]  # "float | None" takes a float
     try:
+        if kind is bool:
+            return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
         return kind(text)
-    except ValueError:
-        takes = {int: "a whole number", float: "a number"}[kind]
+    except (KeyError, ValueError):
+        takes = {int: "a whole number", float: "a number", bool: "1 or 0"}[kind]
         raise ValueError(f"{shown}={text!r}: this setting takes {takes}.") from None
 
 

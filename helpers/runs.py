@@ -1,6 +1,6 @@
 """A run's folder: what it holds, who may write it, and which command continues it.
 
-    config.json  metrics.jsonl  previews/  checkpoints/  generator.safetensors  finished.json
+config.json  metrics.jsonl  previews/  checkpoints/  generator.safetensors  finished.json
 """
 
 import dataclasses

@@ -10,13 +10,11 @@ It never names a method. A method is a plain object with
 """
 
 import copy
-import json
 import math
 import signal
 import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -31,7 +29,7 @@ from helpers.runs import Run
 
 
 def choose_precision(precision: str) -> str:
-    """"auto" becomes what the machine computes in hardware: "bf16", "fp16" or "fp32".
+    """ "auto" becomes what the machine computes in hardware: "bf16", "fp16" or "fp32".
 
     bf16 on CUDA from Ampere on and on CPUs with AMX tiles (elsewhere it is emulated and slower
     than fp32); fp16 with a gradient scaler on older GPUs such as the T4.
@@ -170,7 +168,7 @@ def train(method, images, run: Run, settings) -> Run:
         "judge": max(1, s.validate_every // global_batch),
     }
     bar = tqdm(total=s.steps or None, initial=done, disable=not main, unit="step", smoothing=0.05)
-    started, before, totals = time.monotonic(), seconds, {}
+    started, before, totals, counted = time.monotonic(), seconds, {}, 0
     step, last_judged = done, None
     with interruptible() as asked:
         while not asked:
@@ -180,14 +178,13 @@ def train(method, images, run: Run, settings) -> Run:
             update_average(
                 average, method.averaged, step * global_batch, global_batch, s.ema_half_life
             )
-            for name, value in record.items():
-                totals[name] = totals.get(name, 0.0) + value
+            totals = {name: totals.get(name, 0.0) + value for name, value in record.items()}
+            counted += 1
             out_of_time = bool(s.hours) and seconds >= 3600 * s.hours
             over = out_of_time or (s.steps and step >= s.steps)
             if step % every["log"] == 0 or over:
-                means = {name: total / (step - max(done, run.logged)) for name, total in
-                         totals.items()}  # fmt: skip
-                totals = {}
+                means = {name: total / counted for name, total in totals.items()}
+                totals, counted = {}, 0
                 if not all(map(math.isfinite, means.values())):
                     raise FloatingPointError(
                         f"{run.folder}: a loss is not finite at step {step}: {means}. The last "
@@ -223,7 +220,3 @@ def _status(record, best, seconds, settings, step) -> str:
     minutes = max(0.0, min(left)) / 60
     judged = f" distance {best:.0f}" if math.isfinite(best) else ""
     return f"{losses}{judged}, {minutes:.1f} min left"
-
-
-__all__ = ["Path", "choose_precision", "average_gradients", "update_average", "train"]
-_ = json

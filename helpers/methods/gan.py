@@ -4,6 +4,8 @@ A plain object for ``helpers.training.train``: it knows its networks, optimisers
 pictures; the loop knows the device, the clock, the average of the weights and the checkpoints.
 """
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -12,6 +14,31 @@ from helpers.losses.adversarial import LOSSES, zero_centred_penalty
 from helpers.measures.distances import kernel_distance
 from helpers.networks import dcgan
 from helpers.training import average_gradients
+
+# What `recipe` fills in where a setting is None.
+RECIPES = {
+    # Radford et al. 2016 in the form everybody runs, and its plain extension beyond 64 px: one
+    # more layer of twice the width per doubling.
+    "paper": dict(
+        loss="bce", gamma=0.0, z_dim=100, width=64, max_width=4096, upsample="transposed",
+        norm="batch", minibatch_std=False, mirror=False, augment=0.0, batch_size=64, lr=2e-4,
+        lr_discriminator=2e-4, beta1=0.5, beta2=0.999, ema_half_life=0.0, precision="fp32",
+    ),
+    "best": dict(
+        loss="bce", gamma=0.0, z_dim=100, width=32, max_width=512, upsample="transposed",
+        norm="batch", minibatch_std=False, mirror=True, augment=0.0, batch_size=32, lr=2e-4,
+        lr_discriminator=2e-4, beta1=0.5, beta2=0.999, ema_half_life=10_000.0, precision="auto",
+    ),
+}  # fmt: skip
+
+
+def with_recipe(settings):
+    """A copy of the settings in which every field that is None takes the recipe's value."""
+    if settings.recipe not in RECIPES:
+        raise ValueError(f"recipe={settings.recipe!r}: choose one of {', '.join(RECIPES)}.")
+    recipe = RECIPES[settings.recipe]
+    missing = {name: value for name, value in recipe.items() if getattr(settings, name) is None}
+    return dataclasses.replace(settings, **missing)
 
 
 class GAN:
@@ -51,7 +78,7 @@ class GAN:
             name: torch.optim.Adam(
                 self.networks[name].parameters(), lr, (s.beta1, s.beta2), fused=True
             )
-            for name, lr in [("generator", s.lr), ("discriminator", s.lr_discriminator or s.lr)]
+            for name, lr in [("generator", s.lr), ("discriminator", s.lr_discriminator)]
         }
         self.discriminator_loss, self.generator_loss = LOSSES[s.loss]
         noise = torch.Generator().manual_seed(s.seed)
