@@ -7,6 +7,7 @@ changes that notebook 02 measures one by one.
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -56,7 +57,7 @@ class Generator(nn.Module):
         self.size, self.z_dim = size, z_dim
         widths = ladder(size, width, max_width)
         layers = [nn.ConvTranspose2d(z_dim, widths[0], 4, 1, 0, bias=False)]
-        for inside, outside in zip(widths, widths[1:]):
+        for inside, outside in pairwise(widths):
             layers += [nn.BatchNorm2d(inside), nn.ReLU(True), *_double(inside, outside, upsample)]
         layers += [nn.BatchNorm2d(widths[-1]), nn.ReLU(True), *_double(widths[-1], 1, upsample)]
         self.layers = nn.Sequential(*layers, nn.Tanh())
@@ -83,7 +84,7 @@ class Discriminator(nn.Module):
         widths = ladder(size, width, max_width)[::-1]
         bias = norm == "none"
         layers = [nn.Conv2d(1, widths[0], 4, 2, 1, bias=bias), nn.LeakyReLU(0.2, True)]
-        for inside, outside in zip(widths, widths[1:]):
+        for inside, outside in pairwise(widths):
             layers.append(nn.Conv2d(inside, outside, 4, 2, 1, bias=bias))
             if norm == "batch":
                 layers.append(nn.BatchNorm2d(outside))
