@@ -1,0 +1,180 @@
+"""Checkpoints and exported generators: safetensors and JSON, so that opening one runs no code."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save as to_bytes
+
+NAME = re.compile(r"(step|best)-(\d+)-([0-9a-f]{16})\.safetensors")
+
+
+def save(folder, step, state, *, keep=2, best=False):
+    """Write `state` as folder/step-STEP-CHECKSUM.safetensors; True if it is safely on disk.
+
+    state: nested dicts, lists and tuples of tensors, numpy arrays, numbers, strings, booleans and
+    None. Keys may be strings or numbers. Anything else raises TypeError naming where it stands.
+    The last `keep` checkpoints stay; with best=True this one also replaces best-*. A file appears
+    under its name only when it is whole. If the disk refuses (no space left, say), the older
+    checkpoints stay, a warning says so and False is returned: training can go on.
+    """
+    folder = Path(folder)
+    tensors = {}
+    skeleton = _take_apart(state, "", tensors)
+    content = to_bytes(tensors, {"skeleton": json.dumps(skeleton)})
+    name = f"{step:09d}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+    path = folder / f"step-{name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob("*.part"):  # of a run killed while it was writing
+            leftover.unlink()
+        _write_whole(path, content)
+        if best:
+            copy = folder / f"best-{name}.part"
+            shutil.copyfile(path, copy)
+            copy.replace(folder / f"best-{name}")
+    except OSError as error:
+        warnings.warn(
+            f"{path}: checkpoint not written ({error.strerror}). Older ones stay and training "
+            "goes on; free some space, or what follows is lost if the run is killed.",
+            stacklevel=2,
+        )
+        return False
+    # after a step back to an older checkpoint, files of later steps belong to a lost future
+    kept = [p for p in _list(folder, "step") if p != path and _step(p) < step]
+    kept = [path, *kept[: keep - 1]]
+    kept += [folder / f"best-{name}"] if best else _list(folder, "best")
+    for old in _list(folder, "step") + _list(folder, "best"):
+        if old not in kept:
+            old.unlink()
+    return True
+
+
+def load_latest(folder):
+    """(step, state) of the newest whole checkpoint, None if there is none; tensors on the CPU.
+
+    A file that does not match its checksum (cut short, a flipped bit) is named in a warning, and
+    the one before it is used.
+    """
+    return _load(folder, "step")
+
+
+def load_best(folder):
+    """(step, state) of the checkpoint saved with best=True, None if there is none."""
+    return _load(folder, "best")
+
+
+def write_generator(path, state_dict, metadata):
+    """Write weights and how to rebuild the network: equal input gives equal bytes.
+
+    state_dict: name -> tensor. metadata: JSON-able dict with "network" and "arguments" (see
+    helpers.generate) and whatever else describes the weights; no times and no paths, since the
+    file's hash identifies the generator. Written whole or not at all; OSError if it cannot be.
+    """
+    tensors = {name: _plain(tensor) for name, tensor in state_dict.items()}
+    # one metadata entry only: safetensors writes several in random order
+    text = json.dumps(metadata, sort_keys=True)
+    _write_whole(Path(path), to_bytes(tensors, {"generator": text}))
+
+
+def read_generator(path):
+    """(state_dict, metadata) of a file by write_generator; ValueError if it is not one."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads(file.metadata()["generator"])
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except Exception as error:  # safetensors has its own error type for each kind of damage
+        raise ValueError(f"{path}: not a whole generator file ({error})") from error
+
+
+def weights_hash(path):
+    """SHA-256 of the file, 64 hexadecimal digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _take_apart(value, place, tensors):
+    """JSON skeleton of a nested state; its tensors go into `tensors` by a numbered name."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        name = f"{len(tensors):05d}{place}"
+        is_array = isinstance(value, np.ndarray)
+        tensors[name] = torch.from_numpy(value.copy(order="C")) if is_array else _plain(value)
+        return {"array" if is_array else "tensor": name}
+    if isinstance(value, dict):
+        # pairs, because optimisers number their entries and JSON knows only string keys
+        return {"dict": [[k, _take_apart(v, f"{place}/{k}", tensors)] for k, v in value.items()]}
+    if isinstance(value, (list, tuple)):
+        parts = [_take_apart(v, f"{place}/{i}", tensors) for i, v in enumerate(value)]
+        return {"list" if isinstance(value, list) else "tuple": parts}
+    raise TypeError(f"A checkpoint cannot hold {type(value).__name__} (at {place or 'the top'})")
+
+
+def _put_together(skeleton, tensors):
+    if not isinstance(skeleton, dict):
+        return skeleton
+    ((kind, content),) = skeleton.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "array":
+        return tensors[content].numpy()
+    if kind == "dict":
+        return {key: _put_together(value, tensors) for key, value in content}
+    parts = [_put_together(value, tensors) for value in content]
+    return parts if kind == "list" else tuple(parts)
+
+
+def _plain(tensor):
+    """A contiguous copy on the CPU that shares memory with no other."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _write_whole(path, content):
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # the rename must not reach the disk before the content
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _list(folder, kind):
+    """Checkpoints of a kind, newest first."""
+    found = [p for p in Path(folder).glob(f"{kind}-*.safetensors") if NAME.fullmatch(p.name)]
+    return sorted(found, key=lambda p: (_step(p), p.stat().st_mtime), reverse=True)
+
+
+def _step(path):
+    return int(NAME.fullmatch(path.name)[2])
+
+
+def _load(folder, kind):
+    for path in _list(folder, kind):
+        checksum = NAME.fullmatch(path.name)[3]
+        if weights_hash(path)[:16] != checksum:
+            warnings.warn(
+                f"{path}: damaged or cut short, its checksum does not match; using the checkpoint "
+                "before it.",
+                stacklevel=3,
+            )
+            continue
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            skeleton = json.loads(file.metadata()["skeleton"])
+        return _step(path), _put_together(skeleton, tensors)
+    return None
