@@ -1,6 +1,7 @@
 """Kernel distance between sets of images, its uncertainty over patients, and its yardsticks."""
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 
 def polynomial_kernel(x, y):
@@ -132,3 +133,136 @@ def log_ratio_interval(a, b, real, real_groups=None, *, level=0.95, resamples=10
         np.log(resampled(a) / resampled(b)), [(1 - level) / 2, (1 + level) / 2]
     )
     return float(np.log(estimates[0] / estimates[1])), float(low), float(high)
+
+
+def distance_report(
+    synthetic,
+    training,
+    test,
+    *,
+    other_class=None,
+    other_class_name="another class",
+    native_images=None,
+    features=None,
+    limit=1000,
+    resamples=1000,
+    seed=0,
+    progress=False,
+):
+    """Everything report.json says about distances; the other parts are null with their reason.
+
+    synthetic: uint8 or float [-1, 1] images (N, C, S, S). training, test: the Splits of the same
+    Data (test patients were not used to train or to choose anything). other_class: real images of
+    another class, the same size. native_images: the test scans before they were made small, a
+    list of uint8 (C, H, W). features: a `Features`, made here if None. More than `limit` images
+    of a kind are thinned out at random.
+
+    Returned: a dict of plain numbers. `kernel_distance.value` is synthetic to unseen patients with
+    a 95 % interval over those patients, `floor` the same for real training scans, `scale` what
+    another class, a blur (sigma 3 px of 224) and white noise of the same brightness and contrast
+    measure on this yardstick, `resolution` what reducing real scans to S px costs by itself.
+    Needs two images of each kind (ValueError); what makes a number doubtful is in `warnings`.
+    """
+    if features is None:
+        from helpers.measures.features import Features
+
+        features = Features()
+    rng = np.random.default_rng(seed)
+
+    def some(images):
+        chosen = np.sort(rng.permutation(len(images))[:limit])
+        return [images[i] for i in chosen] if isinstance(images, list) else images[chosen]
+
+    chosen = np.sort(rng.permutation(len(test.images))[:limit])
+    scans, patients = test.images[chosen], np.asarray(test.patients)[chosen]
+    real = features(scans, progress)
+    seen = features(some(training.images), progress)
+    made = features(some(synthetic), progress)
+    value = kernel_distance(made, real)
+    count, warnings = len(np.unique(patients)), []
+    for name, n in (("synthetic", len(made)), ("test", len(real)), ("training", len(seen))):
+        if n < 50:
+            warnings.append(f"only {n} {name} images: the distance is uncertain")
+    low = high = None
+    if count < 5:
+        warnings.append(f"only {count} test patient(s): do not rely on the interval")
+    if count > 1:
+        low, high = kernel_distance_interval(
+            made, real, None, patients, resamples=resamples, seed=seed
+        )
+
+    small = features.resize(scans).cpu().numpy()
+    blurred = gaussian_filter(small, (0, 0, 3, 3))
+    mean, spread = small.mean((1, 2, 3), keepdims=True), small.std((1, 2, 3), keepdims=True)
+    noise = np.clip(rng.normal(mean, spread, small.shape), -1, 1).astype(np.float32)
+    other = None
+    if other_class is not None and len(other_class) > 1:
+        other_real = features(some(other_class), progress)
+        other = {"name": other_class_name, "value": kernel_distance(other_real, real)}
+
+    size = int(scans.shape[-1])
+    resolution = {"size": size, "value": None}
+    native = None if native_images is None else some(list(native_images))
+    if native is None:
+        resolution["reason"] = "the scans at their native size were not given"
+    elif min(min(image.shape[-2:]) for image in native) <= size:
+        resolution["reason"] = f"the scans are not larger than {size} px"
+    else:
+        reduced = [features.resize(image[None], size)[0] for image in native]
+        before, after = features(native, progress), features(reduced, progress)
+        resolution["value"] = kernel_distance(before, after, paired=True)
+
+    return {
+        "schema": 1,
+        "features": "EfficientNet-Lite0, ImageNet weights, 224 px; x1000; not the published KID",
+        "kernel_distance": {
+            "value": value,
+            "low": low,
+            "high": high,
+            "floor": kernel_distance(seen, real),
+            "n_synthetic": len(made),
+            "n_real": len(real),
+            "patients": count,
+            "to_training": kernel_distance(made, seen),
+        },
+        "scale": {
+            "other_class": other,
+            "blur": kernel_distance(real, features(blurred, progress), paired=True),
+            "noise": kernel_distance(real, features(noise, progress), paired=True),
+        },
+        "resolution": resolution,
+        "memorisation": {"copied_share": None, "reason": "not measured here; notebook 05"},
+        "usefulness": {"auroc": None, "reason": "not measured here; notebook 05"},
+        "not_measured": ["memorisation", "usefulness"],
+        "warnings": warnings,
+    }
+
+
+def print_table(report):
+    """Print a report's distances (smaller is nearer) beside their yardsticks; returns the text."""
+    distance, scale, resolution = (report[k] for k in ("kernel_distance", "scale", "resolution"))
+    between, reason = "", resolution.get("reason", "the cost of the resolution alone")
+    if distance["low"] is not None:
+        between = f"95 % interval over patients {distance['low']:.1f} to {distance['high']:.1f}"
+    other = scale["other_class"] or {"name": "another class", "value": None}
+    rows = [
+        ("synthetic to unseen patients", distance["value"], between),
+        ("synthetic to training scans", distance["to_training"], ""),
+        ("floor: real to unseen patients", distance["floor"], "as good as it gets"),
+        (f"scale: real {other['name']}", other["value"], ""),
+        ("scale: real, blurred", scale["blur"], "sigma 3 px of 224"),
+        ("scale: white noise", scale["noise"], ""),
+        (f"scale: real at {resolution['size']} px", resolution["value"], reason),
+    ]
+    lines = [
+        f"Kernel distance x1000: {distance['n_synthetic']} synthetic, {distance['n_real']} real "
+        f"scans of {distance['patients']} unseen patients"
+    ]
+    for name, value, remark in rows:
+        number = "-" if value is None else f"{value:.1f}"
+        lines.append(f"  {name:<32}{number:>8}  {remark}".rstrip())
+    lines.append(f"  not measured: {', '.join(report['not_measured'])}")
+    lines += [f"  note: {warning}" for warning in report["warnings"]]
+    text = "\n".join(lines)
+    print(text)
+    return text

@@ -42,7 +42,6 @@ class Features:
     A distance between such features is not the published FID or KID, which use Inception.
     """
 
-    size = 224
     dimension = 1280
 
     def __init__(self, device="cpu", batch_size=64):
@@ -61,23 +60,23 @@ class Features:
         ]
         return np.concatenate(features)
 
-    def _batch(self, images):
-        if isinstance(images, (list, tuple)):
-            pixels = torch.cat([self._prepare(image[None]) for image in images])
-        else:
-            pixels = self._prepare(images)
-        maps = self.network.forward_features(pixels)
-        return self.network.forward_head(maps, pre_logits=True).float().cpu().numpy()
-
-    def _prepare(self, images):
-        pixels = torch.as_tensor(np.array(images) if not torch.is_tensor(images) else images)
+    def resize(self, images, size=224):
+        """Images as above (N, C, H, W), stretched to float [-1, 1] (N, C, size, size)."""
+        pixels = torch.as_tensor(images if torch.is_tensor(images) else np.array(images))
         if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
             raise ValueError(f"Images must be (N, 1 or 3, H, W), not {tuple(pixels.shape)}")
-        was_uint8 = pixels.dtype == torch.uint8
+        if pixels.dtype == torch.uint8:
+            pixels = pixels.to(self.device).float() / 127.5 - 1
         pixels = pixels.to(self.device, torch.float32)
-        if was_uint8:
-            pixels = pixels / 127.5 - 1
-        if pixels.shape[-2:] != (self.size, self.size):
-            pixels = F.interpolate(pixels, (self.size,) * 2, mode="bicubic", antialias=True)
-            pixels = pixels.clamp(-1, 1)  # bicubic overshoots at edges, a resized file would not
-        return pixels.expand(-1, 3, -1, -1)
+        if pixels.shape[-2:] == (size, size):
+            return pixels
+        pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+        return pixels.clamp(-1, 1)  # bicubic overshoots at edges, a resized file would not
+
+    def _batch(self, images):
+        if isinstance(images, (list, tuple)):
+            pixels = torch.cat([self.resize(i[None]).expand(-1, 3, -1, -1) for i in images])
+        else:
+            pixels = self.resize(images).expand(-1, 3, -1, -1)
+        maps = self.network.forward_features(pixels)
+        return self.network.forward_head(maps, pre_logits=True).float().cpu().numpy()
