@@ -1,0 +1,268 @@
+"""Figures of the notebooks: greys for real scans, one accent colour for synthetic ones.
+
+Images are arrays or tensors (N, C, H, W), uint8 or float in [-1, 1]; every figure shows them on
+one grey scale, 0 to 255. Each function returns a matplotlib Figure (closed, so that a notebook
+shows it once) and also writes it as PNG if `path` is given.
+"""
+
+import textwrap
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
+from PIL import Image
+
+ACCENT, REAL, PALE = "#c8501e", "#333333", "#a8a8a8"
+STYLE = {
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+WIDTH = 8.0  # inches: what a notebook's column shows without scaling
+
+
+def pixels(images):
+    """Images as grey levels 0 to 255: float32 (N, H, W), or (N, H, W, 3) for colour."""
+    if hasattr(images, "detach"):
+        images = images.detach().cpu().float().numpy() if images.is_floating_point() else images
+    images = np.asarray(images)
+    levels = images.astype(np.float32)
+    if images.dtype != np.uint8:
+        levels = (levels + 1) * 127.5
+    return levels[:, 0] if levels.shape[1] == 1 else levels.transpose(0, 2, 3, 1)
+
+
+def _finish(figure, caption, path):
+    if caption:
+        text = textwrap.fill(caption, int(figure.get_figwidth() * 15.5))
+        figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color=REAL)
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    plt.close(figure)
+    return figure
+
+
+def _show(axes, levels):
+    """One picture in axes without ticks; a blank cell for None."""
+    axes.set(xticks=[], yticks=[])
+    if levels is None:
+        axes.axis("off")
+    else:
+        axes.imshow(levels / 255, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
+        axes.spines[:].set_visible(False)
+
+
+def _cells(rows, columns, aspect):
+    """Figure and (rows, columns) axes for pictures of height/width `aspect`."""
+    cell = WIDTH / columns
+    figure, axes = plt.subplots(
+        rows, columns, squeeze=False, figsize=(WIDTH, rows * (cell * aspect + 0.08) + 0.45)
+    )
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.02, wspace=0, hspace=0.01)
+    return figure, axes
+
+
+def grid(images, titles=None, *, columns=8, caption="", path=None):
+    """Pictures side by side, row by row, with an optional title above each."""
+    levels = pixels(images)
+    columns = min(columns, len(levels))
+    rows = -(-len(levels) // columns)
+    with plt.rc_context(STYLE):
+        aspect = levels.shape[1] / levels.shape[2] + (0.2 * columns / 8 if titles else 0)
+        figure, axes = _cells(rows, columns, aspect)
+        for i, cell in enumerate(axes.flat):
+            _show(cell, levels[i] if i < len(levels) else None)
+            if titles is not None and i < len(levels):
+                cell.set_title(str(titles[i]))
+        return _finish(figure, caption, path)
+
+
+def gallery(real, synthetic, *, rows=1, columns=8, source="", report=None, caption="", path=None):
+    """`rows` rows of real scans above as many of synthetic ones: the first of each set.
+
+    source: where the real scans come from; report: a distance_report, whose kernel distance is
+    quoted under the pictures.
+    """
+    columns = min(columns, max(len(real), len(synthetic)))
+    above, below = pixels(real[: rows * columns]), pixels(synthetic[: rows * columns])
+    rows, more = (-(-len(levels) // columns) for levels in (above, below))
+    with plt.rc_context(STYLE):
+        figure, axes = _cells(rows + more, columns, above.shape[1] / above.shape[2])
+        for block, levels in ((axes[:rows], above), (axes[rows:], below)):
+            for i, cell in enumerate(block.flat):
+                _show(cell, levels[i] if i < len(levels) else None)
+        axes[0, 0].set_ylabel("real")
+        axes[rows, 0].set_ylabel("synthetic", color=ACCENT)
+        text = f"Above: real scans{f' ({source})' if source else ''}. Below: synthetic, not chosen."
+        if report is not None:
+            distance = report["kernel_distance"]
+            text += (
+                f" Kernel distance of {distance['n_synthetic']} synthetic to {distance['n_real']} "
+                f"unseen real scans: {distance['value']:.0f} "
+                f"(real to real: {distance['floor']:.1f})."
+            )
+        return _finish(figure, f"{text} One grey scale, 0 to 255. {caption}".strip(), path)
+
+
+def curves(metrics, *, floor=None, caption="", path=None):
+    """Losses (left) and kernel distance to validation patients (right) over images seen.
+
+    metrics: the records of metrics.jsonl, dicts with images, seconds, loss_* and, at validations,
+    kernel_distance. The upper axes count minutes. floor: a value to draw as a dotted line.
+    """
+    losses = [r for r in metrics if any(name.startswith("loss_") for name in r)]
+    judged = [r for r in metrics if "kernel_distance" in r]
+    names = sorted({name for r in losses for name in r if name.startswith("loss_")})
+    shades = [ACCENT if "generator" in name else PALE for name in names]
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.2))
+        for name, shade in zip(names, shades, strict=True):
+            points = [(r["images"], r[name]) for r in losses if name in r]
+            label = name.removeprefix("loss_").replace("_", " ")
+            left.plot(*zip(*points, strict=True), color=shade, lw=1, marker=".", ms=2, label=label)
+        left.set(ylabel="loss")
+        if names:
+            left.legend()
+        if judged:
+            seen, values = zip(*((r["images"], r["kernel_distance"]) for r in judged), strict=True)
+            best = int(np.argmin(values))
+            right.plot(seen, values, color=ACCENT, marker=".", lw=1)
+            right.plot(seen[best], values[best], "o", mfc="none", mec=REAL)
+            right.annotate(f"best {values[best]:.0f}", (seen[best], values[best]), (4, 9),
+                           textcoords="offset points", ha="right")  # fmt: skip
+            if min(values) > 0:
+                right.set_yscale("log")
+                right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                right.yaxis.set_major_formatter("{x:.0f}")
+                right.yaxis.set_minor_formatter(NullFormatter())
+        if floor is not None and floor > 0:
+            right.axhline(floor, color=PALE, ls=":", label="floor: real to unseen real")
+            right.legend()
+        right.set(ylabel="kernel distance x1000")
+        clock = {r["images"]: r["seconds"] / 60 for r in metrics if "seconds" in r}
+        for axes in (left, right):
+            axes.set(xlabel="images seen")
+            axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)
+            _minutes(axes, clock)
+        return _finish(figure, caption, path)
+
+
+def _minutes(axes, clock):
+    """A second x axis in minutes; clock: images seen -> minutes."""
+    seen = np.array(sorted(clock), float)
+    minutes = np.array([clock[s] for s in seen])
+    if len(seen) < 2 or not (np.diff(minutes) > 0).all():
+        return
+    upper = axes.secondary_xaxis(
+        "top",
+        functions=(
+            lambda x: _extended(x, seen, minutes),
+            lambda x: _extended(x, minutes, seen),
+        ),
+    )
+    upper.set_xlabel("minutes", fontsize=8)
+    upper.tick_params(labelsize=8)
+
+
+def _extended(x, known_x, known_y):
+    """Linear interpolation that goes on straight past both ends."""
+    slope = (known_y[-1] - known_y[0]) / (known_x[-1] - known_x[0])
+    inside = np.clip(x, known_x[0], known_x[-1])
+    return np.interp(inside, known_x, known_y) + slope * (np.asarray(x) - inside)
+
+
+def distance_bars(report, *, caption="", path=None):
+    """A report's kernel distances on one log axis, nearest on top; the synthetic one stands out."""
+    distance, scale, resolution = (report[k] for k in ("kernel_distance", "scale", "resolution"))
+    other = scale["other_class"] or {"name": "", "value": None}
+    entries = [
+        ("synthetic", distance["value"]),
+        ("real training scans (floor)", distance["floor"]),
+        (f"real {other['name']}", other["value"]),
+        (f"real, reduced to {resolution['size']} px", resolution["value"]),
+        ("real, blurred", scale["blur"]),
+        ("white noise", scale["noise"]),
+    ]
+    entries = sorted((e for e in entries if e[1] is not None), key=lambda e: -e[1])
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(WIDTH * 0.75, 0.34 * len(entries) + 1.1))
+        for row, (name, value) in enumerate(entries):
+            made = name == "synthetic"
+            at = max(value, 1)  # an unbiased distance near zero can be negative: shown at the edge
+            axes.barh(row, at - 1, left=1, color=ACCENT if made else PALE, height=0.6)
+            end = at
+            if made and distance["low"] is not None:
+                end = max(distance["high"], at)
+                axes.plot([max(distance["low"], 1), end], [row, row], color=REAL, lw=1.5)
+            axes.annotate(f"{value:.1f}", (end, row), (4, 0), textcoords="offset points",
+                          va="center", fontsize=8)  # fmt: skip
+        axes.set_yticks(range(len(entries)), [name for name, _ in entries])
+        axes.set(xscale="log", xlabel="kernel distance x1000 to unseen patients (log axis)")
+        axes.set_xlim(1, 2 * max([value for _, value in entries] + [distance["high"] or 1]))
+        axes.tick_params(axis="y", length=0)
+        return _finish(figure, caption, path)
+
+
+def grey_levels(real, synthetic, *, caption="", path=None):
+    """How often each grey level occurs: real against synthetic."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(WIDTH * 0.6, 2.8))
+        for images, colour, name in ((real, REAL, "real"), (synthetic, ACCENT, "synthetic")):
+            shares, edges = np.histogram(pixels(images), 64, (0, 255), density=True)
+            axes.stairs(shares, edges, color=colour, label=f"{name}, {len(images)} scans")
+        axes.set(xlabel="grey level", ylabel="share of pixels per level", xlim=(0, 255))
+        axes.legend()
+        return _finish(figure, caption, path)
+
+
+def power_spectrum(images, axis):
+    """Mean power (grey levels squared) over all lines along `axis` (1 depth, 2 across).
+
+    Returns (frequencies in cycles per pixel, power). A Hann window keeps the edges out of it.
+    """
+    lines = np.moveaxis(pixels(images), axis, -1)
+    lines = lines - lines.mean(-1, keepdims=True)
+    window = np.hanning(lines.shape[-1])
+    power = np.abs(np.fft.rfft(lines * window)) ** 2 / (window**2).sum()
+    return np.fft.rfftfreq(lines.shape[-1])[1:], power.mean((0, 1))[1:]
+
+
+def power_spectra(real, synthetic, *, caption="", path=None):
+    """Axial and lateral power spectra: speckle and checkerboards show at the right end."""
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, 2, figsize=(WIDTH, 2.8), sharey=True)
+        for panel, axis, name in ((panels[0], 1, "axial (depth)"), (panels[1], 2, "lateral")):
+            for images, colour, kind in ((real, REAL, "real"), (synthetic, ACCENT, "synthetic")):
+                panel.loglog(*power_spectrum(images, axis), color=colour, lw=1, label=kind)
+            panel.set(title=name, xlabel="cycles per pixel")
+        panels[0].set(ylabel="power (grey levels squared)")
+        panels[0].legend()
+        return _finish(figure, caption, path)
+
+
+def filmstrip(folder, *, rows=6, columns=8, caption="", path=None):
+    """The same noise over training time: `rows` of the previews in a run's previews/ folder.
+
+    A preview is a PNG named by its step, a sheet of square pictures eight to a row. Raises
+    FileNotFoundError if the folder holds none.
+    """
+    files = sorted(Path(folder).glob("*.png"))
+    if not files:
+        raise FileNotFoundError(f"{folder}: no previews; they appear at the first validation")
+    rows = min(rows, len(files))
+    files = [files[i] for i in np.linspace(0, len(files) - 1, rows).round().astype(int)]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(rows, 1, squeeze=False, figsize=(WIDTH, rows * WIDTH / columns))
+        for file, cell in zip(files, axes.flat, strict=True):
+            with Image.open(file) as sheet:
+                picture = np.asarray(sheet.convert("L"), np.float32)
+            tile = (picture.shape[1] - 2) // 8  # picture and the line between two
+            _show(cell, picture[: tile + 2, : columns * tile + 2])
+            cell.set_ylabel(f"step {int(file.stem)}", fontsize=8)
+        return _finish(figure, caption, path)
