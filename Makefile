@@ -11,7 +11,7 @@ help: ## list the targets
 env: $(VENV)/installed ## install everything into .venv
 
 $(VENV)/installed: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; set PYTHON=/path/to/python3")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/python3")'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q -r requirements.txt
 	$(RUN) -m pip install -q --no-deps -e .

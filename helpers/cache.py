@@ -1,0 +1,98 @@
+"""The uint8 cache: every scan decoded and cleaned once, whole on disk or not at all."""
+
+import errno
+import hashlib
+import json
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from helpers import preprocess, simulate
+from helpers.sources import Scan, octmnist_split
+
+SIMULATION = ("simulate.py",)  # edited simulations are not confused with cached ones
+
+
+def read_scan(scan: Scan, size: int, framing: str) -> np.ndarray:
+    """One scan decoded and cleaned: uint8 (C, size, size)."""
+    if scan.dataset == "simulated":
+        _, label, name = scan.path.split("/")
+        patient, eye = name.split("_")
+        eye = simulate.make_eye(int(patient[1:]), label, eye=eye, size=max(size, 64))
+        image = eye.oct if scan.modality == "oct" else eye.dfe
+    elif scan.dataset == "octmnist":
+        _, native, split, index = scan.path.split("/")
+        image = octmnist_split(split, int(native)).imgs[int(index)]
+    else:
+        image = preprocess.read_image(scan.path)
+    if scan.modality == "oct":
+        return preprocess.clean_oct(image, size=size, framing=framing)[None]
+    framing = "full" if framing == "stretch" else framing
+    return preprocess.clean_dfe(image, size=size, framing=framing)[0].transpose(2, 0, 1)
+
+
+def decode(scans, hashes, cache: Path, *, size, framing, progress=True):
+    """All scans as one read-only uint8 array (N, C, size, size), and [(path, reason)] of the bad.
+
+    Decoded once into ``cache``: raw bytes and a note of their shape and sha256. The note comes
+    last, so that a half-written or damaged file is never read as whole.
+    """
+    code = Path(preprocess.__file__).read_bytes()
+    if scans[0].dataset == "simulated":
+        code += b"".join(
+            Path(simulate.__file__).with_name(name).read_bytes() for name in SIMULATION
+        )
+    settings = [scans[0].modality, size, framing, hashlib.sha256(code).hexdigest()]
+    key = hashlib.sha256(json.dumps([settings, hashes]).encode()).hexdigest()[:24]
+    raw, note = cache / f"{key}.u8", cache / f"{key}.json"
+    if note.exists():
+        about = json.loads(note.read_text())
+        if raw.exists() and _sha256(raw) == about["sha256"]:
+            left_out = [tuple(bad) for bad in about["left_out"]]
+            return np.memmap(raw, np.uint8, "r", shape=tuple(about["shape"])), left_out
+        warnings.warn(f"{raw} was damaged; it is made anew.", stacklevel=3)
+
+    def one(scan):
+        try:
+            return read_scan(scan, size, framing)
+        except (ValueError, FileNotFoundError) as error:
+            return str(error).removeprefix(f"{scan.path}: ")
+
+    bad, good, sha256 = [], 0, hashlib.sha256()
+    part = raw.with_suffix(f".{os.getpid()}.part")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+            images = tqdm(pool.map(one, scans), total=len(scans), desc="decoding",
+                          disable=not progress)  # fmt: skip
+            for scan, image in zip(scans, images):
+                if isinstance(image, str):
+                    bad.append((scan.path, image))
+                    continue
+                file.write(image.tobytes())
+                sha256.update(image.tobytes())
+                good, shape = good + 1, image.shape
+        if not good:
+            raise ValueError(f"none of {len(scans)} files can be read; the first: {bad[0][1]}")
+        part.replace(raw)
+        about = {"shape": [good, *shape], "sha256": sha256.hexdigest(), "left_out": bad}
+        part.write_text(json.dumps(about))
+        part.replace(note)
+    except OSError as error:
+        reason = "no space is left" if error.errno == errno.ENOSPC else error.strerror
+        raise OSError(
+            f"{cache}: the cache of {len(scans)} images cannot be written ({reason}). Free some "
+            "space or point OCT_RUNS at another disk."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return np.memmap(raw, np.uint8, "r", shape=tuple(about["shape"])), bad
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
