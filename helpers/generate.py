@@ -1,0 +1,179 @@
+"""A labelled synthetic data set from a trained run.
+
+python -m helpers.generate RUN --n 1000 --out DIR --seed 0
+"""
+
+import argparse
+import csv
+import io
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+from tqdm.auto import tqdm
+
+from helpers import __version__
+from helpers.checkpoint import read_generator
+from helpers.checkpoint import weights_hash as hash_of
+
+# what "network" in a generator file's metadata stands for: module and class
+NETWORKS = {"dcgan": ("helpers.networks.dcgan", "Generator")}
+
+
+def generator_file(run):
+    """The generator.safetensors of a run's folder, or `run` itself if it is a file.
+
+    Raises FileNotFoundError that lists what is there instead.
+    """
+    run = Path(run)
+    path = run / "generator.safetensors" if run.is_dir() else run
+    if path.is_file():
+        return path
+    if not run.exists():
+        raise FileNotFoundError(f"{run}: no such run or file")
+    there = ", ".join(sorted(p.name for p in run.iterdir())[:10]) or "nothing"
+    raise FileNotFoundError(
+        f"{run}: no generator.safetensors in it (there is: {there}). Training writes it at its "
+        "first validation; train longer or name another run."
+    )
+
+
+def load_generator(path, device="cpu"):
+    """The trained generator of a run's folder or of a generator.safetensors, ready to sample.
+
+    Returns a module in evaluation mode whose forward takes z (B, z_dim), N(0, 1), and returns
+    images (B, C, S, S) in [-1, 1]. `.metadata` is what training wrote beside the weights (class,
+    step, seed, ...), `.weights_hash` the file's SHA-256. Raises FileNotFoundError or ValueError
+    naming the file if there is none, it is damaged, or its network is unknown.
+    """
+    path = generator_file(path)
+    weights, metadata = read_generator(path)
+    name = metadata.get("network")
+    if name not in NETWORKS:
+        raise ValueError(f"{path}: network {name!r} is unknown; known: {', '.join(NETWORKS)}")
+    module, cls = NETWORKS[name]
+    generator = getattr(import_module(module), cls)(**metadata["arguments"])
+    generator.load_state_dict(weights)
+    generator.metadata, generator.weights_hash = metadata, hash_of(path)
+    return generator.to(device).eval().requires_grad_(False)
+
+
+def draw_noise(n, z_dim, seed):
+    """Noise (n, z_dim), N(0, 1), on the CPU. Row i depends on the seed and i alone, not on n."""
+    if n < 1:
+        raise ValueError(f"n={n}: ask for at least one image")
+    source = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randn(z_dim, generator=source) for _ in range(n)])
+
+
+def sample_batches(generator, n, seed=0, batch=64):
+    """Images (up to `batch`, C, S, S), float in [-1, 1] on the CPU, batch by batch, n in all."""
+    parts = draw_noise(n, generator.z_dim, seed).split(batch)
+    return (_render(generator, noise) for noise in parts)
+
+
+@torch.inference_mode()
+def _render(generator, noise):
+    noise = noise.to(next(generator.parameters()).device)
+    return generator(noise).float().clamp(-1, 1).cpu()
+
+
+def sample(generator, n, seed=0, batch=64):
+    """Images (n, C, S, S), float in [-1, 1] on the CPU.
+
+    The noise is fixed by the seed whatever the batch; pixels differ by rounding at most, since
+    convolutions of another batch size may add up in another order.
+    """
+    return torch.cat(list(sample_batches(generator, n, seed, batch)))
+
+
+def export(generator, folder, n, seed=0, class_name=None, weights_hash=None, *, progress=True):
+    """Write n labelled PNGs, folder/CLASS/000000.png and on, and folder/images.csv.
+
+    The PNGs are 8-bit grey (colour for three channels); each carries text chunks that say it is
+    synthetic, with which weights and which seed it was made. images.csv has file, class, seed,
+    index, weights_sha256, size. class_name and weights_hash default to what load_generator found.
+    Returns the paths. A folder that holds the same set is written again, with the same content;
+    one that holds anything else raises FileExistsError.
+    """
+    folder = Path(folder)
+    class_name = class_name or generator.metadata.get("class", "synthetic")
+    weights_hash = weights_hash or generator.weights_hash
+    size = generator.size
+    files = [f"{class_name}/{index:06d}.png" for index in range(n)]
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["file", "class", "seed", "index", "weights_sha256", "size"])
+    writer.writerows([f, class_name, seed, i, weights_hash, size] for i, f in enumerate(files))
+    # the list gets its final name when every image is there
+    listing, unfinished = folder / "images.csv", folder / "images.csv.part"
+    same = any(p.is_file() and p.read_text() == table.getvalue() for p in (listing, unfinished))
+    if folder.is_dir() and any(folder.iterdir()) and not same:
+        raise FileExistsError(
+            f"{folder}: not empty, and it does not hold this very set (same weights, class, seed "
+            "and number). Choose another folder or empty it."
+        )
+    batches = sample_batches(generator, n, seed)
+    (folder / class_name).mkdir(parents=True, exist_ok=True)
+    unfinished.write_text(table.getvalue())
+
+    paths = [folder / file for file in files]
+    with ThreadPoolExecutor() as pool, tqdm(total=n, unit="image", disable=not progress) as bar:
+        start = 0
+        for images in batches:
+            levels = ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+            indices = range(start, start + len(levels))
+            texts = [_text(class_name, weights_hash, seed, index) for index in indices]
+            list(pool.map(_write_png, levels, paths[start : start + len(levels)], texts))
+            start += len(levels)
+            bar.update(len(levels))
+    unfinished.replace(listing)
+    return paths
+
+
+def _text(class_name, weights_hash, seed, index):
+    text = PngInfo()
+    text.add_text("Synthetic", "true: made by a neural network; shows no patient")
+    text.add_text("Software", f"synthetic-retinal-oct {__version__}")
+    text.add_text("Class", class_name)
+    text.add_text("WeightsSHA256", weights_hash)
+    text.add_text("Seed", str(seed))
+    text.add_text("Index", str(index))
+    return text
+
+
+def _write_png(levels, path, text):
+    picture = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
+    picture.save(path, pnginfo=text, compress_level=1)
+
+
+def is_synthetic(path):
+    """Whether an image file says of itself that it is synthetic. ValueError if it is no image."""
+    try:
+        with Image.open(path) as picture:
+            return str(picture.info.get("Synthetic", "")).startswith("true")
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path}: not an image") from error
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m helpers.generate", description=__doc__)
+    parser.add_argument("run", help="a run's folder, or a generator.safetensors")
+    parser.add_argument("--n", type=int, default=1000, help="how many images (1000)")
+    parser.add_argument("--out", required=True, help="a new folder for the images")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other images (0)")
+    options = parser.parse_args(arguments)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        generator = load_generator(options.run, device)
+        export(generator, options.out, options.n, options.seed)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{error}\n")
+    print(f"{options.n} images and images.csv in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

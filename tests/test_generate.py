@@ -1,0 +1,136 @@
+"""A generator file is enough to sample again; exported pictures say what they are."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import helpers
+from helpers import generate
+from helpers.checkpoint import weights_hash, write_generator
+from helpers.networks.dcgan import Generator
+
+ARGUMENTS = {"size": 64, "z_dim": 10, "width": 4, "max_width": 16, "upsample": "nearest"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    torch.manual_seed(0)
+    network = Generator(**ARGUMENTS)
+    with torch.no_grad():
+        for weight in network.parameters():  # fresh weights make nearly uniform pictures
+            weight.mul_(8 if weight.ndim == 4 else 1)
+        for _ in range(20):  # BatchNorm's statistics
+            network(torch.randn(16, 10))
+    folder = tmp_path_factory.mktemp("runs") / "dcgan"
+    folder.mkdir()
+    metadata = {"network": "dcgan", "arguments": ARGUMENTS, "class": "DRUSEN", "step": 20}
+    write_generator(folder / "generator.safetensors", network.state_dict(), metadata)
+    return folder
+
+
+SAMPLE = """
+import sys, numpy, helpers
+from helpers.generate import sample
+numpy.save(sys.argv[2], sample(helpers.load_generator(sys.argv[1]), 5, seed=3).numpy())
+"""
+
+
+def test_same_pixels_in_a_fresh_process(run, tmp_path):
+    path = tmp_path / "images.npy"
+    subprocess.run([sys.executable, "-c", SAMPLE, str(run), str(path)], check=True)
+    here = generate.sample(helpers.load_generator(run / "generator.safetensors"), 5, seed=3)
+    assert np.array_equal(np.load(path), here.numpy())
+    assert here.shape == (5, 1, 64, 64) and here.std() > 0.05 and here.abs().max() <= 1
+
+
+def test_pictures_depend_on_seed_and_index_alone(run):
+    generator = generate.load_generator(run)
+    images = generate.sample(generator, 20, seed=1)
+    torch.testing.assert_close(generate.sample(generator, 20, seed=1, batch=3), images)
+    torch.testing.assert_close(generate.sample(generator, 7, seed=1), images[:7])
+    assert not torch.allclose(generate.sample(generator, 20, seed=2), images, atol=0.01)
+    assert (images[0] - images[1]).abs().max() > 0.01
+    with pytest.raises(ValueError, match="n=0"):
+        generate.sample(generator, 0)
+
+
+def test_command_line_writes_a_labelled_set(run, tmp_path, capsys):
+    out = tmp_path / "set"
+    generate.main([str(run), "--n", "9", "--out", str(out), "--seed", "4"])
+    with open(out / "images.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [f"DRUSEN/{i:06d}.png" for i in range(9)]
+    digest = weights_hash(run / "generator.safetensors")
+    assert {(r["class"], r["seed"], r["weights_sha256"], r["size"]) for r in rows} == {
+        ("DRUSEN", "4", digest, "64")
+    }
+    expected = generate.sample(generate.load_generator(run), 9, seed=4)
+    for row, image in zip(rows, expected, strict=True):
+        with Image.open(out / row["file"]) as picture:
+            assert picture.mode == "L" and picture.size == (64, 64)
+            assert picture.text["Synthetic"].startswith("true")
+            assert picture.text["WeightsSHA256"] == digest and picture.text["Seed"] == "4"
+            difference = np.asarray(picture) - (image[0].numpy() + 1) * 127.5
+            assert np.abs(difference).max() < 0.51
+        assert generate.is_synthetic(out / row["file"])
+    assert "9 images" in capsys.readouterr().out
+
+
+def test_only_the_same_set_is_written_again(run, tmp_path):
+    generator, out = generate.load_generator(run), tmp_path / "set"
+    first = [p.read_bytes() for p in generate.export(generator, out, 4, progress=False)]
+    (out / "DRUSEN/000002.png").unlink()
+    again = [p.read_bytes() for p in generate.export(generator, out, 4, progress=False)]
+    assert first == again
+    for other in ({"n": 5}, {"seed": 1}, {"class_name": "CNV"}, {"weights_hash": "0" * 64}):
+        with pytest.raises(FileExistsError, match="not empty"):
+            generate.export(generator, out, **{"n": 4, **other}, progress=False)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.jpg").touch()
+    with pytest.raises(FileExistsError, match="photos"):
+        generate.export(generator, tmp_path / "photos", 4, progress=False)
+    assert len(list((tmp_path / "photos").iterdir())) == 1
+    with pytest.raises(ValueError, match="n=0"):
+        generate.export(generator, tmp_path / "none", 0)
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_interrupted_export_goes_on(run, tmp_path, monkeypatch):
+    generator, out = generate.load_generator(run), tmp_path / "set"
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(generate, "_write_png", stop)
+        generate.export(generator, out, 4, progress=False)
+    assert not (out / "images.csv").exists()
+    generate.export(generator, out, 4, progress=False)
+    assert sorted(p.name for p in out.iterdir()) == ["DRUSEN", "images.csv"]
+
+
+def test_missing_and_unknown_generators_are_explained(run, tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(SystemExit) as stopped:
+        generate.main([str(tmp_path), "--out", str(tmp_path / "set")])
+    message = capsys.readouterr().err
+    assert stopped.value.code == 1 and "metrics.jsonl" in message and str(tmp_path) in message
+    with pytest.raises(FileNotFoundError, match="no such run"):
+        generate.load_generator(tmp_path / "none")
+    write_generator(tmp_path / "generator.safetensors", {}, {"network": "vae"})
+    with pytest.raises(ValueError, match="'vae' is unknown; known: dcgan"):
+        generate.load_generator(tmp_path)
+
+
+def test_real_pictures_are_not_called_synthetic(tmp_path):
+    for name in ("scan.png", "scan.jpg"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
+        assert not generate.is_synthetic(tmp_path / name)
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"text\.png"):
+        generate.is_synthetic(tmp_path / "text.png")
