@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from helpers import preprocess, simulate
 from helpers.sources import Scan, octmnist_split
 
-SIMULATION = ("simulate.py",)  # edited simulations are not confused with cached ones
+SIMULATION = ("simulate.py", "anatomy.py", "disease.py", "rendering.py")  # edits make a new cache
 
 
 def read_scan(scan: Scan, size: int, framing: str) -> np.ndarray:

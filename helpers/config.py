@@ -141,12 +141,19 @@ def resolve(settings_class, argv: list[str] | None = None, environ=None):
     return settings
 
 
+def shown(path) -> str:
+    """A path as people read it: from the repository's root, where it lies below it."""
+    path = Path(path)
+    return str(path.relative_to(root())) if path.is_relative_to(root()) else str(path)
+
+
 def show(settings) -> str:
     """The settings as aligned lines, those that differ from the class's defaults marked by *."""
     lines = []
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         mark = " " if value == field.default else "*"
+        value = shown(value) if field.name in ("data", "dfe", "runs") else value
         lines.append(f"{mark} {_outside(field.name):18} {value}")
     return "\n".join(lines)
 

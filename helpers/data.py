@@ -55,6 +55,13 @@ class Data:
     manifest_hash: str
     notes: list[str] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    classes: dict[str, int] = field(default_factory=dict)  # scans per class of the whole source
+
+    @property
+    def other_class(self) -> str | None:
+        """A class to compare with: NORMAL if the source has it, else its largest other one."""
+        others = [label for label in self.classes if label != self.class_]
+        return min(others, key=lambda c: (c != "NORMAL", -self.classes[c]), default=None)
 
 
 def describe(data: Data) -> str:
@@ -88,6 +95,7 @@ def prepare(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         scans = load_manifest(source, modality=modality, n_simulated=n_simulated)
+        classes = dict(Counter(scan.label for scan in scans))
         scans, class_ = choose_class(scans, class_, str(source))
         hashes = content_hashes(scans, progress)
         copies = len(scans) - len(hashes)
@@ -121,7 +129,7 @@ def prepare(
         json.dumps([[s.label, s.patient, hashes[s]] for s in kept]).encode()
     ).hexdigest()
     return Data(**splits, source=str(source), class_=class_, manifest_hash=digest[:16], notes=notes,
-                left_out=bad)  # fmt: skip
+                left_out=bad, classes=classes)  # fmt: skip
 
 
 def choose_class(scans: list[Scan], class_: str, source: str) -> tuple[list[Scan], str]:

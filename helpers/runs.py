@@ -84,7 +84,7 @@ def open_run(settings, data, parameters: dict[str, int]) -> Run:
             _lock(run)
             return run
     if run.folder != wanted:
-        print(f"{wanted} holds a run with other settings; this one goes to {run.folder}.")
+        print(f"{wanted.name} holds a run with other settings; this one is {run.folder.name}.")
     try:
         for folder in (run.previews, run.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)

@@ -104,7 +104,7 @@ def train(method, images, run: Run, settings) -> Run:
     if not (s.steps or s.hours):
         raise ValueError("steps=0 and hours=0: give a training budget with one of them.")
     if run.finished(s.steps, s.hours):
-        print(f"{run.folder} is finished; showing it. Other settings or OCT_RUN train anew.")
+        print(f"{run.folder.name} is finished; showing it. Other settings or OCT_RUN train anew.")
         return run
 
     precision = choose_precision(s.precision)
@@ -205,7 +205,7 @@ def train(method, images, run: Run, settings) -> Run:
         run.log(step, images=step * global_batch, seconds=seconds, kernel_distance=judge(step))
         save(step)
     if main and asked:
-        print(f"Interrupted at step {step}; the same command continues. {run.folder} is usable.")
+        print(f"Interrupted at step {step}. {run.folder} is usable; the same command continues it.")
     elif main:
         run.finish(step, seconds, best)
     return run

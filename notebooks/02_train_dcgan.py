@@ -103,24 +103,28 @@ print(config.show(settings))
 # anywhere, and it is honest only if said aloud: **the default GAN imitates a simulation**. Point
 # `OCT_DATA` at a folder of real scans to learn from patients.
 
+
 # %%
-data = prepare(
-    settings.data,
-    class_=settings.class_,
-    size=settings.size,
-    framing=settings.framing,
-    cache=Path(settings.runs) / "cache",
-    seed=settings.seed,
-    n_simulated=settings.n_simulated,
-)
+def scans(class_, size):
+    return prepare(
+        settings.data, class_=class_, size=size, framing=settings.framing, seed=settings.seed,
+        n_simulated=settings.n_simulated, cache=Path(settings.runs) / "cache",
+    )  # fmt: skip
+
+
+data = scans(settings.class_, settings.size)  # what the networks see
+full = scans(settings.class_, max(256, settings.size))  # what they are measured against
+yardstick = {}
+if data.other_class:
+    other = scans(data.other_class, max(256, settings.size))
+    yardstick = {"other_class": other.test.images, "other_class_name": other.class_}
 print(describe(data))
 
 # %%
-figure = plots.grid(
+plots.grid(
     data.train.images[:: max(1, len(data.train) // 16)][:16],
-    title=f"Scans to learn from: {data.class_}, {settings.size} px, one grey scale",
+    caption=f"Scans to learn from: {data.class_}, {settings.size} px, one grey scale.",
 )
-plt.show()
 
 # %% [markdown]
 # What to look for in them, because it is what the generator has to learn: the dark **vitreous** on
@@ -153,7 +157,7 @@ show_source(dcgan.Generator, dcgan.Discriminator)
 # %%
 torch.manual_seed(settings.seed)
 features = Features("cuda" if torch.cuda.is_available() else "cpu")
-method = gan.GAN(settings, data.validation.images, features)
+method = gan.GAN(settings, full.validation.images, features)
 parameters = {
     name: sum(weight.numel() for weight in network.parameters())
     for name, network in method.networks.items()
@@ -166,11 +170,9 @@ for name, count in parameters.items():
 # faint pattern of its convolutions. That is where everybody starts.
 
 # %%
-figure = plots.grid(
-    method.preview(method.averaged.eval())[:8], title="The untrained generator", columns=8
-)
+untrained = method.preview(method.averaged.eval())
 method.averaged.train()
-plt.show()
+plots.grid(untrained[:8], caption="The untrained generator, eight draws of noise.")
 
 # %% [markdown]
 # ## Loss
@@ -227,7 +229,7 @@ show_source(
 # %%
 run = open_run(settings, data, parameters)
 train(method, data.train.images, run, settings)
-print(run.folder)
+print(config.shown(run.folder))
 
 # %% [markdown]
 # ## Look
@@ -236,14 +238,12 @@ print(run.folder)
 # grain, and the lesion last, because it is the smallest and rarest thing in the picture.
 
 # %%
-figure = plots.film_strip(run.previews)
-plt.show()
+plots.filmstrip(run.previews, caption="Eight fixed draws of noise while training goes on.")
 
 # %%
 generator = load_generator(run.folder)
 synthetic = sample(generator, settings.report_images, seed=settings.seed)
-figure = plots.curves(run.metrics(), path=run.folder / "curves.png")
-plt.show()
+plots.curves(run.metrics(), path=run.folder / "curves.png")
 
 # %% [markdown]
 # Left, the losses. A discriminator loss near 0 would mean that it always wins and the generator
@@ -251,8 +251,11 @@ plt.show()
 # only curve here that is meant to fall.
 
 # %%
-figure = plots.gallery(data.test.images, synthetic, path=run.folder / "gallery.png")
-plt.show()
+report = distance_report(synthetic, full.train, full.test, features=features, **yardstick)
+plots.gallery(
+    data.test.images, synthetic, rows=2, source=f"{Path(data.source).name}, unseen patients",
+    report=report, path=run.folder / "gallery.png",
+)  # fmt: skip
 
 # %% [markdown]
 # Now be the sceptic. Are all synthetic scans of the same eye (**mode collapse**)? Is there a regular
@@ -271,29 +274,19 @@ plt.show()
 # - the **scale**: another class, the same scans blurred, pure noise;
 # - the **cost of the resolution**: real scans reduced to this size, against the same at full size.
 #
-# The interval is a bootstrap over *patients*, since scans of one patient are not independent.
+# The real scans are taken at 256 px or more, so that a small picture pays for what it lacks. The
+# interval is a bootstrap over *patients*, since scans of one patient are not independent.
 
 # %%
-def prepared(size, class_):
-    return prepare(
-        settings.data, class_=class_, size=size, framing=settings.framing,
-        cache=Path(settings.runs) / "cache", seed=settings.seed, n_simulated=settings.n_simulated,
-    )  # fmt: skip
-
-
-native = prepared(max(256, settings.size), settings.class_)
-report = distance_report(synthetic, data.train, data.test, features=features, native=native.test)
-report["run"] = {"generator": run.generator.name, **json.loads(run.config.read_text())["identity"]}
+report["run"] = json.loads(run.config.read_text())["identity"]
 (run.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-print(print_table(report))
+_ = print_table(report)
 
 # %%
-figure = plots.distance_bars(report)
-plt.show()
+plots.distance_bars(report, caption="How far from unseen patients, beside the yardsticks.")
 
 # %%
-figure = plots.power_spectra(data.test.images, synthetic)
-plt.show()
+plots.power_spectra(data.test.images, synthetic, caption="Contrast at each fineness.")
 
 # %% [markdown]
 # The spectra show what the eye overlooks: how much contrast there is at each fineness, in depth
@@ -304,10 +297,10 @@ plt.show()
 # command line, for any run: `python -m helpers.generate RUN --n 1000 --out DIR --seed 0`.
 
 # %%
-folder = export(generator, run.folder / "synthetic", n=64, seed=settings.seed)
-for path in ("gallery.png", "curves.png", "report.json"):
-    print(run.folder / path)
-print(folder)
+pictures = export(generator, run.folder / "synthetic", n=64, seed=settings.seed)
+for name in ("gallery.png", "curves.png", "report.json"):
+    print(config.shown(run.folder / name))
+print(f"{len(pictures)} pictures in {config.shown(pictures[0].parent)}")
 
 # %% [markdown]
 # ## Limits

@@ -170,17 +170,18 @@ def test_log_ratio_interval_tells_the_nearer_generator():
 
 
 def test_report_moves_the_right_way(features):
-    training, test = split(10, 64, 1, 5), split(10, 64, 2, 5)
-    test_native = [np.repeat(np.repeat(i, 4, 1), 4, 2) for i in test.images]
+    training, test = split(10, 256, 1, 5), split(10, 256, 2, 5)
+    small = layers(10, 256, 3).reshape(10, 1, 64, 4, 64, 4).mean((3, 5)).astype(np.uint8)
     report = distance_report(
-        layers(10, 64, 3), training, test,
-        other_class=layers(8, 64, 4, rows=(0.2, 0.9)), other_class_name="NORMAL",
-        native_images=test_native, features=features, resamples=50,
+        small, training, test,
+        other_class=layers(8, 256, 4, rows=(0.2, 0.9)), other_class_name="NORMAL",
+        features=features, resamples=50,
     )  # fmt: skip
     json.dumps(report, allow_nan=False)
     distance, scale = report["kernel_distance"], report["scale"]
     assert distance["low"] <= distance["value"] <= distance["high"]
-    assert max(distance["value"], distance["floor"]) < scale["other_class"]["value"]
+    assert max(distance["same_size"], distance["floor"]) < scale["other_class"]["value"]
+    assert distance["same_size"] != distance["value"]
     assert distance["floor"] < scale["blur"] and distance["floor"] < scale["noise"]
     assert report["resolution"]["size"] == 64 and report["resolution"]["value"] > 0
     assert (distance["n_synthetic"], distance["n_real"], distance["patients"]) == (10, 10, 5)
@@ -191,7 +192,7 @@ def test_report_moves_the_right_way(features):
 def test_report_of_few_images_says_what_is_doubtful(capsys):
     report = distance_report(
         layers(8, 32, 0).astype(np.float32) / 127.5 - 1, split(8, 32, 1, 3), split(8, 32, 2, 1),
-        native_images=list(layers(8, 32, 2)), features=Pixels(), resamples=20,
+        features=Pixels(), resamples=20,
     )  # fmt: skip
     json.dumps(report, allow_nan=False)
     assert report["kernel_distance"]["low"] is None

@@ -142,7 +142,6 @@ def distance_report(
     *,
     other_class=None,
     other_class_name="another class",
-    native_images=None,
     features=None,
     limit=1000,
     resamples=1000,
@@ -151,11 +150,10 @@ def distance_report(
 ):
     """Everything report.json says about distances; the other parts are null with their reason.
 
-    synthetic: uint8 or float [-1, 1] images (N, C, S, S). training, test: the Splits of the same
-    Data (test patients were not used to train or to choose anything). other_class: real images of
-    another class, the same size. native_images: the test scans before they were made small, a
-    list of uint8 (C, H, W). features: a `Features`, made here if None. More than `limit` images
-    of a kind are thinned out at random.
+    synthetic: uint8 or float [-1, 1] images (N, C, S, S). training, test: Splits of the same Data
+    at full size, 256 px or more (test patients were not used to train or to choose anything).
+    other_class: real images of another class, at full size too. features: a `Features`, made here
+    if None. More than `limit` images of a kind are thinned out at random.
 
     Returned: a dict of plain numbers. `kernel_distance.value` is synthetic to unseen patients with
     a 95 % interval over those patients, `floor` the same for real training scans, `scale` what
@@ -200,17 +198,15 @@ def distance_report(
         other_real = features(some(other_class), progress)
         other = {"name": other_class_name, "value": kernel_distance(other_real, real)}
 
-    size = int(scans.shape[-1])
+    size = int(np.shape(synthetic)[-1])
     resolution = {"size": size, "value": None}
-    native = None if native_images is None else some(list(native_images))
-    if native is None:
-        resolution["reason"] = "the scans at their native size were not given"
-    elif min(min(image.shape[-2:]) for image in native) <= size:
-        resolution["reason"] = f"the scans are not larger than {size} px"
+    if scans.shape[-1] > size:
+        reduced = features(features.resize(scans, size), progress)
+        resolution["value"] = kernel_distance(real, reduced, paired=True)
+        same_size = kernel_distance(made, reduced)
     else:
-        reduced = [features.resize(image[None], size)[0] for image in native]
-        before, after = features(native, progress), features(reduced, progress)
-        resolution["value"] = kernel_distance(before, after, paired=True)
+        resolution["reason"] = f"the scans are not larger than {size} px"
+        same_size = value
 
     return {
         "schema": 1,
@@ -224,6 +220,7 @@ def distance_report(
             "n_real": len(real),
             "patients": count,
             "to_training": kernel_distance(made, seen),
+            "same_size": same_size,
         },
         "scale": {
             "other_class": other,
@@ -247,6 +244,7 @@ def print_table(report):
     other = scale["other_class"] or {"name": "another class", "value": None}
     rows = [
         ("synthetic to unseen patients", distance["value"], between),
+        ("  real scans reduced as well", distance["same_size"], "resolution taken out"),
         ("synthetic to training scans", distance["to_training"], ""),
         ("floor: real to unseen patients", distance["floor"], "as good as it gets"),
         (f"scale: real {other['name']}", other["value"], ""),
