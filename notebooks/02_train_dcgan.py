@@ -55,7 +55,6 @@ import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from IPython.display import Markdown, display
 
@@ -258,7 +257,7 @@ plots.gallery(
 )  # fmt: skip
 
 # %% [markdown]
-# Now be the sceptic. Are all synthetic scans of the same eye (**mode collapse**)? Is there a regular
+# Now be the sceptic. Are all synthetic scans of one eye (**mode collapse**)? Is there a regular
 # grid in the grain (**checkerboards**, from the upsampling)? Do layers run through, or end in
 # mid-air? Are there bumps under the RPE, and are they drusen or dents?
 
@@ -305,10 +304,10 @@ print(f"{len(pictures)} pictures in {config.shown(pictures[0].parent)}")
 # %% [markdown]
 # ## Limits
 #
-# - The default imitates a **simulation**, not patients. On real scans, a few hundred images of a few
+# - The default imitates a **simulation**, not patients. On real scans, some hundred images of some
 #   dozen patients teach the look of *those* patients and that device.
-# - A small kernel distance says that the sets are alike to a network that knows photographs. It does
-#   not say that the drusen are plausible, or that a classifier would learn from them, or that no
-#   patient was copied. Notebook 05 asks those questions.
+# - A small kernel distance says that the sets are alike to a network that knows photographs. It
+#   does not say that the drusen are plausible, or that a classifier would learn from them, or that
+#   no patient was copied. Notebook 05 asks those questions.
 # - A GAN says nothing about how often a finding occurs: rare findings are dropped first.
 # - Not for clinical use.

@@ -19,7 +19,7 @@ def cells(path):
 
 def test_there_are_notebooks_and_every_one_has_both_forms():
     assert STEMS
-    assert STEMS == sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+    assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == STEMS
 
 
 @pytest.mark.parametrize("stem", STEMS)
