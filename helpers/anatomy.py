@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import ndimage
 
 SURFACES = ("ILM", "RNFL/GCL", "GCL/IPL", "IPL/INL", "INL/OPL", "OPL/ONL", "ELM", "EZ", "RPE", "BM")
 SCAN_WIDTH_UM = 6000.0
@@ -69,11 +70,11 @@ def draw_person(rng) -> dict:
         "pit_depth": rng.uniform(0.8, 1.0),
         "nerve_fibres": rng.uniform(0.7, 1.3),
         "choroid_um": rng.uniform(150, 380),
-        "curvature": rng.normal(0.35, 0.55),
+        "curvature": rng.normal(0.7, 0.8),
         "disc_x": rng.normal(4600, 170),
         "disc_y": rng.normal(-350, 150),
         "disc_um": rng.normal(1800, 130),
-        "arcade": rng.uniform(2500, 3200),
+        "arcade": rng.uniform(2900, 3900),
         "pigment": rng.uniform(0, 1),
         "grade": rng.beta(1.6, 1.4),
         "noor": rng.uniform() < 0.25,
@@ -92,10 +93,10 @@ def draw_eye(person, rng, side) -> dict:
     eye["pit_depth"] = min(eye["pit_depth"], 1.0)
     eye["grade"] = float(np.clip(eye["grade"], 0.03, 1))
     eye["scan_x"] = rng.normal(0, 180)
-    eye["tilt"] = rng.normal(0, 0.022)
+    eye["tilt"] = rng.normal(0, 0.035)
     eye["wave"] = ripple(rng, 3, 9000)
-    eye["wave_um"] = abs(rng.normal(0, 9))
-    eye["rough"] = ripple(rng, 8, 2500)
+    eye["wave_um"] = abs(rng.normal(0, 13))
+    eye["rough"] = ripple(rng, 6, 2500)
     return eye
 
 
@@ -136,7 +137,7 @@ def surfaces(eye, lesions, x) -> tuple[dict, dict]:
     swelling = 0 * x
     for lesion in lesions:
         if lesion.kind == "druse":
-            sheet["druse"] = np.maximum(sheet["druse"], dome(x, lesion, 1.3))
+            sheet["druse"] = np.maximum(sheet["druse"], dome(x, lesion, 1.0))
         elif lesion.kind == "detachment":
             sheet["ped"] = np.maximum(sheet["ped"], dome(x, lesion, 0.8))
         elif lesion.kind == "subretinal_fluid":
@@ -148,16 +149,23 @@ def surfaces(eye, lesions, x) -> tuple[dict, dict]:
             swelling = swelling + lesion.height_um * np.exp(-1.5 * away)
     uneven = 1 + 0.18 * eye["rough"](x)
     sheet["druse"] = np.maximum(sheet["druse"], sheet["ped"]) * np.clip(uneven, 0.6, 1.4)
-    sheet["tissue"] = sheet["tissue"] * np.clip(1 + 0.3 * eye["rough"](1.7 * x + 900), 0.3, 1.7)
+    sheet["tissue"] = sheet["tissue"] * np.clip(1 + 0.3 * eye["rough"](x + 900), 0.3, 1.7)
+    blur = 22 / abs(x[1] - x[0])
+    sheet = {name: ndimage.gaussian_filter1d(height, blur) for name, height in sheet.items()}
+    sheet["swelling"] = swelling
     lift = sheet["druse"]
     heights, total = {}, layers["RPE"] + lift
     heights["RPE"] = total
-    # outer segments are squeezed over drusen, and the outer nuclear layer takes up the rest
-    layers["EZ"] = layers["EZ"] * (1 - 0.45 * np.clip(lift / 80, 0, 1))
-    layers["EZ"] = layers["EZ"] + sheet["tissue"] + sheet["fluid"]
+    # the outer layers are squeezed over drusen: the inner retina follows smoothly and in part
+    layers["EZ"] = layers["EZ"] * (1 - 0.35 * np.clip(lift / 80, 0, 1))
     layers["ELM"] = layers["ELM"] * (1 - 0.25 * np.clip(lift / 80, 0, 1))
-    squeeze = 0.62 * lift + 0.4 * sheet["tissue"]
-    layers["OPL/ONL"] = np.maximum(layers["OPL/ONL"] - squeeze, 18) + 0.42 * swelling
+    layers["EZ"] = layers["EZ"] + sheet["tissue"] + sheet["fluid"]
+    solid = lift + sheet["tissue"]
+    step = abs(x[1] - x[0])
+    pushed = solid + sheet["fluid"]
+    least = np.maximum(pushed - layers["OPL/ONL"] + 24, 0.45 * solid + 0.95 * sheet["fluid"])
+    carried = ndimage.gaussian_filter1d(least, 140 / step)
+    layers["OPL/ONL"] = np.maximum(layers["OPL/ONL"] - pushed + carried, 10) + 0.42 * swelling
     layers["INL/OPL"] = layers["INL/OPL"] + 0.2 * swelling
     layers["IPL/INL"] = layers["IPL/INL"] + 0.25 * swelling
     layers["RNFL/GCL"] = layers["RNFL/GCL"] + 0.13 * swelling
@@ -175,7 +183,7 @@ def bruch(eye, x):
 
 def draw_vessels(eye, rng) -> list[Vessel]:
     """Four arcades with an artery and a vein each, and branches, some towards the macula."""
-    t = np.linspace(0, 1, 60)
+    t = np.linspace(0, 1, 46)
     start = np.array([eye["disc_x"], eye["disc_y"]])
     trees = []
 
@@ -187,24 +195,26 @@ def draw_vessels(eye, rng) -> list[Vessel]:
         for artery in (True, False):
             width = rng.uniform(85, 110) if artery else rng.uniform(115, 150)
             top = eye["arcade"] * rng.uniform(0.9, 1.12)
-            reach = rng.uniform(7200, 8600)
+            reach = rng.uniform(8500, 11000)
             bend = ripple(rng, 4, 4000)(3000 * t) * 90 * np.sqrt(t)
             u = start[0] - reach * t**1.55 + bend
             v = start[1] + up * (top + up * 200) * np.sin(np.pi * rng.uniform(0.6, 0.72) * t**0.75)
             v = v + bend
             add(u, v, width, 0.45 * width, artery)
-            for _ in range(7):  # towards the macula, and away from it
-                at = rng.integers(8, 55)
+            for _ in range(8):  # towards the macula, and away from it
+                at = rng.integers(6, 42)
                 inwards = rng.uniform() < 0.62
                 angle = rng.uniform(0, 2 * np.pi)
                 end = rng.uniform(450, 1500) * np.array([np.cos(angle), 0.7 * np.sin(angle)])
                 end[1] -= up * rng.uniform(-100, 900) * (abs(end[0]) > 600)
                 if not inwards:
-                    end = np.array([u[at] - rng.uniform(800, 3200), v[at] + up * 2500])
+                    end = np.array(
+                        [u[at] - rng.uniform(500, 5000), v[at] + up * rng.uniform(900, 3500)]
+                    )
                 curve = (1 - t)[:, None] * [u[at], v[at]] + t[:, None] * end
                 knee = np.array([u[at] - 900, v[at] * 0.75 + end[1] * 0.25])
                 curve = curve + (2 * t * (1 - t))[:, None] * (knee - (curve[0] + end) / 2)
-                wiggle = ripple(rng, 4, 2200)(2500 * t) * 45 * np.sin(np.pi * t)
+                wiggle = ripple(rng, 4, 2200)(2500 * t) * 75 * np.sin(np.pi * t)
                 first = rng.uniform(0.3, 0.55) * width
                 add(curve[:, 0] + wiggle, curve[:, 1] + wiggle, first, 0.4 * first, artery)
             angle = rng.uniform(0.15, 1.1)  # nasal to the disc

@@ -16,9 +16,9 @@ def drusen(rng, grade, count=None) -> list[Lesion]:
     found = []
     line = 2 + rng.poisson(2 + 7 * grade) if count is None else count
     for index in range(line + rng.poisson(6 + 30 * grade)):
-        width = rng.lognormal(np.log(120 + 170 * grade), 0.4)
-        width = float(np.clip(width, 70, 900))
-        height = float(np.clip(width * rng.uniform(0.16, 0.36) * (0.75 + 0.5 * grade), 14, 150))
+        width = rng.lognormal(np.log(150 + 170 * grade), 0.42)
+        width = float(np.clip(width, 80, 900))
+        height = float(np.clip(width * rng.uniform(0.14, 0.27) * (0.8 + 0.4 * grade), 14, 120))
         if index < line:
             x = rng.normal(0, 850)
             y = rng.uniform(-0.28, 0.28) * width
@@ -32,15 +32,15 @@ def drusen(rng, grade, count=None) -> list[Lesion]:
 def oedema(rng, grade) -> list[Lesion]:
     """DME: thickening, cystoid spaces in INL, OPL and ONL, hard exudates, haemorrhages."""
     x, y = rng.normal(0, 500), rng.normal(0, 250)
-    found = [Lesion("thickening", x, y, rng.uniform(1600, 3400), 25 + rng.uniform(90, 260) * grade)]
+    found = [Lesion("thickening", x, y, rng.uniform(1800, 4200), 30 + rng.uniform(90, 280) * grade)]
     high = 0.6 + 0.7 * grade
-    for _ in range(rng.integers(1, 3)):  # the large spaces beside and under the fovea
+    for _ in range(rng.integers(1, 4)):  # the large spaces beside and under the fovea
         width = rng.uniform(130, 380) * (0.5 + 0.8 * grade)
         height = width * rng.uniform(0.5, 1.0)
         found.append(Lesion("cyst", x + rng.normal(0, 260), 0.0, width, height, 0.48))
-    for _ in range(3 + rng.poisson(3 + 14 * grade)):
-        width = rng.lognormal(np.log(85), 0.4)
-        where = x + rng.normal(0, 700)
+    for _ in range(3 + rng.poisson(4 + 20 * grade)):
+        width = rng.lognormal(np.log(95), 0.4)
+        where = x + rng.normal(0, 550)
         level = rng.choice([0.38, 0.5, 0.68], p=[0.35, 0.3, 0.35]) + rng.normal(0, 0.04)
         height = width * rng.uniform(0.5, 1.1) * high
         found.append(Lesion("cyst", where, rng.uniform(-0.3, 0.3) * width, width, height, level))
@@ -67,24 +67,25 @@ def oedema(rng, grade) -> list[Lesion]:
         )  # fmt: skip
     if rng.uniform() < 0.1 + 0.25 * grade:
         found.append(
-            Lesion("subretinal_fluid", x, 0.0, rng.uniform(700, 1500), rng.uniform(30, 60 + 70 * grade))
-        )
+            Lesion("subretinal_fluid", x, 0.0, rng.uniform(700, 1500),
+                   rng.uniform(30, 60 + 70 * grade))
+        )  # fmt: skip
     return found
 
 
 def neovascular(rng, grade) -> list[Lesion]:
     """CNV: pigment epithelial detachment, hyperreflective tissue, fluid, haemorrhage, drusen."""
     x = rng.normal(0, 550)
-    width = rng.uniform(900, 2400) * (0.55 + 0.5 * grade)
+    width = rng.uniform(1200, 3400) * (0.6 + 0.4 * grade)
     found = [
-        Lesion("detachment", x, 0.0, width, 25 + rng.uniform(30, 170) * grade),
+        Lesion("detachment", x, 0.0, width, 25 + rng.uniform(20, 130) * grade),
         Lesion("tissue", x + rng.normal(0, 0.25) * width, 0.0, width * rng.uniform(0.5, 1.0),
-               18 + rng.uniform(20, 130) * grade),
+               20 + rng.uniform(20, 110) * grade),
     ]  # fmt: skip
     if rng.uniform() < 0.75:
         found.append(
             Lesion("subretinal_fluid", x + rng.normal(0, 0.3) * width, 0.0,
-                   width * rng.uniform(0.8, 1.7), 20 + rng.uniform(10, 140) * grade)
+                   width * rng.uniform(0.6, 1.2), 20 + rng.uniform(10, 140) * grade)
         )  # fmt: skip
     found.append(Lesion("thickening", x, 0.0, 1.4 * width, rng.uniform(10, 100) * (0.3 + grade)))
     if rng.uniform() < 0.55:

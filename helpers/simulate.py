@@ -98,7 +98,7 @@ def make_eye(
 
     person = anatomy.draw_person(stream(0, 0))
     body = anatomy.draw_eye(person, stream(own, 0), side)
-    body.update(draw_look(person, stream(0, 1), stream(own, 1)))
+    body.update(draw_look(person, side, stream(0, 1), stream(own, 1)))
     if grade is not None:
         body["grade"] = float(grade)
     which = CONDITIONS.index(condition)
@@ -136,25 +136,26 @@ def make_eye(
     return Eye(scan, photo, truth)
 
 
-def draw_look(person, shared, own) -> dict:
+def draw_look(person, side, shared, own) -> dict:
     """Device and photograph of one eye: position, contrast, noise, light, colour."""
     noor = person["noor"]
     pigment = person["pigment"]
     colour = np.array([214, 130, 62]) * (1 - pigment) + np.array([150, 72, 32]) * pigment
     return {
         "scan_height": shared.uniform(1080, 1250) if noor else shared.uniform(1850, 1960),
-        "bm_share": own.normal(0.62, 0.05) if noor else own.normal(0.50, 0.07),
+        "bm_share": own.normal(0.64, 0.06) if noor else own.normal(0.46, 0.09),
         "contrast": shared.normal(1.0, 0.07) + 0.12 * noor,
         "gain": own.normal(0, 5) + 8 * noor,
-        "speckle": shared.uniform(7, 11) + 2 * noor,
-        "noise": shared.uniform(9, 20) + 6 * noor,
-        "floor": own.normal(16, 7) + 4 * noor,
-        "penetration": shared.uniform(170, 420),
+        "speckle": shared.uniform(6, 10) + 2 * noor,
+        "noise": shared.uniform(5, 11) + 9 * noor,
+        "floor": own.normal(27, 6) - 4 * noor,
+        "floor_drop": 0.0 if noor else own.uniform(6, 22),
+        "penetration": shared.uniform(150, 420),
         "serous": shared.uniform(0, 1),
         "colour": colour * shared.uniform(0.85, 1.12),
         "light_x": own.normal(0, 0.10),
         "light_y": own.normal(0, 0.10),
-        "photo_x": (1 if own.uniform() < 2 else 0) * own.normal(0, 300),
+        "photo_x": side * own.uniform(0, 2300),
         "photo_y": own.normal(0, 250),
         "blur": abs(own.normal(0.4, 0.5)),
     }
