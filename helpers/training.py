@@ -74,6 +74,20 @@ def update_average(average, network, images_seen, batch_size, half_life, ramp=0.
             mean.copy_(value)
 
 
+def load_optimizer(optimizer, state: dict) -> None:
+    """Load a state and lay its moments out in memory as the weights are.
+
+    Fused Adam walks through memory, so that moments in another layout (a checkpoint holds plain
+    ones, the networks are channels_last) would meet the wrong weights.
+    """
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            for name, moment in optimizer.state[weight].items():
+                if moment.shape == weight.shape:
+                    optimizer.state[weight][name] = torch.empty_like(weight).copy_(moment).detach()
+
+
 @contextmanager
 def interruptible():
     """Yields a list that is empty until Ctrl-C or SIGTERM, so that a step always ends whole."""
@@ -123,7 +137,7 @@ def train(method, images, run: Run, settings) -> Run:
         done, state = found
         for name, network in method.networks.items():
             network.load_state_dict(state["networks"][name])
-            optimizers[name].load_state_dict(state["optimizers"][name])
+            load_optimizer(optimizers[name], state["optimizers"][name])
         average.load_state_dict(state["average"])
         method.load_state_dict(state["method"])
         seconds, best = state["seconds"], state["best"]
