@@ -49,7 +49,6 @@ class TrainGan:
     gamma: float | None = None  # weight of the gradient penalties R1 and R2; 0: off
     z_dim: int | None = None  # length of the noise vector
     width: int | None = None  # channels next to the image
-    max_width: int | None = None  # channels at most
     upsample: str | None = None  # transposed | nearest
     norm: str | None = None  # of the discriminator: batch | none
     minibatch_std: bool | None = None  # the discriminator sees the batch's spread
@@ -61,6 +60,7 @@ class TrainGan:
     beta1: float | None = None  # Adam
     beta2: float | None = None
     ema_half_life: float | None = None  # images; of the moving average of the weights; 0: none
+    ema_ramp: float | None = None  # half-life at most this share of the images seen so far
     precision: str | None = None  # auto | fp32 | bf16 | fp16
     seed: int = 0
     # how long: the first limit that is reached ends the training; 0: no such limit

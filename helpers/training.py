@@ -58,7 +58,7 @@ def average_gradients(network: torch.nn.Module, accelerator: Accelerator) -> Non
 
 
 @torch.no_grad()
-def update_average(average, network, images_seen, batch_size, half_life, ramp=0.05) -> None:
+def update_average(average, network, images_seen, batch_size, half_life, ramp) -> None:
     """Exponential moving average of weights and BatchNorm statistics, with a ramp.
 
     The half-life, counted in images, is ``min(half_life, ramp * images_seen)`` (Karras et al.
@@ -190,7 +190,12 @@ def train(method, images, run: Run, settings) -> Run:
             step += 1
             seconds = before + time.monotonic() - started
             update_average(
-                average, method.averaged, step * global_batch, global_batch, s.ema_half_life
+                average,
+                method.averaged,
+                step * global_batch,
+                global_batch,
+                s.ema_half_life,
+                s.ema_ramp,
             )
             totals = {name: totals.get(name, 0.0) + value for name, value in record.items()}
             counted += 1

@@ -106,7 +106,7 @@ print(config.show(settings))
 # %%
 def scans(class_, size):
     return prepare(
-        settings.data, class_=class_, size=size, framing=settings.framing, seed=settings.seed,
+        settings.data, class_=class_, size=size, framing=settings.framing,
         n_simulated=settings.n_simulated, cache=Path(settings.runs) / "cache",
     )  # fmt: skip
 

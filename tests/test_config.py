@@ -50,6 +50,7 @@ def test_relative_paths_start_at_the_root(tmp_path, monkeypatch):
 def test_a_recipe_fills_what_is_left_open():
     settings = with_recipe(resolve(TrainGan, ["--recipe=paper", "--width=16"], {}))
     assert settings.width == 16
+    assert with_recipe(resolve(TrainGan, ["--size=256"], {})).width * 64 == 64 * 16
     assert all(
         getattr(settings, name) == value
         for name, value in RECIPES["paper"].items()

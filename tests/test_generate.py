@@ -14,7 +14,7 @@ from helpers import generate
 from helpers.checkpoint import weights_hash, write_generator
 from helpers.networks.dcgan import Generator
 
-ARGUMENTS = {"size": 64, "z_dim": 10, "width": 4, "max_width": 16, "upsample": "nearest"}
+ARGUMENTS = {"size": 64, "z_dim": 10, "width": 4, "upsample": "nearest"}
 
 
 @pytest.fixture(scope="module")

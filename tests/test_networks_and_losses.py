@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from helpers.augment import augment, mirror
+from helpers.config import TrainGan
 from helpers.losses.adversarial import LOSSES, zero_centred_penalty
-from helpers.methods.gan import RECIPES
+from helpers.methods.gan import with_recipe
 from helpers.networks.dcgan import SIZES, Discriminator, Generator
 
 
@@ -15,9 +16,9 @@ def count(network):
 def test_paper_recipe_has_the_parameter_counts_of_the_published_example():
     # The PyTorch example for three channels has 3,576,704 and 2,765,568. One channel saves
     # 2 x 64 filters of 4 x 4 at the image end of each network.
-    paper = RECIPES["paper"]
-    generator = Generator(64, paper["z_dim"], paper["width"], paper["max_width"])
-    discriminator = Discriminator(64, paper["width"], paper["max_width"], paper["norm"])
+    settings = with_recipe(TrainGan(recipe="paper", size=64))
+    generator = Generator(64, settings.z_dim, settings.width, settings.upsample)
+    discriminator = Discriminator(64, settings.width, settings.norm)
     assert count(generator) == 3_576_704 - 2 * 64 * 16
     assert count(discriminator) == 2_765_568 - 2 * 64 * 16
 
@@ -25,12 +26,12 @@ def test_paper_recipe_has_the_parameter_counts_of_the_published_example():
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("upsample", ["transposed", "nearest"])
 def test_shapes_and_range_at_every_size(size, upsample):
-    generator = Generator(size, 100, width=2, max_width=16, upsample=upsample)
+    generator = Generator(size, 100, width=2, upsample=upsample)
     images = generator(torch.randn(2, 100))
     assert images.shape == (2, 1, size, size)
     assert images.abs().max() <= 1
     for norm in ("batch", "none"):
-        discriminator = Discriminator(size, 2, 16, norm=norm, minibatch_std=True)
+        discriminator = Discriminator(size, 2, norm=norm, minibatch_std=True)
         assert discriminator(images).shape == (2,)
 
 
@@ -41,7 +42,7 @@ def test_a_size_that_cannot_be_built_is_named():
 
 def test_minibatch_std_tells_a_collapsed_batch_from_a_varied_one():
     torch.manual_seed(0)
-    discriminator = Discriminator(64, 4, 16, norm="none", minibatch_std=True)
+    discriminator = Discriminator(64, 4, norm="none", minibatch_std=True)
     torch.nn.init.ones_(discriminator.head.weight)
     varied = torch.randn(4, 1, 64, 64)
     collapsed = varied[:1].expand(4, -1, -1, -1)

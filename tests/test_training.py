@@ -179,12 +179,12 @@ def test_moving_average_has_a_ramp_and_the_stated_half_life():
     network, average = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
     torch.nn.init.zeros_(average.weight)
     torch.nn.init.ones_(network.weight)
-    update_average(average, network, images_seen=10**9, batch_size=50, half_life=50)
+    update_average(average, network, images_seen=10**9, batch_size=50, half_life=50, ramp=0.3)
     assert average.weight.item() == pytest.approx(0.5)
     torch.nn.init.zeros_(average.weight)  # early: the reach is a share of what was seen
-    update_average(average, network, images_seen=10, batch_size=10, half_life=10_000)
-    assert average.weight.item() > 0.85
-    update_average(average, network, images_seen=10, batch_size=10, half_life=0)
+    update_average(average, network, images_seen=100, batch_size=10, half_life=10_000, ramp=0.1)
+    assert average.weight.item() == pytest.approx(0.5)
+    update_average(average, network, images_seen=10, batch_size=10, half_life=0, ramp=0.3)
     assert average.weight.item() == 1
 
 

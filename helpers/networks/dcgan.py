@@ -15,12 +15,12 @@ from torch import nn
 SIZES = (64, 128, 256, 512)
 
 
-def ladder(size: int, width: int, max_width: int) -> list[int]:
-    """Channels at 4, 8, ..., size/2 px: ``width`` next to the image, doubled per step, capped."""
+def ladder(size: int, width: int) -> list[int]:
+    """Channels at 4, 8, ..., size/2 px: ``width`` next to the image, doubled with every step."""
     if size not in SIZES:
         raise ValueError(f"size={size}: a DCGAN is built for {', '.join(map(str, SIZES))} px.")
     steps = int(math.log2(size)) - 2
-    return [min(max_width, width * 2**step) for step in reversed(range(steps))]
+    return [width * 2**step for step in reversed(range(steps))]
 
 
 def initialise(module: nn.Module) -> None:
@@ -47,15 +47,15 @@ class Generator(nn.Module):
     """Noise ``z`` of shape (B, z_dim), N(0, 1), to B-scans (B, 1, size, size) in [-1, 1].
 
     ``width`` is the number of channels next to the image; it doubles with every halving of the
-    resolution up to ``max_width``. ``upsample`` is "transposed" (the paper's 4x4 transposed
+    resolution. ``upsample`` is "transposed" (the paper's 4x4 transposed
     convolutions) or "nearest" (nearest neighbour, then a 3x3 convolution; Odena et al., Distill
     2016, on checkerboards).
     """
 
-    def __init__(self, size=64, z_dim=100, width=64, max_width=4096, upsample="transposed"):
+    def __init__(self, size=64, z_dim=100, width=64, upsample="transposed"):
         super().__init__()
         self.size, self.z_dim = size, z_dim
-        widths = ladder(size, width, max_width)
+        widths = ladder(size, width)
         layers = [nn.ConvTranspose2d(z_dim, widths[0], 4, 1, 0, bias=False)]
         for inside, outside in pairwise(widths):
             layers += [nn.BatchNorm2d(inside), nn.ReLU(True), *_double(inside, outside, upsample)]
@@ -76,12 +76,12 @@ class Discriminator(nn.Module):
     layer (Karras et al., ICLR 2018), so that a collapsed generator is easy to spot.
     """
 
-    def __init__(self, size=64, width=64, max_width=4096, norm="batch", minibatch_std=False):
+    def __init__(self, size=64, width=64, norm="batch", minibatch_std=False):
         super().__init__()
         if norm not in ("batch", "none"):
             raise ValueError(f"norm={norm!r}: choose 'batch' or 'none'.")
         self.minibatch_std = minibatch_std
-        widths = ladder(size, width, max_width)[::-1]
+        widths = ladder(size, width)[::-1]
         bias = norm == "none"
         layers = [nn.Conv2d(1, widths[0], 4, 2, 1, bias=bias), nn.LeakyReLU(0.2, True)]
         for inside, outside in pairwise(widths):
