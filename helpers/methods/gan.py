@@ -28,7 +28,7 @@ RECIPES = {
     "best": dict(
         loss="bce", gamma=0.0, z_dim=100, upsample="transposed", norm="batch",
         minibatch_std=False, mirror=True, augment=0.3, batch_size=32, lr=2e-4,
-        lr_discriminator=2e-4, beta1=0.5, beta2=0.999, ema_half_life=20_000.0, ema_ramp=0.3,
+        lr_discriminator=2e-4, beta1=0.5, beta2=0.999, ema_half_life=2_000.0, ema_ramp=0.3,
         precision="auto",
     ),
 }  # fmt: skip
