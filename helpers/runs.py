@@ -4,6 +4,7 @@ config.json  metrics.jsonl  previews/  checkpoints/  generator.safetensors  fini
 """
 
 import dataclasses
+import fcntl
 import json
 import os
 import platform
@@ -13,6 +14,7 @@ from pathlib import Path
 # What may change between two sittings of one run: where it lies, how long it goes on, who watches.
 NOT_IDENTITY = ("preset", "data", "runs", "run", "steps", "hours", "log_every", "validate_every")
 PACKAGES = ("torch", "torchvision", "accelerate", "timm", "numpy")
+_HELD = {}  # open lock files of this process
 
 
 class Run:
@@ -58,10 +60,6 @@ class Run:
             (steps and done["steps"] >= steps) or (hours and done["seconds"] >= 3600 * hours)
         )
 
-    def release(self) -> None:
-        """Give the folder free for another writer."""
-        (self.folder / "lock").unlink(missing_ok=True)
-
 
 def open_run(settings, data, parameters: dict[str, int]) -> Run:
     """The folder $OCT_RUNS/$OCT_RUN for these settings and this data, locked for writing.
@@ -70,7 +68,7 @@ def open_run(settings, data, parameters: dict[str, int]) -> Run:
     ``parameters`` counts the parameters by network. A folder that holds a run of the same settings
     and data is continued; one of others is left alone and NAME-2, NAME-3, ... is taken.
 
-    Raises RuntimeError if another living process writes to that folder, OSError naming OCT_RUNS if
+    Raises RuntimeError if another process writes to that folder, OSError naming OCT_RUNS if
     the folder cannot be written.
     """
     identity = {k: v for k, v in dataclasses.asdict(settings).items() if k not in NOT_IDENTITY}
@@ -98,7 +96,8 @@ def open_run(settings, data, parameters: dict[str, int]) -> Run:
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in PACKAGES},
         }  # fmt: skip
-        _write(run.config, json.dumps(content, indent=2) + "\n")
+        if _writes():
+            _write(run.config, json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise OSError(
             f"{run.folder}: cannot be written ({error.strerror}). Free some space or point "
@@ -108,23 +107,24 @@ def open_run(settings, data, parameters: dict[str, int]) -> Run:
 
 
 def _lock(run: Run) -> None:
-    lock = run.folder / "lock"
-    if lock.exists() and _alive(owner := int(lock.read_text() or 0)) and owner != os.getpid():
-        raise RuntimeError(
-            f"{run.folder} is being written by process {owner}. Wait for it, or set OCT_RUN to "
-            "another name."
-        )
-    _write(lock, str(os.getpid()))
-
-
-def _alive(process: int) -> bool:
+    """Hold the folder until this process ends, however it ends."""
+    path = run.folder / "lock"
+    if path in _HELD or not _writes():
+        return
+    file = path.open("w")
     try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return process > 0
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RuntimeError(
+            f"{run.folder} is being written by another process. Wait for it, or set OCT_RUN to "
+            "another name."
+        ) from None
+    _HELD[path] = file
+
+
+def _writes() -> bool:
+    """Whether this process is the one of several that writes (torchrun numbers them)."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _write(path: Path, text: str) -> None:

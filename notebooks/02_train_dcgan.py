@@ -28,7 +28,7 @@
 # | preset | pictures | where | training time |
 # |---|---|---|---|
 # | `tiny` | 64 px | anywhere; a check that every cell runs | seconds |
-# | `demo` (default) | 64 px, simulated eyes | 2 CPU cores | 6 minutes |
+# | `demo` (default) | 128 px, simulated eyes | 2 CPU cores | 6 minutes |
 # | `colab` | 256 px, OCT2017 | one T4 | 3 hours, set by `OCT_HOURS` |
 # | `kaggle` | 256 px, OCT2017 | 2 x T4 | 11.5 hours, set by `OCT_HOURS` |
 #

@@ -5,9 +5,9 @@ from helpers.methods.gan import RECIPES, with_recipe
 
 
 def test_order_default_preset_environment_argument():
-    assert resolve(TrainGan, [], {}).size == 64  # the demo preset
+    assert resolve(TrainGan, [], {}).size == 128  # the demo preset
     assert resolve(TrainGan, [], {"OCT_PRESET": "kaggle"}).size == 256  # the default
-    assert resolve(TrainGan, [], {"OCT_PRESET": "tiny", "OCT_SIZE": "128"}).size == 128
+    assert resolve(TrainGan, [], {"OCT_PRESET": "tiny", "OCT_SIZE": "256"}).size == 256
     assert resolve(TrainGan, ["--size=512"], {"OCT_SIZE": "128"}).size == 512
 
 

@@ -5,6 +5,8 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -136,10 +138,21 @@ def test_an_interrupted_run_is_usable_and_ends_like_an_uninterrupted_one(
 
 def test_a_folder_has_one_writer(tmp_path, data, features):
     settings = settings_for(tmp_path, "--steps=1")
-    _, run = start(settings, data, features)
-    (run.folder / "lock").write_text("1")  # the first process of the machine lives
-    with pytest.raises(RuntimeError, match="being written by process 1.*OCT_RUN"):
+    folder = tmp_path / "test"
+    folder.mkdir()
+    hold = (
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX);"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(folder / "lock")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(RuntimeError, match="being written by another process.*OCT_RUN"):
         open_run(settings, data, {})
+    other.communicate()  # it ends, and with it its hold
+    assert open_run(settings, data, {}).folder == folder
 
 
 def test_a_loss_that_is_no_number_stops_with_a_word(tmp_path, data, features):
