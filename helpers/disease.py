@@ -14,11 +14,11 @@ from helpers.anatomy import Lesion
 def drusen(rng, grade, count=None) -> list[Lesion]:
     """Drusen between RPE and BM: several are cut by the scan line, the rest lie about it."""
     found = []
-    line = 2 + rng.poisson(2 + 7 * grade) if count is None else count
+    line = 2 + rng.poisson(1 + 7 * grade) if count is None else count
     for index in range(line + rng.poisson(6 + 30 * grade)):
         width = rng.lognormal(np.log(150 + 170 * grade), 0.42)
         width = float(np.clip(width, 80, 900))
-        height = float(np.clip(width * rng.uniform(0.14, 0.27) * (0.8 + 0.4 * grade), 14, 120))
+        height = float(np.clip(width * rng.uniform(0.1, 0.24) * (0.8 + 0.4 * grade), 12, 110))
         if index < line:
             x = rng.normal(0, 850)
             y = rng.uniform(-0.28, 0.28) * width
@@ -31,12 +31,12 @@ def drusen(rng, grade, count=None) -> list[Lesion]:
 
 def oedema(rng, grade) -> list[Lesion]:
     """DME: thickening, cystoid spaces in INL, OPL and ONL, hard exudates, haemorrhages."""
-    x, y = rng.normal(0, 500), rng.normal(0, 250)
-    found = [Lesion("thickening", x, y, rng.uniform(1800, 4200), 30 + rng.uniform(90, 280) * grade)]
+    x, y = rng.normal(0, 450), rng.normal(0, 250)
+    found = [Lesion("thickening", x, y, rng.uniform(1800, 4200), 40 + rng.uniform(90, 300) * grade)]
     high = 0.6 + 0.7 * grade
     for _ in range(rng.integers(1, 4)):  # the large spaces beside and under the fovea
-        width = rng.uniform(130, 380) * (0.5 + 0.8 * grade)
-        height = width * rng.uniform(0.5, 1.0)
+        width = rng.uniform(160, 480) * (0.5 + 0.8 * grade)
+        height = width * rng.uniform(0.45, 0.85)
         found.append(Lesion("cyst", x + rng.normal(0, 260), 0.0, width, height, 0.48))
     for _ in range(3 + rng.poisson(4 + 20 * grade)):
         width = rng.lognormal(np.log(95), 0.4)
@@ -65,7 +65,7 @@ def oedema(rng, grade) -> list[Lesion]:
             Lesion("haemorrhage", rng.normal(0, 2300), rng.normal(0, 2000),
                    rng.lognormal(np.log(90), 0.6), 0.0)
         )  # fmt: skip
-    if rng.uniform() < 0.1 + 0.25 * grade:
+    if rng.uniform() < 0.05 + 0.2 * grade:
         found.append(
             Lesion("subretinal_fluid", x, 0.0, rng.uniform(700, 1500),
                    rng.uniform(30, 60 + 70 * grade))
@@ -79,7 +79,7 @@ def neovascular(rng, grade) -> list[Lesion]:
     width = rng.uniform(1200, 3400) * (0.6 + 0.4 * grade)
     found = [
         Lesion("detachment", x, 0.0, width, 25 + rng.uniform(20, 130) * grade),
-        Lesion("tissue", x + rng.normal(0, 0.25) * width, 0.0, width * rng.uniform(0.5, 1.0),
+        Lesion("tissue", x + rng.normal(0, 0.2) * width, 0.0, width * rng.uniform(0.7, 1.2),
                20 + rng.uniform(20, 110) * grade),
     ]  # fmt: skip
     if rng.uniform() < 0.75:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from helpers import anatomy, disease, rendering
+from helpers import anatomy, disease, fundus, rendering
 from helpers.anatomy import SURFACES, Lesion, Vessel
 
 CONDITIONS = ("NORMAL", "DRUSEN", "DME", "CNV")
@@ -109,7 +109,7 @@ def make_eye(
     shown = [replace(s, height_um=s.height_um * oct_shows) for s in lesions if oct_shows > 0]
 
     scan = rendering.render_oct(body, shown, crossings, stream(own, 4), size)
-    photo = rendering.render_dfe(body, lesions, vessels, stream(own, 5), size, dfe_shows)
+    photo = fundus.render_dfe(body, lesions, vessels, stream(own, 5), size, dfe_shows)
     mask = None
     if wedge:
         mask = rendering.white_wedge(stream(own, 6), size)
@@ -119,7 +119,7 @@ def make_eye(
     heights, _ = anatomy.surfaces(body, shown, x)
     heights["BM"] = 0 * x
     um_x, um_y = anatomy.SCAN_WIDTH_UM / size, body["scan_height"] / size
-    um_dfe = rendering.FIELD_OF_VIEW_UM / (0.97 * size)
+    um_dfe = fundus.FIELD_OF_VIEW_UM / (0.97 * size)
     truth = Truth(
         seed=seed, condition=condition, eye=eye, grade=body["grade"],
         look="noor" if body["noor"] else "kermany",
@@ -129,8 +129,8 @@ def make_eye(
         lesions=lesions, vessels=vessels, crossings=crossings,
         oct_um_per_px=(um_x, um_y), dfe_um_per_px=(um_dfe, um_dfe),
         oct_fovea_column=size / 2 - 0.5 - body["scan_x"] / um_x,
-        dfe_fovea=rendering.dfe_pixel(body, 0.0, 0.0, size),
-        dfe_disc=rendering.dfe_pixel(body, side * body["disc_x"], body["disc_y"], size),
+        dfe_fovea=fundus.dfe_pixel(body, 0.0, 0.0, size),
+        dfe_disc=fundus.dfe_pixel(body, side * body["disc_x"], body["disc_y"], size),
         disc_um=body["disc_um"], wedge=mask,
     )  # fmt: skip
     return Eye(scan, photo, truth)
@@ -143,15 +143,17 @@ def draw_look(person, side, shared, own) -> dict:
     colour = np.array([214, 130, 62]) * (1 - pigment) + np.array([150, 72, 32]) * pigment
     return {
         "scan_height": shared.uniform(1080, 1250) if noor else shared.uniform(1850, 1960),
-        "bm_share": own.normal(0.64, 0.06) if noor else own.normal(0.46, 0.09),
-        "contrast": shared.normal(1.0, 0.07) + 0.12 * noor,
+        "bm_share": own.normal(0.64, 0.06) if noor else own.normal(0.44, 0.09),
+        "contrast": shared.normal(1.0, 0.07) + 0.2 * noor,
         "gain": own.normal(0, 5) + 8 * noor,
         "speckle": shared.uniform(6, 10) + 2 * noor,
         "noise": shared.uniform(5, 11) + 9 * noor,
         "floor": own.normal(27, 6) - 4 * noor,
         "floor_drop": 0.0 if noor else own.uniform(6, 22),
-        "penetration": shared.uniform(150, 420),
+        "penetration": shared.uniform(130, 360) * (1 + 1.0 * noor),
         "serous": shared.uniform(0, 1),
+        "hyaloid_um": own.uniform(40, 1300),
+        "hyaloid": own.uniform(20, 75),
         "colour": colour * shared.uniform(0.85, 1.12),
         "light_x": own.normal(0, 0.10),
         "light_y": own.normal(0, 0.10),

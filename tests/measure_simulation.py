@@ -83,7 +83,7 @@ def auroc(scores, truth, patients, resamples=2000, seed=0):
 
 def classifier(normal, drusen):
     """Logistic regression on standardised features, trained on simulated scans."""
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=2000))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1e-4, max_iter=2000))
     labels = np.r_[np.zeros(len(normal)), np.ones(len(drusen))]
     return model.fit(np.concatenate([normal, drusen]), labels)
 
