@@ -59,7 +59,10 @@ def ripple(rng, count, longest):
     phase = rng.uniform(0, 2 * np.pi, count)
     weight = rng.normal(size=count) * 0.75 ** np.arange(count)
     weight /= np.sqrt(0.5 * (weight**2).sum())
-    return lambda x: np.sin(x[..., None] * (2 * np.pi / wavelength) + phase) @ weight
+    return lambda x: (
+        np.sin(x[..., None] * (2 * np.pi / wavelength) + phase).astype(x.dtype)
+        @ weight.astype(x.dtype)
+    )
 
 
 def draw_person(rng) -> dict:
@@ -76,7 +79,7 @@ def draw_person(rng) -> dict:
         "disc_um": rng.normal(1800, 130),
         "arcade": rng.uniform(2900, 3900),
         "pigment": rng.uniform(0, 1),
-        "grade": rng.beta(1.6, 1.4),
+        "grade": float(np.clip(rng.beta(1.6, 1.4), 0.03, 1)),
         "noor": rng.uniform() < 0.25,
     }
 
@@ -86,12 +89,11 @@ def draw_eye(person, rng, side) -> dict:
     eye = dict(person)
     for name, spread in (
         ("thickness", 0.012), ("pit_width", 30), ("pit_depth", 0.02), ("choroid_um", 18),
-        ("curvature", 0.12), ("disc_x", 60), ("disc_y", 60), ("disc_um", 40), ("grade", 0.05),
+        ("curvature", 0.12), ("disc_x", 60), ("disc_y", 60), ("disc_um", 40), 
     ):  # fmt: skip
         eye[name] = person[name] + rng.normal(0, spread)
     eye["side"] = side
     eye["pit_depth"] = min(eye["pit_depth"], 1.0)
-    eye["grade"] = float(np.clip(eye["grade"], 0.03, 1))
     eye["scan_x"] = rng.normal(0, 180)
     eye["tilt"] = rng.normal(0, 0.035)
     eye["wave"] = ripple(rng, 3, 9000)

@@ -26,19 +26,25 @@ def drusen(rng, grade, count=None) -> list[Lesion]:
             angle, away = rng.uniform(0, 2 * np.pi), 2300 * np.sqrt(rng.uniform(0.01, 1))
             x, y = away * np.cos(angle), away * np.sin(angle)
         found.append(Lesion("druse", x, y, width, height))
+    for _ in range(rng.poisson(60 + 140 * grade)):  # small hard ones, which roughen the RPE
+        width = rng.uniform(50, 130)
+        x, y = rng.normal(0, 1100), rng.normal(0, 500)
+        found.append(Lesion("druse", x, y, width, rng.uniform(5, 16)))
     return found
 
 
 def oedema(rng, grade) -> list[Lesion]:
     """DME: thickening, cystoid spaces in INL, OPL and ONL, hard exudates, haemorrhages."""
     x, y = rng.normal(0, 450), rng.normal(0, 250)
-    found = [Lesion("thickening", x, y, rng.uniform(1800, 4200), 40 + rng.uniform(90, 300) * grade)]
+    found = [
+        Lesion("thickening", x, y, rng.uniform(1800, 4200), 50 + rng.uniform(110, 320) * grade)
+    ]
     high = 0.6 + 0.7 * grade
     for _ in range(rng.integers(1, 4)):  # the large spaces beside and under the fovea
         width = rng.uniform(160, 480) * (0.5 + 0.8 * grade)
         height = width * rng.uniform(0.45, 0.85)
         found.append(Lesion("cyst", x + rng.normal(0, 260), 0.0, width, height, 0.48))
-    for _ in range(3 + rng.poisson(4 + 20 * grade)):
+    for _ in range(5 + rng.poisson(5 + 22 * grade)):
         width = rng.lognormal(np.log(95), 0.4)
         where = x + rng.normal(0, 550)
         level = rng.choice([0.38, 0.5, 0.68], p=[0.35, 0.3, 0.35]) + rng.normal(0, 0.04)
@@ -87,8 +93,8 @@ def neovascular(rng, grade) -> list[Lesion]:
             Lesion("subretinal_fluid", x + rng.normal(0, 0.3) * width, 0.0,
                    width * rng.uniform(0.6, 1.2), 20 + rng.uniform(10, 140) * grade)
         )  # fmt: skip
-    found.append(Lesion("thickening", x, 0.0, 1.4 * width, rng.uniform(10, 100) * (0.3 + grade)))
-    if rng.uniform() < 0.55:
+    found.append(Lesion("thickening", x, 0.0, 1.4 * width, rng.uniform(0, 90) * (0.3 + grade)))
+    if rng.uniform() < 0.4:
         for _ in range(1 + rng.poisson(5 * grade)):
             size = rng.lognormal(np.log(85), 0.4)
             where = x + rng.normal(0, 0.3) * width
@@ -103,7 +109,7 @@ def neovascular(rng, grade) -> list[Lesion]:
             Lesion("haemorrhage", x + rng.normal(0, 0.5) * width, rng.normal(0, 0.5) * width,
                    rng.uniform(250, 500 + 900 * grade), 0.0)
         )  # fmt: skip
-    return found + drusen(rng, 0.5 * grade, count=rng.poisson(3))
+    return found + drusen(rng, 0.5 * grade, count=rng.poisson(4))
 
 
 def draw_lesions(condition, grade, rng) -> list[Lesion]:

@@ -85,8 +85,7 @@ def vessel_mask(eye, vessels, n):
             fill = (0, ink, 0) if vessel.artery else (ink, 0, 0)
             points = path[k : k + 6].ravel().tolist()
             pen.line(points, fill=fill, width=max(1, round(width / um)), joint="curve")
-    canvas = canvas.reduce(scale).filter(ImageFilter.GaussianBlur(0.55 * n / 256))
-    return np.asarray(canvas, np.float32) / 255
+    return np.asarray(canvas.reduce(scale), np.float32) / 255
 
 
 def paint_fundus(image, lesions, x, y, light, rng, shows):
@@ -102,6 +101,8 @@ def paint_fundus(image, lesions, x, y, light, rng, shows):
         if lesion.kind not in looks or shows == 0:
             continue
         colour, strength, sharp = looks[lesion.kind]
+        if lesion.kind == "druse":  # low ones are faint
+            strength *= min(1.0, 0.1 + lesion.height_um / 35)
         half = 0.5 * lesion.width_um * 1.5 + 30
         part = window(x, y, lesion.x_um, lesion.y_um, half)
         dx, dy = (x[part[1]] - lesion.x_um)[None], (y[part[0]] - lesion.y_um)[:, None]

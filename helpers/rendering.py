@@ -46,6 +46,7 @@ def render_oct(eye, lesions, crossings, rng, size):
     heights, sheet = surfaces(eye, lesions, x)
     heights = {name: height.astype(np.float32) for name, height in heights.items()}
     sheet = {name: height.astype(np.float32) for name, height in sheet.items()}
+    x = x.astype(np.float32)
     um = eye["scan_height"] / n
     z = (np.arange(n, dtype=np.float32)[:, None] + 0.5) * um
     bm = (eye["bm_share"] * eye["scan_height"] + bruch(eye, x)).astype(np.float32)
@@ -59,9 +60,9 @@ def render_oct(eye, lesions, crossings, rng, size):
     previous = LEVELS["vitreous"]
     lifted = np.clip(sheet["druse"] / 55, 0, 1)
     sick = np.clip(sheet["tissue"] / 40, 0, 1)
-    swollen = 0.6 * np.clip(sheet["swelling"] / 120, 0, 1)
-    worn = 1.0 + 0.7 * np.clip(ndimage.gaussian_filter1d(lifted + sick, 12) * 2, 0, 1)
-    mottle = 1 + 0.1 * worn * ndimage.gaussian_filter1d(rng.standard_normal(n), 1.5)
+    swollen = 0.7 * np.clip(sheet["swelling"] / 150, 0, 1)
+    worn = 1.0 + 0.7 * np.clip(ndimage.gaussian_filter1d(lifted + sick + swollen, 12) * 2, 0, 1)
+    mottle = 1 + 0.1 * worn * ndimage.gaussian_filter1d(rng.standard_normal(n, np.float32), 1.5)
     nasal = eye["side"] * x / 1000
     inner = 1 + 0.12 * np.clip(nasal, -1, 3) + 0.08 * eye["rough"](2 * x + 500)
     for name in ("ILM", "RNFL/GCL", "GCL/IPL", "IPL/INL", "INL/OPL", "OPL/ONL", "ELM"):
@@ -73,13 +74,13 @@ def render_oct(eye, lesions, crossings, rng, size):
         grey += step(heights[name], 9 if name == "ILM" else 14) * (level - previous)
         previous = level
     # below the EZ: a bright line, outer segments, and the sheets of fluid and tissue
-    rpe = heights["RPE"].astype(np.float32)
-    ez = heights["EZ"].astype(np.float32)
+    rpe = heights["RPE"]
+    ez = heights["EZ"]
     gap = sheet["fluid"] + sheet["tissue"]
     outer = LEVELS["EZ"] * contrast * (1 - 0.35 * lifted - 0.2 * sick)
     grey += step(ez, max(um, 8)) * (outer - previous)
     line = np.exp(-(((above - ez + 8) / 9) ** 2))
-    grey += line * (70 * contrast * mottle * (1 - 0.8 * lifted) * (1 - 0.8 * sick))
+    grey += line * (70 * contrast * mottle * (1 - 0.8 * lifted) * (1 - 0.8 * sick) * (1 - swollen))
     grey += np.exp(-(((above - heights["ELM"]) / 6) ** 2)) * (12 * (1 - lifted))
     if gap.max() > 1:
         inside = step(rpe + gap, 10) - step(rpe, 10)
@@ -92,6 +93,7 @@ def render_oct(eye, lesions, crossings, rng, size):
         * contrast
         * mottle
         * (1 - sick * np.clip(0.22 + 0.25 * eye["rough"](2 * x), 0, 0.55))
+        * (1 - 0.2 * swollen)
     )
     grey += band * (pigment - outer)
     bottom = np.maximum(rpe - 24 + 5 * lifted, 0)
@@ -106,14 +108,16 @@ def render_oct(eye, lesions, crossings, rng, size):
     wide = smooth_noise(rng, (48, 128), (1.2, 1.7))
     fine = smooth_noise(rng, (48, 128), (0.7, 0.8))
     texture = 21 * np.clip(wide, -2.2, 0.8) + 5 * fine
-    texture = Image.fromarray(texture.astype(np.float32)).resize((n, 4 * 48), Image.BICUBIC)
+    texture = Image.fromarray(texture.astype(np.float32)).resize(
+        (n, 4 * 48), Image.Resampling.BICUBIC
+    )
     at = np.minimum((depth * (4 / 13)).astype(np.intp), 4 * 48 - 1)
     texture = np.take_along_axis(np.asarray(texture), at, axis=0)
     thick = eye["choroid_um"] * (1 + 0.12 * eye["wave"](x))
     fade = 32 * (1 - np.exp(-depth / 55)) + 60 * depth / eye["penetration"]
     fade = fade + 14 * np.clip((depth - thick) / 90, 0, 1)
     inside = np.clip(depth / 25, 0, 1) * np.clip(1.15 - depth / thick, 0, 1)
-    stripes = ndimage.gaussian_filter1d(rng.standard_normal(n), 2.0) * 2.6
+    stripes = ndimage.gaussian_filter1d(rng.standard_normal(n, np.float32), 2.0) * 2.6
     through = (14 + 22 * np.clip(stripes, 0, 2)) * np.clip(sick + 0.4 * sheet["ped"] / 60, 0, 1)
     grey += floor * (texture * inside - fade + through)
     paint_lesions(grey, above, lesions, heights, sheet, x, contrast)
@@ -125,7 +129,7 @@ def render_oct(eye, lesions, crossings, rng, size):
         away = eye["hyaloid_um"] * (0.15 + 0.85 * np.abs(np.sin(x / 2600 + eye["hyaloid_um"])))
         line = np.exp(-(((above - heights["ILM"].max() - away) / 8) ** 2))
         grey += eye["hyaloid"] * line * (above > heights["ILM"] + 12)
-    streaks = ndimage.gaussian_filter1d(rng.standard_normal(n), 1.2) * 6
+    streaks = ndimage.gaussian_filter1d(rng.standard_normal(n, np.float32), 1.2) * 6
     grey += streaks * np.clip((heights["ILM"] - above) / 250, 0, 1.4)
     grey += eye["gain"] * (above < heights["ILM"])
     grey = ndimage.gaussian_filter(grey, (0.65, 0.5), truncate=2.5)

@@ -137,9 +137,17 @@ def test_the_two_eyes_mirror_each_other_and_are_alike():
         assert left.truth.dfe_disc[0] < left.truth.dfe_fovea[0]
         assert not np.array_equal(right.oct, left.oct[:, ::-1])
     assert 0 < np.mean(near) < 0.5 * np.mean(far)
-    right, left = make_eye(2, "DRUSEN"), make_eye(2, "DRUSEN", eye="OS")
-    pairs = zip(right.truth.lesions, left.truth.lesions, strict=False)
-    assert np.median([abs(a.x_um + b.x_um) for a, b in pairs]) < 250
+
+
+@pytest.mark.parametrize("condition", ["DRUSEN", "DME", "CNV"])
+def test_the_two_eyes_of_a_patient_have_the_same_disease(condition):
+    for seed in range(12):
+        right, left = [make_eye(seed, condition, eye=e, size=64).truth for e in ("OD", "OS")]
+        assert len(right.lesions) == len(left.lesions)
+        pairs = list(zip(right.lesions, left.lesions, strict=True))
+        assert all(a.kind == b.kind for a, b in pairs)
+        assert np.median([abs(a.x_um + b.x_um) for a, b in pairs]) < 200
+        assert right.lesions != left.lesions
 
 
 def test_the_disc_lies_outside_the_scan():
