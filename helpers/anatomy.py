@@ -73,7 +73,7 @@ def draw_person(rng) -> dict:
         "pit_depth": rng.uniform(0.8, 1.0),
         "nerve_fibres": rng.uniform(0.7, 1.3),
         "choroid_um": rng.uniform(150, 380),
-        "curvature": rng.normal(0.7, 0.8),
+        "curvature": rng.normal(0.85, 0.85),
         "disc_x": rng.normal(4600, 170),
         "disc_y": rng.normal(-350, 150),
         "disc_um": rng.normal(1800, 130),
@@ -95,7 +95,7 @@ def draw_eye(person, rng, side) -> dict:
     eye["side"] = side
     eye["pit_depth"] = min(eye["pit_depth"], 1.0)
     eye["scan_x"] = rng.normal(0, 180)
-    eye["tilt"] = rng.normal(0, 0.035)
+    eye["tilt"] = rng.normal(0, 0.045)
     eye["wave"] = ripple(rng, 3, 9000)
     eye["wave_um"] = abs(rng.normal(0, 13))
     eye["rough"] = ripple(rng, 6, 2500)

@@ -37,16 +37,16 @@ def oedema(rng, grade) -> list[Lesion]:
     """DME: thickening, cystoid spaces in INL, OPL and ONL, hard exudates, haemorrhages."""
     x, y = rng.normal(0, 450), rng.normal(0, 250)
     found = [
-        Lesion("thickening", x, y, rng.uniform(1800, 4200), 50 + rng.uniform(110, 320) * grade)
+        Lesion("thickening", x, y, rng.uniform(2500, 5500), 50 + rng.uniform(110, 320) * grade)
     ]
     high = 0.6 + 0.7 * grade
     for _ in range(rng.integers(1, 4)):  # the large spaces beside and under the fovea
         width = rng.uniform(160, 480) * (0.5 + 0.8 * grade)
         height = width * rng.uniform(0.45, 0.85)
         found.append(Lesion("cyst", x + rng.normal(0, 260), 0.0, width, height, 0.48))
-    for _ in range(5 + rng.poisson(5 + 22 * grade)):
+    for _ in range(6 + rng.poisson(8 + 26 * grade)):
         width = rng.lognormal(np.log(95), 0.4)
-        where = x + rng.normal(0, 550)
+        where = x + rng.normal(0, 750)
         level = rng.choice([0.38, 0.5, 0.68], p=[0.35, 0.3, 0.35]) + rng.normal(0, 0.04)
         height = width * rng.uniform(0.5, 1.1) * high
         found.append(Lesion("cyst", where, rng.uniform(-0.3, 0.3) * width, width, height, level))

@@ -60,8 +60,11 @@ def render_oct(eye, lesions, crossings, rng, size):
     previous = LEVELS["vitreous"]
     lifted = np.clip(sheet["druse"] / 55, 0, 1)
     sick = np.clip(sheet["tissue"] / 40, 0, 1)
-    swollen = 0.7 * np.clip(sheet["swelling"] / 150, 0, 1)
-    worn = 1.0 + 0.7 * np.clip(ndimage.gaussian_filter1d(lifted + sick + swollen, 12) * 2, 0, 1)
+    # about a neovascular lesion the EZ is lost and the RPE is patchy
+    around = np.clip(1.6 * ndimage.gaussian_filter1d(sick, 350 / (x[1] - x[0])), 0, 1)
+    patchy = eye["rough"](2 * x)
+    swollen = 0.85 * np.clip(sheet["swelling"] / 130, 0, 1)
+    worn = 1.0 + 1.0 * np.clip(ndimage.gaussian_filter1d(lifted + sick + swollen, 12) * 2, 0, 1)
     mottle = 1 + 0.1 * worn * ndimage.gaussian_filter1d(rng.standard_normal(n, np.float32), 1.5)
     nasal = eye["side"] * x / 1000
     inner = 1 + 0.12 * np.clip(nasal, -1, 3) + 0.08 * eye["rough"](2 * x + 500)
@@ -80,7 +83,9 @@ def render_oct(eye, lesions, crossings, rng, size):
     outer = LEVELS["EZ"] * contrast * (1 - 0.35 * lifted - 0.2 * sick)
     grey += step(ez, max(um, 8)) * (outer - previous)
     line = np.exp(-(((above - ez + 8) / 9) ** 2))
-    grey += line * (70 * contrast * mottle * (1 - 0.8 * lifted) * (1 - 0.8 * sick) * (1 - swollen))
+    grey += line * (
+        eye["ez"] * contrast * mottle * (1 - 0.8 * lifted) * (1 - 0.9 * around) * (1 - swollen)
+    )
     grey += np.exp(-(((above - heights["ELM"]) / 6) ** 2)) * (12 * (1 - lifted))
     if gap.max() > 1:
         inside = step(rpe + gap, 10) - step(rpe, 10)
@@ -88,13 +93,8 @@ def render_oct(eye, lesions, crossings, rng, size):
         grey += inside * (gap > 3) * (122 * contrast + 14 * eye["rough"](3 * x) - outer)
         grey += wet * (sheet["fluid"] > 3) * (-92 * contrast)
     band = step(rpe, max(um, 7))
-    pigment = (
-        LEVELS["RPE"]
-        * contrast
-        * mottle
-        * (1 - sick * np.clip(0.22 + 0.25 * eye["rough"](2 * x), 0, 0.55))
-        * (1 - 0.2 * swollen)
-    )
+    pigment = LEVELS["RPE"] * contrast * eye["rpe"] * mottle * (1 - 0.2 * swollen)
+    pigment *= 1 - np.maximum(sick, 0.6 * around) * np.clip(0.22 + 0.25 * patchy, 0, 0.55)
     grey += band * (pigment - outer)
     bottom = np.maximum(rpe - 24 + 5 * lifted, 0)
     material = (122 - 65 * np.clip(sheet["ped"] / 90, 0, 1) * eye["serous"]) * contrast
@@ -118,7 +118,7 @@ def render_oct(eye, lesions, crossings, rng, size):
     fade = fade + 14 * np.clip((depth - thick) / 90, 0, 1)
     inside = np.clip(depth / 25, 0, 1) * np.clip(1.15 - depth / thick, 0, 1)
     stripes = ndimage.gaussian_filter1d(rng.standard_normal(n, np.float32), 2.0) * 2.6
-    through = (14 + 22 * np.clip(stripes, 0, 2)) * np.clip(sick + 0.4 * sheet["ped"] / 60, 0, 1)
+    through = (20 + 26 * np.clip(stripes, 0, 2)) * np.clip(sick + 0.4 * sheet["ped"] / 60, 0, 1)
     grey += floor * (texture * inside - fade + through)
     paint_lesions(grey, above, lesions, heights, sheet, x, contrast)
     shade_vessels(grey, above, crossings, heights, x)

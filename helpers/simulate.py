@@ -99,6 +99,7 @@ def make_eye(
     person = anatomy.draw_person(stream(0, 0))
     body = anatomy.draw_eye(person, stream(own, 0), side)
     body.update(draw_look(person, side, stream(0, 1), stream(own, 1)))
+    keep_in_frame(body)
     if grade is not None:
         body["grade"] = float(grade)
     which = CONDITIONS.index(condition)
@@ -136,6 +137,14 @@ def make_eye(
     return Eye(scan, photo, truth)
 
 
+def keep_in_frame(body):
+    """Move the scan, if need be, so that a retina of 480 um fits above BM and 120 um below."""
+    path = anatomy.bruch(body, rendering.columns(body, 64))
+    height = body["scan_height"]
+    share = max(body["bm_share"], (480 - path.min()) / height)
+    body["bm_share"] = float(min(share, (height - 120 - path.max()) / height))
+
+
 def draw_look(person, side, shared, own) -> dict:
     """Device and photograph of one eye: position, contrast, noise, light, colour."""
     noor = person["noor"]
@@ -152,6 +161,8 @@ def draw_look(person, side, shared, own) -> dict:
         "floor_drop": 0.0 if noor else own.uniform(6, 22),
         "penetration": shared.uniform(130, 360) * (1 + 1.0 * noor),
         "serous": shared.uniform(0, 1),
+        "ez": shared.uniform(30, 75),
+        "rpe": shared.uniform(0.86, 1.06),
         "hyaloid_um": own.uniform(40, 1300),
         "hyaloid": own.uniform(20, 75),
         "colour": colour * shared.uniform(0.85, 1.12),
