@@ -33,7 +33,7 @@ class Lesion:
 
     @property
     def on_line(self) -> bool:
-        return abs(self.y_um) < 0.45 * self.width_um
+        return abs(self.y_um) < 0.49 * self.width_um
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,8 @@ def surfaces(eye, lesions, x) -> tuple[dict, dict]:
     sheet = {"druse": 0 * x, "ped": 0 * x, "fluid": 0 * x, "tissue": 0 * x}
     swelling = 0 * x
     for lesion in lesions:
+        if not lesion.on_line and lesion.kind != "thickening":
+            continue
         if lesion.kind == "druse":
             sheet["druse"] = np.maximum(sheet["druse"], dome(x, lesion, 1.0))
         elif lesion.kind == "detachment":

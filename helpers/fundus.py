@@ -106,8 +106,10 @@ def paint_fundus(image, lesions, x, y, light, rng, shows):
         half = 0.5 * lesion.width_um * 1.5 + 30
         part = window(x, y, lesion.x_um, lesion.y_um, half)
         dx, dy = (x[part[1]] - lesion.x_um)[None], (y[part[0]] - lesion.y_um)[:, None]
-        angle = np.arctan2(dy, dx)
-        edge = 1 + np.cos(angle[..., None] * (2, 3, 4) + phase) @ ragged
+        edge = 1.0
+        if lesion.width_um > 150:  # smaller ones are too few pixels for a ragged edge
+            angle = np.arctan2(dy, dx)
+            edge = 1 + np.cos(angle[..., None] * (2, 3, 4) + phase) @ ragged
         away = np.hypot(dx, dy) / (0.5 * max(lesion.width_um, 60) * edge)
         alpha = strength * shows * np.clip((1 - away) * sharp + 0.35, 0, 1)[..., None]
         target = np.array(colour, np.float32) * np.clip(light[part], 0.3, 1.1)[..., None]
