@@ -14,7 +14,9 @@ from tqdm.auto import tqdm
 from helpers import preprocess, simulate
 from helpers.sources import Scan, octmnist_split
 
-SIMULATION = ("simulate.py", "anatomy.py", "disease.py", "rendering.py")  # edits make a new cache
+# edits of these make a new cache
+CLEANING = ("preprocess.py", "padding.py", "fovea.py")
+SIMULATION = ("simulate.py", "anatomy.py", "disease.py", "rendering.py", "fundus.py")
 
 
 def read_scan(scan: Scan, size: int, framing: str) -> np.ndarray:
@@ -41,11 +43,8 @@ def decode(scans, hashes, cache: Path, *, size, framing, progress=True):
     Decoded once into ``cache``: raw bytes and a note of their shape and sha256. The note comes
     last, so that a half-written or damaged file is never read as whole.
     """
-    code = Path(preprocess.__file__).read_bytes()
-    if scans[0].dataset == "simulated":
-        code += b"".join(
-            Path(simulate.__file__).with_name(name).read_bytes() for name in SIMULATION
-        )
+    names = CLEANING + (SIMULATION if scans[0].dataset == "simulated" else ())
+    code = b"".join(Path(__file__).with_name(name).read_bytes() for name in names)
     settings = [scans[0].modality, size, framing, hashlib.sha256(code).hexdigest()]
     key = hashlib.sha256(json.dumps([settings, hashes]).encode()).hexdigest()[:24]
     raw, note = cache / f"{key}.u8", cache / f"{key}.json"

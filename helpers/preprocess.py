@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import math
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 from scipy import ndimage
+
+from helpers.fovea import crop_field_of_view, find_fovea
+from helpers.padding import fill_background, padding_mask, without_padding
+
+__all__ = [
+    "clean_dfe", "clean_oct", "fill_background", "padding_mask", "read_image", "resize", "to_grey",
+]  # fmt: skip
 
 OCT_FRAMINGS = ("stretch", "aspect", "retina", "flatten")
 DFE_FRAMINGS = ("macula", "full")
@@ -20,6 +26,7 @@ SMALLEST = 16  # pixels: no retina can be seen in less
 
 # A 45 degree photograph shows about 13 mm of retina across its circular field of view.
 FIELD_OF_VIEW_UM = 13_000.0
+MACULA_UM = 6_000.0  # what a B-scan spans
 
 
 def read_image(path) -> np.ndarray:
@@ -82,14 +89,14 @@ def resize(image, height, width) -> np.ndarray:
 def clean_oct(image, *, size, framing="stretch") -> np.ndarray:
     """One OCT B-scan, uint8 (H, W) or (H, W, 3), to uint8 (size, size), one channel.
 
-    White wedges and padding are filled with the scan's own background. `framing`:
+    White wedges and padding are filled with the scan's own background. ``framing``:
     "stretch" the whole scan to the square; "aspect" keep its shape and pad with background;
     "retina" crop to the retina's rows; "flatten" shift columns so that the RPE is level.
+    Raises ValueError for another framing, or if more than nine tenths of the scan are padding.
     """
     if framing not in OCT_FRAMINGS:
         raise ValueError(f"framing={framing!r}: an OCT takes one of {', '.join(OCT_FRAMINGS)}")
-    grey = to_grey(image)
-    grey = fill_background(grey, padding_mask(grey))
+    grey = without_padding(to_grey(image))
     if framing == "aspect":
         grey = pad_to_square(grey)
     elif framing == "retina":
@@ -98,103 +105,6 @@ def clean_oct(image, *, size, framing="stretch") -> np.ndarray:
     elif framing == "flatten":
         grey = flatten_rpe(grey)
     return resize(grey, size, size)
-
-
-def padding_mask(grey) -> np.ndarray:
-    """Where a scan holds no signal: bool (H, W), True in white wedges and in padding.
-
-    Rotated exports leave near-white polygons, and frames of white or black, at the border. A
-    region counts if it is flat, touches the border and follows it for at least 6 % of a side or
-    fills a corner: a saturated RPE that runs into the edge of the scan does neither.
-    """
-    height, width = grey.shape
-    mask = np.zeros(grey.shape, bool)
-    smooth = ndimage.uniform_filter(grey.astype(np.float32), 3, mode="nearest")
-    flat_black = ndimage.maximum_filter(grey, 5, mode="nearest") <= 6
-    if flat_black.any() and np.median(grey[~flat_black]) < 8:
-        flat_black[:] = False  # a scan whose own background is clipped to black
-    for candidate in (smooth >= 240, flat_black):
-        labels, count = ndimage.label(candidate)
-        if not count:
-            continue
-        for label in np.unique(np.r_[labels[0], labels[-1], labels[:, 0], labels[:, -1]]):
-            if label == 0:
-                continue
-            region = labels == label
-            along = max(
-                region[0].mean(), region[-1].mean(), region[:, 0].mean(), region[:, -1].mean()
-            )
-            corner = region[[0, 0, -1, -1], [0, -1, 0, -1]].any()
-            if along >= 0.06 or (corner and along >= 0.01):
-                mask |= region
-    if mask.any():  # the blurred edge of a wedge belongs to it
-        grow = max(3, round(0.009 * max(height, width)))
-        mask = ndimage.binary_dilation(mask, np.ones((3, 3), bool), iterations=grow)
-    return mask
-
-
-def background_mask(grey, mask) -> np.ndarray:
-    """Pixels of vitreous or sclera: bool (H, W), outside `mask` and away from bright layers."""
-    weight = (~mask).astype(np.float32)
-    sigma = max(1.5, grey.shape[0] / 160)
-    smooth = ndimage.gaussian_filter(grey * weight, sigma)
-    smooth /= np.maximum(ndimage.gaussian_filter(weight, sigma), 1e-3)
-    dark, bright = np.percentile(smooth[~mask], (20, 99))
-    return ~mask & (smooth <= dark + 0.3 * (bright - dark))
-
-
-def fill_background(grey, mask) -> np.ndarray:
-    """Fill `mask` with the level and the speckle of the scan's own background nearby.
-
-    The level is a normalised convolution over background pixels, fine beside the edge and coarse
-    far from it; the speckle is copied in small blocks from background windows close by, so that
-    its grain is kept. The random choice is seeded by the picture: same scan, same fill.
-    """
-    if not mask.any():
-        return grey
-    if mask.mean() > 0.9:
-        raise ValueError("more than nine tenths of the scan are padding")
-    background = background_mask(grey, mask)
-    values = grey.astype(np.float32)
-    level = np.full(grey.shape, np.median(values[background]), np.float32)
-    for sigma in (48, 16, 5):
-        weight = ndimage.gaussian_filter(background.astype(np.float32), sigma, truncate=3)
-        local = ndimage.gaussian_filter(values * background, sigma, truncate=3)
-        trust = np.clip(weight / 0.15, 0, 1)
-        level += trust * (local / np.maximum(weight, 1e-6) - level)
-    filled = values.copy()
-    filled[mask] = (level + speckle(values - level, level, background, mask))[mask]
-    return np.clip(np.round(filled), 0, 255).astype(np.uint8)
-
-
-def speckle(residual, level, background, mask, block=12) -> np.ndarray:
-    """Zero-mean texture (H, W) for `mask`, copied blockwise from nearby background windows."""
-    height, width = mask.shape
-    random = np.random.default_rng(zlib.crc32(np.round(level).tobytes()))
-    texture = np.zeros_like(residual)
-    whole = ndimage.uniform_filter(background.astype(np.float32), block, origin=-(block // 2))
-    rows, columns = np.nonzero(whole[: height - block, : width - block] > 0.99)
-    if len(rows) == 0:
-        return texture
-    some = random.permutation(len(rows))[:2000]
-    rows, columns = rows[some], columns[some]
-    for top in range(0, height, block):
-        for left in range(0, width, block):
-            here = mask[top : top + block, left : left + block]
-            if not here.any():
-                continue
-            distance = np.abs(rows - top) + 0.5 * np.abs(columns - left)
-            near = np.argpartition(distance, min(30, len(rows) - 1))[:30]
-            pick = random.choice(near)
-            row, column = rows[pick], columns[pick]
-            patch = residual[row : row + block, column : column + block]
-            patch = patch[:: random.choice((-1, 1)), :: random.choice((-1, 1))]
-            source = level[row : row + block, column : column + block].mean()
-            target = level[top : top + block, left : left + block].mean()
-            patch = (patch - patch.mean()) * np.clip((target + 1) / (source + 1), 0.5, 2)
-            height, width = here.shape
-            texture[top : top + block, left : left + block] = patch[:height, :width]
-    return texture
 
 
 def pad_to_square(grey) -> np.ndarray:
@@ -249,7 +159,7 @@ def rpe_rows(grey) -> np.ndarray:
 
 def flatten_rpe(grey, at=0.65) -> np.ndarray:
     """Shift every column so that the RPE lies in one row, `at` of the height from the top."""
-    height, width = grey.shape
+    height = grey.shape[0]
     shift = np.round(at * height - rpe_rows(grey)).astype(int)
     source = np.arange(height)[:, None] - shift[None]
     outside = (source < 0) | (source >= height)
@@ -263,31 +173,32 @@ def flatten_rpe(grey, at=0.65) -> np.ndarray:
 def clean_dfe(image, *, size, framing="macula", clahe=False) -> tuple[np.ndarray, float | None]:
     """One DFE photograph, uint8 (H, W, 3), to (uint8 (size, size, 3), micrometres per pixel).
 
-    The circular field of view is found and cropped to its square; "full" keeps it whole,
-    "macula" crops about 6 mm around the estimated fovea. The scale assumes a 45 degree field
-    (13 mm across) and is None where the field of view found is no plausible circle.
+    The circular field of view is found and cropped to its square, black outside; "full" keeps it
+    whole, "macula" crops 6 mm around the estimated fovea. ``clahe`` evens out the contrast
+    (Zuiderveld 1994: 8 x 8 tiles, clip limit 0.01) of the lightness. The scale assumes a 45 degree
+    field, 13 mm across; it is None where no plausible circle was found, and the macula crop then
+    takes 6/13 of the picture. Warns where the fovea is unsure: the field's centre is used then.
     """
     if framing not in DFE_FRAMINGS:
         raise ValueError(f"framing={framing!r}: a DFE takes one of {', '.join(DFE_FRAMINGS)}")
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
-    image, scale = crop_field_of_view(image)
-    return resize(image, size, size), scale and scale * image.shape[0] / size
+    image, plausible = crop_field_of_view(image)
+    side = image.shape[0]
+    if framing == "macula":
+        row, column, sure = find_fovea(image)
+        if not sure:
+            warnings.warn("Some foveas are unsure: the field's centre is used.", stacklevel=2)
+        crop = round(side * MACULA_UM / FIELD_OF_VIEW_UM)
+        top = int(np.clip(row - crop / 2, 0, side - crop))
+        left = int(np.clip(column - crop / 2, 0, side - crop))
+        image = image[top : top + crop, left : left + crop]
+    um_per_px = FIELD_OF_VIEW_UM / side * image.shape[0] / size if plausible else None
+    image = resize(image, size, size)
+    if clahe:
+        from skimage import color, exposure
 
-
-def crop_field_of_view(image) -> tuple[np.ndarray, float | None]:
-    """Square crop around the field of view, black outside, and micrometres per pixel or None."""
-    bright = ndimage.gaussian_filter(image.max(axis=2).astype(np.float32), 2)
-    labels, count = ndimage.label(bright > max(10, 0.12 * np.percentile(bright, 95)))
-    if not count:
-        return image, None
-    areas = ndimage.sum(labels > 0, labels, np.arange(1, count + 1))
-    rows, columns = ndimage.find_objects(labels == 1 + np.argmax(areas))[0]
-    side = max(rows.stop - rows.start, columns.stop - columns.start)
-    cy, cx = (rows.start + rows.stop) // 2, (columns.start + columns.stop) // 2
-    square = np.zeros((side, side, 3), np.uint8)
-    top, left = cy - side // 2, cx - side // 2
-    part = image[max(top, 0) : top + side, max(left, 0) : left + side]
-    y, x = max(-top, 0), max(-left, 0)
-    square[y : y + part.shape[0], x : x + part.shape[1]] = part
-    return square, FIELD_OF_VIEW_UM / side
+        lab = color.rgb2lab(image)
+        lab[..., 0] = 100 * exposure.equalize_adapthist(lab[..., 0] / 100, clip_limit=0.01)
+        image = np.round(255 * np.clip(color.lab2rgb(lab), 0, 1)).astype(np.uint8)
+    return image, um_per_px
