@@ -114,9 +114,10 @@ def manifest(path: Path, modality: str) -> list[Scan]:
         number = lambda name, cast: cast(row[name]) if row.get(name) else None  # noqa: B023, E731
         digits = re.findall(r"\d+", Path(row["path"]).stem)
         is_block = BLOCK_PATIENT.search(row["patient"]) and digits
+        is_virtual = row.get("dataset") in ("simulated", "octmnist")
         scans.append(
             Scan(
-                str(path.parent / row["path"]),
+                row["path"] if is_virtual else str(path.parent / row["path"]),
                 modality,
                 row.get("dataset") or path.parent.name,
                 row["label"],
