@@ -12,14 +12,15 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from helpers import preprocess, simulate
-from helpers.sources import Scan, octmnist_split
+from helpers.public_sets import octmnist_split
+from helpers.sources import Scan
 
 # edits of these make a new cache
 CLEANING = ("preprocess.py", "padding.py", "fovea.py")
 SIMULATION = ("simulate.py", "anatomy.py", "disease.py", "rendering.py", "fundus.py")
 
 
-def read_scan(scan: Scan, size: int, framing: str) -> np.ndarray:
+def read_scan(scan: Scan, size: int, framing: str, clahe=False) -> np.ndarray:
     """One scan decoded and cleaned: uint8 (C, size, size)."""
     if scan.dataset == "simulated":
         _, label, name = scan.path.split("/")
@@ -34,10 +35,12 @@ def read_scan(scan: Scan, size: int, framing: str) -> np.ndarray:
     if scan.modality == "oct":
         return preprocess.clean_oct(image, size=size, framing=framing)[None]
     framing = "full" if framing == "stretch" else framing
-    return preprocess.clean_dfe(image, size=size, framing=framing)[0].transpose(2, 0, 1)
+    return preprocess.clean_dfe(image, size=size, framing=framing, clahe=clahe)[0].transpose(
+        2, 0, 1
+    )
 
 
-def decode(scans, hashes, cache: Path, *, size, framing, progress=True):
+def decode(scans, hashes, cache: Path, *, size, framing, clahe=False, progress=True):
     """All scans as one read-only uint8 array (N, C, size, size), and [(path, reason)] of the bad.
 
     Decoded once into ``cache``: raw bytes and a note of their shape and sha256. The note comes
@@ -45,19 +48,19 @@ def decode(scans, hashes, cache: Path, *, size, framing, progress=True):
     """
     names = CLEANING + (SIMULATION if scans[0].dataset == "simulated" else ())
     code = b"".join(Path(__file__).with_name(name).read_bytes() for name in names)
-    settings = [scans[0].modality, size, framing, hashlib.sha256(code).hexdigest()]
+    settings = [scans[0].modality, size, framing, clahe, hashlib.sha256(code).hexdigest()]
     key = hashlib.sha256(json.dumps([settings, hashes]).encode()).hexdigest()[:24]
     raw, note = cache / f"{key}.u8", cache / f"{key}.json"
     if note.exists():
-        about = json.loads(note.read_text())
-        if raw.exists() and _sha256(raw) == about["sha256"]:
+        about = _read_note(note)
+        if raw.exists() and _sha256(raw) == about.get("sha256"):
             left_out = [tuple(bad) for bad in about["left_out"]]
             return np.memmap(raw, np.uint8, "r", shape=tuple(about["shape"])), left_out
         warnings.warn(f"{raw} was damaged; it is made anew.", stacklevel=3)
 
     def one(scan):
         try:
-            return read_scan(scan, size, framing)
+            return read_scan(scan, size, framing, clahe)
         except (ValueError, FileNotFoundError) as error:
             return str(error).removeprefix(f"{scan.path}: ")
 
@@ -68,15 +71,20 @@ def decode(scans, hashes, cache: Path, *, size, framing, progress=True):
         with part.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
             images = tqdm(pool.map(one, scans), total=len(scans), desc="decoding",
                           disable=not progress)  # fmt: skip
-            for scan, image in zip(scans, images):
-                if isinstance(image, str):
-                    bad.append((scan.path, image))
-                    continue
-                file.write(image.tobytes())
-                sha256.update(image.tobytes())
-                good, shape = good + 1, image.shape
+            try:
+                for scan, image in zip(scans, images):
+                    if isinstance(image, str):
+                        bad.append((scan.path, image))
+                        continue
+                    file.write(image.tobytes())
+                    sha256.update(image.tobytes())
+                    good, shape = good + 1, image.shape
+            except BaseException:  # Ctrl-C too: do not decode the rest first
+                pool.shutdown(cancel_futures=True)
+                raise
         if not good:
-            raise ValueError(f"none of {len(scans)} files can be read; the first: {bad[0][1]}")
+            first = "; ".join(f"{Path(path).name}: {reason}" for path, reason in bad[:5])
+            raise ValueError(f"none of {len(scans)} files can be read: {first}")
         part.replace(raw)
         about = {"shape": [good, *shape], "sha256": sha256.hexdigest(), "left_out": bad}
         part.write_text(json.dumps(about))
@@ -90,6 +98,13 @@ def decode(scans, hashes, cache: Path, *, size, framing, progress=True):
     finally:
         part.unlink(missing_ok=True)
     return np.memmap(raw, np.uint8, "r", shape=tuple(about["shape"])), bad
+
+
+def _read_note(note: Path) -> dict:
+    try:
+        return json.loads(note.read_text())
+    except ValueError:
+        return {}
 
 
 def _sha256(path: Path) -> str:

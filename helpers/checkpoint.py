@@ -71,6 +71,32 @@ def load_best(folder):
     return _load(folder, "best")
 
 
+def load_optimizer(optimizer, state: dict) -> None:
+    """Load a state and lay its moments out in memory as the weights are.
+
+    Fused Adam walks through memory, so that moments in another layout (a checkpoint holds plain
+    ones, the networks are channels_last) would meet the wrong weights.
+    """
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            for name, moment in optimizer.state[weight].items():
+                if moment.shape == weight.shape:
+                    optimizer.state[weight][name] = torch.empty_like(weight).copy_(moment).detach()
+
+
+def random_state() -> dict:
+    """torch's random generators, of the CPU and of the GPU in use."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def load_random(state: dict) -> None:
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])
+
+
 def write_generator(path, state_dict, metadata):
     """Write weights and how to rebuild the network: equal input gives equal bytes.
 

@@ -60,7 +60,7 @@ class TrainGan:
     beta1: float | None = None  # Adam
     beta2: float | None = None
     ema_half_life: float | None = None  # images; of the moving average of the weights; 0: none
-    ema_ramp: float | None = None  # half-life at most this share of the images seen so far
+    ema_ramp: float | None = None  # half-life at most this share of images seen; 0: no ramp
     precision: str | None = None  # auto | fp32 | bf16 | fp16
     seed: int = 0
     # how long: the first limit that is reached ends the training; 0: no such limit
@@ -86,7 +86,7 @@ PRESET_VALUES = {
         "demo": dict(size=128, n_simulated=200, hours=0.1, validate_every=6000,
                      validation_images=100),
         "colab": dict(data="oct2017", hours=3.0),
-        "kaggle": dict(data="oct2017", hours=11.5),
+        "kaggle": dict(data="oct2017", hours=10.5),
     },
 }  # fmt: skip
 
@@ -115,7 +115,7 @@ def resolve(settings_class, argv: list[str] | None = None, environ=None):
 
     given = {}
     for name, text in environ.items():
-        if name.startswith("OCT_"):
+        if name.startswith("OCT_") and text:
             given[name] = (name.removeprefix("OCT_").lower(), text)
     for argument in argv:
         name, equals, text = argument.removeprefix("--").partition("=")

@@ -6,6 +6,7 @@ settings, so that a second call reads it in a moment and an edited image is neve
 
 import hashlib
 import json
+import os
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +18,15 @@ import torch
 from tqdm.auto import tqdm
 
 from helpers.cache import decode
+from helpers.config import root
 from helpers.sources import BLOCK, Scan, load_manifest
 
 FRACTIONS = (0.65, 0.15, 0.2)
 SIDES = ("train", "validation", "test")
+TOO_FEW = (
+    "{} patient(s), and a split needs three: one each to train, to choose and to test. Add "
+    "patients, put each into a subfolder of its own, or name them in a manifest.csv."
+)
 MARGIN = 3  # frames left out where a stand-in block meets one of another side
 
 
@@ -80,53 +86,61 @@ def describe(data: Data) -> str:
 
 
 def prepare(
-    source, *, modality="oct", class_="DRUSEN", size=256, framing="stretch", cache=None, seed=0,
-    n_simulated=600, progress=True,
+    source, *, modality="oct", class_="DRUSEN", size=256, framing="stretch", clahe=False,
+    cache=None, seed=0, n_simulated=600, progress=True,
 ) -> Data:  # fmt: skip
-    """Find, de-duplicate, choose, split by patient and decode; uint8, ready to train on.
+    """Find, split by patient, choose, de-duplicate and decode; uint8, ready to train on.
 
     ``source`` as in ``sources.load_manifest``; ``class_`` is one of its classes, or "all" (a
-    source of one class trains on that one); ``framing`` as in ``preprocess.clean_oct`` or
-    ``clean_dfe``; ``cache`` a folder (default runs/cache). Files that cannot be read are listed in
-    ``left_out``. Raises ValueError for a class that the source lacks, for fewer than three
-    patients, or if no file can be read; OSError naming OCT_RUNS if the cache cannot be written.
+    source of one class trains on that one); ``framing`` and, for photographs, ``clahe`` as in
+    ``preprocess.clean_oct`` and ``clean_dfe``; ``cache`` a folder (default: cache in OCT_RUNS).
+    The split is that of the whole source, so that a patient is on the same side in every class.
+    Files that cannot be read are listed in ``left_out``. Raises ValueError for a class that the
+    source lacks, for fewer than three patients, or if no file can be read; OSError naming OCT_RUNS
+    if the cache cannot be written.
     """
-    cache = Path(cache or "runs/cache")
+    cache = Path(cache or root() / os.environ.get("OCT_RUNS", "runs") / "cache")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        scans = load_manifest(source, modality=modality, n_simulated=n_simulated)
+        scans = load_manifest(source, modality=modality, n_simulated=n_simulated, size=size)
         classes = dict(Counter(scan.label for scan in scans))
-        scans, class_ = choose_class(scans, class_, str(source))
-        hashes = content_hashes(scans, progress)
-        copies = len(scans) - len(hashes)
+        chosen, class_ = choose_class(scans, class_, str(source))
+        patients = {scan.patient for scan in chosen}
+        if len(patients) < 3:
+            raise ValueError(
+                f"{source} ({class_}): {TOO_FEW.format(len(patients))}"
+                + "".join(f" ({warning.message})" for warning in caught)
+            )
+        side_of = {
+            s: side for side, those in split_patients(scans, seed=seed).items() for s in those
+        }
+        hashes = content_hashes([scan for scan in chosen if scan in side_of], progress)
+        copies = sum(scan in side_of for scan in chosen) - len(hashes)
         if copies:
             warnings.warn(f"{copies} files are copies of others and were left out.", stacklevel=1)
-        scans = list(hashes)
-        try:
-            sides = split_patients(scans, seed=seed)
-        except ValueError as error:
-            raise ValueError(f"{source} ({class_}): {error}") from error
-        kept = [scan for side in sides.values() for scan in side]
+        kept = sorted(hashes, key=lambda scan: SIDES.index(side_of[scan]))
         images, bad = decode(
-            kept, [hashes[scan] for scan in kept], cache, size=size, framing=framing,
+            kept, [hashes[scan] for scan in kept], cache, size=size, framing=framing, clahe=clahe,
             progress=progress,
         )  # fmt: skip
         if bad:
             names = ", ".join(f"{Path(path).name} ({reason})" for path, reason in bad[:5])
-            warnings.warn(f"{len(bad)} files were left out: {names}", stacklevel=1)
+            more = ", ..." if len(bad) > 5 else ""
+            warnings.warn(f"{len(bad)} files were left out: {names}{more}", stacklevel=1)
     notes = list(dict.fromkeys(str(w.message) for w in caught))
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    rows = {scan: row for row, scan in enumerate(s for s in kept if s.path not in dict(bad))}
-    splits = {}
-    for name, side in sides.items():
-        side = [scan for scan in side if scan in rows]
+    unreadable = {path for path, _ in bad}
+    good = [scan for scan in kept if scan.path not in unreadable]
+    splits, start = {}, 0
+    for name in SIDES:
+        side = [scan for scan in good if side_of[scan] == name]
         if not side:
             raise ValueError(f"{source} ({class_}): no readable scan is left for {name}.")
-        index = [rows[scan] for scan in side]
-        splits[name] = Split(images[index[0] : index[-1] + 1], side)
+        splits[name] = Split(images[start : start + len(side)], side)
+        start += len(side)
     digest = hashlib.sha256(
-        json.dumps([[s.label, s.patient, hashes[s]] for s in kept]).encode()
+        json.dumps([[s.label, s.patient, hashes[s]] for s in good]).encode()
     ).hexdigest()
     return Data(**splits, source=str(source), class_=class_, manifest_hash=digest[:16], notes=notes,
                 left_out=bad, classes=classes)  # fmt: skip
@@ -171,24 +185,32 @@ def content_hashes(scans: list[Scan], progress=True) -> dict[Scan, str]:
 def split_patients(scans: list[Scan], *, seed=0, fractions=FRACTIONS) -> dict[str, list[Scan]]:
     """Training, validation and test scans, disjoint by patient, in manifest order.
 
-    Patients are ordered by a hash of seed and name, so that their order in the source does not
-    matter and adding one moves at most a neighbour of a cut. Where patients are stand-in blocks of
-    consecutive frames, a volume can straddle two blocks: MARGIN frames on both sides of a boundary
-    between sides are left out.
-    Raises ValueError with fewer than three patients.
+    Every class is divided by ``fractions``, smallest class first; a patient of several classes
+    stays on one side. Patients are ordered by a hash of seed and name, so that their order in the
+    source does not matter and adding one moves at most a neighbour of a cut. Where patients are
+    stand-in blocks of consecutive frames, a volume can straddle two blocks: MARGIN frames on both
+    sides of a boundary between sides are left out. A class of one patient trains, one of two also
+    tests. Raises ValueError with fewer than three patients.
     """
-    names = sorted({scan.patient for scan in scans})
-    if len(names) < 3:
-        raise ValueError(
-            f"{len(names)} patient(s), and a split needs three: one each to train, to choose and "
-            "to test. Add patients, put each into its own subfolder, or name them in a "
-            "manifest.csv."
+    if len(names := {scan.patient for scan in scans}) < 3:
+        raise ValueError(TOO_FEW.format(len(names)))
+    side = {scan.patient: scan.side for scan in scans if scan.side}
+    classes = {}
+    for scan in scans:
+        classes.setdefault(scan.label, set()).add(scan.patient)
+    for _, patients in sorted(classes.items(), key=lambda item: (len(item[1]), item[0])):
+        count = len(patients)
+        validation, test = (max(1, round(share * count)) for share in fractions[1:])
+        wanted = {"test": test if count > 1 else 0, "validation": validation if count > 2 else 0}
+        free = sorted(
+            (name for name in patients if name not in side),
+            key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest(),
         )
-    names.sort(key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
-    validation, test = (max(1, round(share * len(names))) for share in fractions[1:])
-    side = dict.fromkeys(names, "train")
-    side.update(dict.fromkeys(names[-test - validation :], "validation"))
-    side.update(dict.fromkeys(names[-test:], "test"))
+        for where, number in wanted.items():
+            number -= sum(side.get(name) == where for name in patients)
+            for _ in range(min(number, len(free))):
+                side[free.pop()] = where
+        side.update(dict.fromkeys(free, "train"))
     result = {name: [] for name in SIDES}
     for scan in scans:
         if not _at_boundary(scan, side):
@@ -212,28 +234,37 @@ def _at_boundary(scan: Scan, side: dict[str, str]) -> bool:
 def batches(images, batch_size, *, seed=0, device="cpu", start=0, rank=0, world_size=1):
     """Endless shuffled batches, float (batch_size, C, S, S) in [-1, 1] on ``device``.
 
-    Every epoch is a fresh permutation, and the last batch of one is filled up from the next, so
-    that the sequence follows from ``seed`` alone; ``start`` counts the batches already taken (a
-    resumed run goes on where it stopped). With several processes each takes its own share of every
-    global batch. Images that fit live on the device as uint8; more of them stream from the disk.
+    ``images`` is uint8 (N, C, S, S). Every epoch is a fresh permutation, and the last batch of one
+    is filled up from the next, so that the sequence follows from ``seed`` alone; ``start`` counts
+    the batches already taken (a resumed run goes on where it stopped). With several processes each
+    takes its own share of every global batch. Images that fit (2 GiB, on a GPU a quarter of its
+    memory) live on the device as uint8; more of them stream from the disk, one batch ahead.
     """
     device = torch.device(device)
+    chosen = _order(len(images), batch_size, seed, start, rank, world_size)
     room = 2 * 2**30
     if device.type == "cuda":
         room = torch.cuda.get_device_properties(device).total_memory // 4
-    resident = torch.from_numpy(np.array(images)).to(device) if images.nbytes <= room else None
-    order, epoch = np.empty(0, np.int64), 0
+    if images.nbytes <= room:
+        resident = torch.from_numpy(np.array(images)).to(device)
+        for index in chosen:
+            yield resident[torch.from_numpy(index).to(device)].float() / 127.5 - 1
+        return
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(images.__getitem__, next(chosen))
+        for index in chosen:
+            batch, coming = coming.result(), pool.submit(images.__getitem__, index)
+            yield torch.from_numpy(np.array(batch)).to(device).float() / 127.5 - 1
+
+
+def _order(count, batch_size, seed, start, rank, world_size):
+    """Endless index arrays (batch_size,): one process's share of the endless shuffled sequence."""
     total = batch_size * world_size
-    first = start * total  # in the endless sequence of scans
-    epoch, skip = divmod(first, len(images))
+    epoch, skip = divmod(start * total, count)
+    order = np.empty(0, np.int64)
     while True:
         while len(order) < skip + total:
-            shuffled = np.random.default_rng([seed, epoch]).permutation(len(images))
+            shuffled = np.random.default_rng([seed, epoch]).permutation(count)
             order, epoch = np.concatenate([order, shuffled]), epoch + 1
-        chosen = order[skip:][rank:total:world_size]
+        yield order[skip:][rank:total:world_size]
         order, skip = order[skip + total :], 0
-        if resident is not None:
-            batch = resident[torch.from_numpy(chosen).to(device)]
-        else:
-            batch = torch.from_numpy(images[np.sort(chosen)]).to(device, non_blocking=True)
-        yield batch.float() / 127.5 - 1

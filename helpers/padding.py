@@ -28,7 +28,9 @@ def mirror_strips(grey, mask, white=140, black=12, share=0.025) -> None:
     length, across = grey.shape
     most = max(2, round(share * across))
     for view, done in ((grey, mask), (grey[:, ::-1], mask[:, ::-1])):
-        frame = np.cumprod(np.percentile(view[:, : most + 1], 99, axis=0) <= black).sum()
+        frame = 0
+        while frame <= most and np.percentile(view[:, frame], 99) <= black:
+            frame += 1
         depth = np.full(length, frame + 2 if 0 < frame <= most else 0)
         lead = np.cumprod(view[:, : most + 1] >= white, axis=1).sum(1)
         run = ndimage.binary_opening((lead > 0) | done[:, 0], np.ones(max(3, length // 45), bool))
@@ -59,19 +61,24 @@ def padding_mask(grey) -> np.ndarray:
     """
     height, width = grey.shape
     mask = np.zeros(grey.shape, bool)
-    labels, _ = ndimage.label(ndimage.uniform_filter(grey, 3, mode="nearest") >= 235)
-    for label in _along_border(labels, 0.06):
-        mask |= labels == label
-    labels, _ = ndimage.label(ndimage.maximum_filter(grey, 5) <= 6)
-    for label in _along_border(labels, 0.06):
-        region = labels == label
-        ring = ndimage.maximum_filter(region, 23) & ~ndimage.maximum_filter(region, 7)
-        if ring.any() and grey[ring].mean() >= 12:
-            mask |= ndimage.maximum_filter(region, 5)
-    for axis, view in ((0, mask.T), (1, mask)):
-        black = np.percentile(grey, 99, axis=axis) <= 12
-        view[np.cumprod(black).astype(bool)] = True
-        view[np.cumprod(black[::-1]).astype(bool)[::-1]] = True
+    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    if (border >= 235).any():
+        labels, _ = ndimage.label(ndimage.uniform_filter(grey, 3, mode="nearest") >= 235)
+        for label in _along_border(labels, 0.06):
+            mask |= labels == label
+    if (border <= 6).mean() > 0.01:
+        labels, _ = ndimage.label(ndimage.maximum_filter(grey, 5) <= 6)
+        for label in _along_border(labels, 0.06):
+            region = labels == label
+            ring = ndimage.maximum_filter(region, 23) & ~ndimage.maximum_filter(region, 7)
+            if ring.any() and grey[ring].mean() >= 12:
+                mask |= ndimage.maximum_filter(region, 5)
+    for view, part in ((grey.T, mask.T), (grey, mask)):
+        for lines, those in ((view, part), (view[::-1], part[::-1])):
+            frame = 0
+            while frame < len(lines) and np.percentile(lines[frame], 99) <= 12:
+                those[frame] = True
+                frame += 1
     if mask.any():  # the blurred edge of a wedge and the ringing beside it belong to it
         grow = max(3, round(0.009 * max(height, width)))
         mask = ndimage.maximum_filter(mask, 2 * grow + 1)
@@ -129,16 +136,17 @@ def speckle(grey, level, background, mask, block=12) -> np.ndarray:
     """Zero-mean texture (H, W) for ``mask``, copied blockwise from nearby background windows."""
     height, width = mask.shape
     texture = np.zeros((height + block, width + block), np.float32)
-    inside = np.cumsum(np.cumsum(np.pad(background, ((1, 0), (1, 0))), 0, dtype=np.int64), 1)
+    inside = np.cumsum(np.cumsum(np.pad(background, ((1, 0), (1, 0))), 0, dtype=np.int32), 1)
     full = inside[block:, block:] - inside[:-block, block:] - inside[block:, :-block]
-    windows = np.argwhere(full + inside[:-block, :-block] == block * block)
+    windows = np.flatnonzero(full + inside[:-block, :-block] == block * block)
     targets = np.argwhere(
         ndimage.maximum_filter(mask, block, origin=-(block // 2))[::block, ::block]
     )
     if len(windows) == 0:
         return texture[:height, :width]
     random = np.random.default_rng(zlib.crc32(grey.tobytes()))
-    windows = windows[random.permutation(len(windows))[:3000]]
+    windows = random.choice(windows, min(3000, len(windows)))
+    windows = np.stack(np.unravel_index(windows, full.shape), axis=1)
     closeness = np.array([1.0, 0.5])  # background changes faster with depth than along the scan
     near = cKDTree(windows * closeness).query(targets * block * closeness, min(30, len(windows)))[1]
     near = near.reshape(len(targets), -1)

@@ -3,6 +3,7 @@
 config.json  metrics.jsonl  previews/  checkpoints/  generator.safetensors  finished.json
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -36,14 +37,15 @@ class Run:
             file.write(json.dumps({"step": step, **rounded}) + "\n")
 
     def metrics(self) -> list[dict]:
-        """Every complete line of metrics.jsonl, oldest first."""
-        if not self._metrics.exists():
-            return []
-        lines = self._metrics.read_text().splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        """Every complete line of metrics.jsonl, oldest first; a killed run may break its last."""
+        records = []
+        for line in self._metrics.read_text().splitlines() if self._metrics.exists() else ():
+            with contextlib.suppress(json.JSONDecodeError):
+                records.append(json.loads(line))
+        return records
 
     def rewind(self, step: int) -> None:
-        """Drop what was logged after ``step``: a killed run repeats those steps."""
+        """Drop what was logged after ``step``."""
         kept = [record for record in self.metrics() if record["step"] <= step]
         _write(self._metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
@@ -90,7 +92,7 @@ def open_run(settings, data, parameters: dict[str, int]) -> Run:
         content = {
             "identity": identity,
             "settings": dataclasses.asdict(settings),
-            "data": {"source": str(data.source), "class": data.class_, "notes": data.notes,
+            "data": {"source": Path(data.source).name, "class": data.class_, "notes": data.notes,
                      "training_scans": len(data.train), "left_out": len(data.left_out)},
             "parameters": parameters,
             "versions": {"python": platform.python_version()}

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
-from torch.nn.utils import parameters_to_vector
 from torchvision.utils import save_image
 from tqdm.auto import tqdm
 
@@ -40,7 +40,8 @@ def choose_precision(precision: str) -> str:
         return precision
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return "bf16" if has_amx else "fp32"
 
 
 def average_gradients(network: torch.nn.Module, accelerator: Accelerator) -> None:
@@ -52,7 +53,8 @@ def average_gradients(network: torch.nn.Module, accelerator: Accelerator) -> Non
     if accelerator.num_processes == 1:
         return
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    mean = accelerator.reduce(parameters_to_vector(gradients), reduction="mean")
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    mean = accelerator.reduce(flat, reduction="mean")
     for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients])):
         gradient.copy_(part.view_as(gradient))
 
@@ -61,11 +63,12 @@ def average_gradients(network: torch.nn.Module, accelerator: Accelerator) -> Non
 def update_average(average, network, images_seen, batch_size, half_life, ramp) -> None:
     """Exponential moving average of weights and BatchNorm statistics, with a ramp.
 
-    The half-life, counted in images, is ``min(half_life, ramp * images_seen)`` (Karras et al.
-    2020, StyleGAN2-ADA): an average that reaches back to the untrained network would be worse than
-    the raw weights in a short run. ``half_life=0`` copies the raw weights.
+    The half-life, counted in images, is ``min(half_life, ramp * images_seen)``, as in the code of
+    StyleGAN2-ADA (there with a ramp of 0.05): an average that reaches back to the untrained network
+    would be worse than the raw weights in a short run. ``half_life=0`` copies the raw weights,
+    ``ramp=0`` means no ramp.
     """
-    reach = min(half_life, ramp * images_seen)
+    reach = min(half_life, ramp * images_seen) if ramp else half_life
     decay = 0.5 ** (batch_size / reach) if reach > 0 else 0.0
     for mean, value in zip(average.state_dict().values(), network.state_dict().values()):
         if mean.is_floating_point():
@@ -74,29 +77,45 @@ def update_average(average, network, images_seen, batch_size, half_life, ramp) -
             mean.copy_(value)
 
 
-def load_optimizer(optimizer, state: dict) -> None:
-    """Load a state and lay its moments out in memory as the weights are.
+def agreed(stop: bool, accelerator: Accelerator) -> bool:
+    """Whether any process wants to stop: all of them leave the loop at the same step."""
+    if accelerator.num_processes == 1:
+        return stop
+    flag = torch.tensor(float(stop), device=accelerator.device)
+    return accelerator.reduce(flag, reduction="sum").item() > 0
 
-    Fused Adam walks through memory, so that moments in another layout (a checkpoint holds plain
-    ones, the networks are channels_last) would meet the wrong weights.
-    """
-    optimizer.load_state_dict(state)
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            for name, moment in optimizer.state[weight].items():
-                if moment.shape == weight.shape:
-                    optimizer.state[weight][name] = torch.empty_like(weight).copy_(moment).detach()
+
+@contextmanager
+def explained(folder):
+    """A disk that refuses, in words."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{folder}: cannot be written ({error.strerror or error}). Free some space or point "
+            "OCT_RUNS at another disk; the same command continues."
+        ) from error
 
 
 @contextmanager
 def interruptible():
-    """Yields a list that is empty until Ctrl-C or SIGTERM, so that a step always ends whole."""
+    """Yields a list that is empty until Ctrl-C or SIGTERM, so that a step always ends whole.
+
+    A second Ctrl-C does not wait.
+    """
     asked = []
+
+    def ask(number, frame):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        print("\nFinishing this step and saving; once more to stop at once.")
+
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
     signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(s, lambda number, frame: asked.append(number)) for s in signals]
+    before = [signal.signal(s, ask) for s in signals]
     try:
         yield asked
     finally:
@@ -112,7 +131,8 @@ def train(method, images, run: Run, settings) -> Run:
     one is returned as it is. Writes metrics.jsonl, previews/, checkpoints/ and, at every
     validation that is the best so far, generator.safetensors. Ctrl-C and SIGTERM save and return.
 
-    Raises ValueError if no budget is set, FloatingPointError if a loss is no longer finite.
+    Raises ValueError if no budget is set, FloatingPointError if a loss is no longer finite,
+    OSError naming the run's folder if it cannot be written.
     """
     s = settings
     if not (s.steps or s.hours):
@@ -122,6 +142,7 @@ def train(method, images, run: Run, settings) -> Run:
         return run
 
     precision = choose_precision(s.precision)
+    AcceleratorState._reset_state()  # a notebook may train twice, with another precision
     accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
     device, main = accelerator.device, accelerator.is_main_process
     for network in method.networks.values():
@@ -137,16 +158,44 @@ def train(method, images, run: Run, settings) -> Run:
         done, state = found
         for name, network in method.networks.items():
             network.load_state_dict(state["networks"][name])
-            load_optimizer(optimizers[name], state["optimizers"][name])
+            checkpoint.load_optimizer(optimizers[name], state["optimizers"][name])
         average.load_state_dict(state["average"])
         method.load_state_dict(state["method"])
         seconds, best = state["seconds"], state["best"]
-        torch.set_rng_state(state["random"])
-        if accelerator.scaler is not None:
+        if accelerator.scaler is not None and state["scaler"]:
             accelerator.scaler.load_state_dict(state["scaler"])
-        run.rewind(done)
+        if accelerator.num_processes > 1:  # the state below is the first process's
+            set_seed(s.seed + accelerator.process_index + 1000 * done)
+        else:
+            checkpoint.load_random(state["random"])
+    if main:
+        run.rewind(done)  # a killed run repeats what it logged after its last checkpoint
 
-    def save(step):
+    global_batch = s.batch_size * accelerator.num_processes
+    stream = batches(
+        images, s.batch_size, seed=s.seed, device=device, start=done,
+        rank=accelerator.process_index, world_size=accelerator.num_processes,
+    )  # fmt: skip
+    log_every = max(1, s.log_every // global_batch)  # settings count images, so that they mean
+    judge_every = max(1, s.validate_every // global_batch)  # the same at every batch size
+    before, started, step, judged = seconds, time.monotonic(), done, done
+    totals = {}
+
+    def over() -> bool:
+        return bool(s.steps and step >= s.steps) or bool(s.hours and seconds >= 3600 * s.hours)
+
+    def judge() -> None:
+        """Preview, validate, keep the best generator, log and save."""
+        nonlocal best, judged, seconds
+        sheet = run.previews / f"{step:08d}.png"
+        save_image(method.preview(average), sheet, nrow=8, normalize=True, value_range=(-1, 1))
+        value, judged = method.validate(average), step
+        if improved := value < best:
+            best = value
+            metadata = {**method.architecture, "class": s.class_, "step": step, "seed": s.seed}
+            checkpoint.write_generator(run.generator, average.state_dict(), metadata)
+        seconds = before + time.monotonic() - started
+        run.log(step, images=step * global_batch, seconds=seconds, kernel_distance=value)
         state = {
             "networks": {name: n.state_dict() for name, n in method.networks.items()},
             "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
@@ -154,79 +203,45 @@ def train(method, images, run: Run, settings) -> Run:
             "method": method.state_dict(),
             "seconds": seconds,
             "best": best,
-            "random": torch.get_rng_state(),
+            "random": checkpoint.random_state(),
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
         }
-        checkpoint.save(run.checkpoints, step, state)
+        checkpoint.save(run.checkpoints, step, state, best=improved)
 
-    def judge(step):
-        nonlocal best
-        previews = method.preview(average)
-        save_image(previews, run.previews / f"{step:08d}.png", nrow=8, normalize=True,
-                   value_range=(-1, 1))  # fmt: skip
-        value = method.validate(average)
-        if value < best:
-            best = value
-            metadata = {**method.architecture, "class": s.class_, "step": step, "seed": s.seed}
-            checkpoint.write_generator(run.generator, average.state_dict(), metadata)
-        return value
-
-    batch = s.batch_size
-    stream = batches(
-        images, batch, seed=s.seed, device=device, start=done,
-        rank=accelerator.process_index, world_size=accelerator.num_processes,
-    )  # fmt: skip
-    global_batch = batch * accelerator.num_processes
-    every = {  # settings speak of images, so that they mean the same at every batch size
-        "log": max(1, s.log_every // global_batch),
-        "judge": max(1, s.validate_every // global_batch),
-    }
     bar = tqdm(total=s.steps or None, initial=done, disable=not main, unit="step", smoothing=0.05)
-    started, before, totals, counted = time.monotonic(), seconds, {}, 0
-    step, last_judged = done, None
-    with interruptible() as asked:
-        while not asked:
+    with interruptible() as asked, explained(run.folder):
+        while not agreed(bool(asked) or over(), accelerator):
             record = method.step(next(stream), accelerator)
             step += 1
-            seconds = before + time.monotonic() - started
+            if not all(map(math.isfinite, record.values())):
+                raise FloatingPointError(
+                    f"{run.folder}: a loss is not finite at step {step}: {record}. The last good "
+                    "state is in checkpoints/; lower lr or set precision=fp32."
+                )
             update_average(
-                average,
-                method.averaged,
-                step * global_batch,
-                global_batch,
-                s.ema_half_life,
-                s.ema_ramp,
-            )
-            totals = {name: totals.get(name, 0.0) + value for name, value in record.items()}
-            counted += 1
-            out_of_time = bool(s.hours) and seconds >= 3600 * s.hours
-            over = out_of_time or (s.steps and step >= s.steps)
-            if step % every["log"] == 0 or over:
-                means = {name: total / counted for name, total in totals.items()}
-                totals, counted = {}, 0
-                if not all(map(math.isfinite, means.values())):
-                    raise FloatingPointError(
-                        f"{run.folder}: a loss is not finite at step {step}: {means}. The last "
-                        "good state is in checkpoints/; lower lr or set precision=fp32."
-                    )
-                if main:
-                    run.log(step, images=step * global_batch, seconds=seconds, **means)
+                average, method.averaged, step * global_batch, global_batch,
+                s.ema_half_life, s.ema_ramp,
+            )  # fmt: skip
+            seconds = before + time.monotonic() - started
+            for name, value in record.items():
+                totals.setdefault(name, []).append(value)
+            if main and (step % log_every == 0 or over()):
+                means = {name: sum(values) / len(values) for name, values in totals.items()}
+                run.log(step, images=step * global_batch, seconds=seconds, **means)
+                totals.clear()
             bar.update()
             bar.set_postfix_str(_status(record, best, seconds, s, step), refresh=False)
-            if main and (step % every["judge"] == 0 or over):
-                value, last_judged = judge(step), step
-                run.log(step, images=step * global_batch, seconds=seconds, kernel_distance=value)
-                save(step)
-            if over:
-                break
-    bar.close()
-    if main and last_judged != step:  # interrupted between two validations
-        run.log(step, images=step * global_batch, seconds=seconds, kernel_distance=judge(step))
-        save(step)
-    if main and asked:
-        print(f"Interrupted at step {step}. {run.folder} is usable; the same command continues it.")
-    elif main:
-        run.finish(step, seconds, best)
+            if main and step % judge_every == 0:
+                judge()
+        bar.close()
+        if main and judged != step:
+            judge()
+        if main and over():
+            run.finish(step, seconds, best)
+        elif main:
+            print(f"Interrupted at step {step}. {run.folder.name} is usable; the same command "
+                  "continues it.")  # fmt: skip
+    accelerator.wait_for_everyone()
     return run
 
 

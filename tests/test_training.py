@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,23 @@ from helpers.methods.gan import GAN, with_recipe
 from helpers.runs import open_run
 from helpers.sources import Scan
 from helpers.training import choose_precision, train, update_average
+
+TWO_PROCESSES = """
+import os, sys
+import torch
+sys.path.insert(0, os.environ["TESTS"])
+from accelerate import PartialState
+from test_training import Data, split, settings_for, start, train
+from helpers.measures.features import Features
+
+data = Data(split(64, 1), split(8, 2), split(8, 3), "bands", "DRUSEN", "0123456789abcdef")
+settings = settings_for(sys.argv[1], "--steps=3", "--batch_size=4")
+method, run = start(settings, data, Features())
+train(method, data.train.images, run, settings)
+state = {"generator": method.networks["generator"].state_dict(), "noise": torch.randn(4),
+         "processes": PartialState().num_processes}
+torch.save(state, f"{sys.argv[1]}/rank{os.environ['RANK']}.pt")
+"""
 
 
 def bands(count, seed):
@@ -133,7 +151,7 @@ def test_an_interrupted_run_is_usable_and_ends_like_an_uninterrupted_one(
     for name in ("generator", "discriminator"):
         for key, value in left["networks"][name].items():
             assert torch.equal(value, right["networks"][name][key]), key
-    assert torch.equal(left["random"], right["random"])
+    assert torch.equal(left["random"]["cpu"], right["random"]["cpu"])
 
 
 def test_a_folder_has_one_writer(tmp_path, data, features):
@@ -165,15 +183,50 @@ def test_a_loss_that_is_no_number_stops_with_a_word(tmp_path, data, features):
 
 def test_settings_that_cannot_work_are_named(tmp_path, data, features):
     with pytest.raises(ValueError, match="gamma=1.0 with norm='batch'"):
-        start(settings_for(tmp_path, "--gamma=1"), data, features)
+        settings_for(tmp_path, "--gamma=1")
     with pytest.raises(ValueError, match="loss='magic'"):
-        start(settings_for(tmp_path, "--loss=magic"), data, features)
+        settings_for(tmp_path, "--loss=magic")
     settings = settings_for(tmp_path, "--steps=0")
     method, run = start(settings, data, features)
     with pytest.raises(ValueError, match="steps=0 and hours=0"):
         train(method, data.train.images, run, settings)
     with pytest.raises(ValueError, match="precision='half'"):
         choose_precision("half")
+    for setting, message in [("--model=residual", "model='residual'"), ("--size=100", "size=100"),
+                             ("--norm=group", "norm='group'"), ("--augment=2", "augment=2"),
+                             ("--batch_size=1", "at least 2")]:  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            settings_for(tmp_path, setting)
+
+
+def test_a_killed_run_repeats_what_it_logged_after_its_last_checkpoint(tmp_path, data, features):
+    settings = settings_for(tmp_path, "--steps=2")
+    _, run = start(settings, data, features)
+    (run.folder / "metrics.jsonl").write_text('{"step": 1, "images": 16}\n{"step": 2, "ima')
+    _, run = run_once(settings, data, features)
+    steps = [record["step"] for record in run.metrics() if "loss_generator" in record]
+    assert steps == sorted(set(steps)) and steps[-1] == 2
+    (run.folder / "finished.json").unlink()  # killed between the last checkpoint and the end
+    before = run.generator.read_bytes()
+    _, run = run_once(settings, data, features)
+    assert run.finished(2, 0) and run.generator.read_bytes() == before
+
+
+def test_two_processes_stay_equal(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               "--nproc_per_node=2", str(script), str(tmp_path)]  # fmt: skip
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+                   "TESTS": str(Path(__file__).parent)}  # fmt: skip
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    assert first["processes"] == second["processes"] == 2
+    for name, weight in first["generator"].items():
+        if "running" not in name and "num_batches" not in name:  # BatchNorm's are each rank's own
+            assert torch.equal(weight, second["generator"][name]), name
+    assert not torch.equal(first["noise"], second["noise"])
 
 
 @pytest.mark.parametrize("loss", ["bce", "hinge", "relativistic"])

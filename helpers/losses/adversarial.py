@@ -19,18 +19,18 @@ def bce_generator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
 
 
 def hinge_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """max(0, 1 - D(x)) + max(0, 1 + D(G(z))) (Lim & Ye 2017; Miyato et al. 2018, eq. 16)."""
+    """max(0, 1 - D(x)) + max(0, 1 + D(G(z))) (Lim & Ye 2017; Miyato et al. 2018)."""
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
 def hinge_generator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """-D(G(z)) (Miyato et al. 2018, eq. 17)."""
+    """-D(G(z)) (Miyato et al. 2018)."""
     return -fake.mean()
 
 
 def relativistic_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
     """softplus(-(D(x) - D(G(z)))): each real against one fake (Jolicoeur-Martineau 2019; R3GAN,
-    Huang et al., NeurIPS 2024, eq. 2). To be used with both R1 and R2."""
+    Huang et al., NeurIPS 2024). To be used with both R1 and R2."""
     return F.softplus(fake - real).mean()
 
 
@@ -48,7 +48,7 @@ LOSSES = {
 
 def zero_centred_penalty(logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Mean over the batch of ||grad_x D(x)||^2: R1 on real images, R2 on fakes
-    (Mescheder, Geiger & Nowozin, ICML 2018, eq. 9). Weight it with gamma / 2.
+    (Mescheder, Geiger & Nowozin, ICML 2018). Weight it with gamma / 2.
 
     ``images`` (B, C, H, W) must require a gradient and ``logits`` (B,) must come from them through
     a discriminator without BatchNorm: there the logit of one sample depends on the others, and the

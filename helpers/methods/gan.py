@@ -13,7 +13,7 @@ from helpers.augment import augment, mirror
 from helpers.losses.adversarial import LOSSES, zero_centred_penalty
 from helpers.measures.distances import kernel_distance
 from helpers.networks import dcgan
-from helpers.training import average_gradients
+from helpers.training import average_gradients, choose_precision
 
 # What `recipe` fills in where a setting is None.
 RECIPES = {
@@ -37,14 +37,34 @@ RECIPES = {
 def with_recipe(settings):
     """A copy of the settings in which every field that is None takes the recipe's value.
 
-    The width of a network follows from the size: 512 channels at 4 px as in the paper, halved with
-    every doubling, which is its plain extension beyond 64 px.
+    The width of a network follows from the size: 512 channels at 4 px as in the PyTorch example,
+    halved with every doubling, which is its plain extension beyond 64 px. Raises ValueError naming
+    a setting that cannot work, before any data is touched.
     """
-    if settings.recipe not in RECIPES:
-        raise ValueError(f"recipe={settings.recipe!r}: choose one of {', '.join(RECIPES)}.")
+    choices = {"model": ("dcgan",), "recipe": RECIPES, "size": dcgan.SIZES}
+    _check(settings, choices)
     recipe = {**RECIPES[settings.recipe], "width": 64 * 64 // settings.size}
     missing = {name: value for name, value in recipe.items() if getattr(settings, name) is None}
-    return dataclasses.replace(settings, **missing)
+    settings = dataclasses.replace(settings, **missing)
+    _check(settings, {"loss": LOSSES, "norm": dcgan.NORMS, "upsample": dcgan.UPSAMPLES})
+    choose_precision(settings.precision)
+    if settings.gamma and settings.norm == "batch":
+        raise ValueError(
+            f"gamma={settings.gamma} with norm='batch': a gradient penalty needs a discriminator "
+            "whose samples do not see each other; set norm=none or gamma=0."
+        )
+    if not 0 <= settings.augment <= 1:
+        raise ValueError(f"augment={settings.augment}: choose a share between 0 (off) and 1.")
+    if min(settings.batch_size, settings.validation_images, settings.report_images) < 2:
+        raise ValueError("batch_size, validation_images and report_images: choose at least 2.")
+    return settings
+
+
+def _check(settings, choices: dict) -> None:
+    for name, known in choices.items():
+        if getattr(settings, name) not in known:
+            known = ", ".join(map(str, known))
+            raise ValueError(f"{name}={getattr(settings, name)!r}: choose one of {known}.")
 
 
 class GAN:
@@ -57,12 +77,10 @@ class GAN:
 
     def __init__(self, settings, validation: np.ndarray, features):
         s = self.settings = settings
-        if s.loss not in LOSSES:
-            raise ValueError(f"loss={s.loss!r}: choose one of {', '.join(LOSSES)}.")
-        if s.gamma and s.norm == "batch":
+        if len(validation) < 2:
             raise ValueError(
-                f"gamma={s.gamma} with norm='batch': a gradient penalty needs a discriminator "
-                "whose samples do not see each other; set norm=none or gamma=0."
+                f"{len(validation)} validation scan(s): a distance needs two. Add patients to "
+                "OCT_DATA."
             )
         self.architecture = {
             "network": "dcgan",
@@ -121,7 +139,8 @@ class GAN:
         discriminator.requires_grad_(True)
         self._update("generator", loss, accelerator)
         record["loss_generator"] = loss.detach()
-        record["sign_real"] = on_real.detach().sign().mean()  # 1: every real scan is recognised
+        margin = on_real - on_fake if s.loss == "relativistic" else on_real
+        record["sign_real"] = margin.detach().sign().mean()  # 1: every real scan is recognised
         return {name: value.item() for name, value in record.items()}
 
     def _update(self, name: str, loss: torch.Tensor, accelerator) -> None:

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 SIZES = (64, 128, 256, 512)
+UPSAMPLES = ("transposed", "nearest")
+NORMS = ("batch", "none")
 
 
 def ladder(size: int, width: int) -> list[int]:
@@ -24,7 +26,7 @@ def ladder(size: int, width: int) -> list[int]:
 
 
 def initialise(module: nn.Module) -> None:
-    """N(0, 0.02) for convolutions, N(1, 0.02) for BatchNorm scales: the paper's section 4."""
+    """N(0, 0.02) for convolutions (the paper), N(1, 0.02) for BatchNorm (the PyTorch example)."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
@@ -36,11 +38,9 @@ def initialise(module: nn.Module) -> None:
 
 def _double(inside: int, outside: int, upsample: str) -> list[nn.Module]:
     """Layers that double height and width."""
-    if upsample == "transposed":
-        return [nn.ConvTranspose2d(inside, outside, 4, 2, 1, bias=False)]
     if upsample == "nearest":
         return [nn.Upsample(scale_factor=2), nn.Conv2d(inside, outside, 3, 1, 1, bias=False)]
-    raise ValueError(f"upsample={upsample!r}: choose 'transposed' or 'nearest'.")
+    return [nn.ConvTranspose2d(inside, outside, 4, 2, 1, bias=False)]
 
 
 class Generator(nn.Module):
@@ -78,8 +78,6 @@ class Discriminator(nn.Module):
 
     def __init__(self, size=64, width=64, norm="batch", minibatch_std=False):
         super().__init__()
-        if norm not in ("batch", "none"):
-            raise ValueError(f"norm={norm!r}: choose 'batch' or 'none'.")
         self.minibatch_std = minibatch_std
         widths = ladder(size, width)[::-1]
         bias = norm == "none"
