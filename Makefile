@@ -18,13 +18,14 @@ $(VENV)/installed: requirements.txt pyproject.toml
 	@touch $@
 
 demo: env ## train a GAN on drusen OCT (6 minutes) and judge it; DATA=folder takes your images
-	OCT_PRESET=demo OCT_RUN=demo $(if $(DATA),OCT_DATA="$(abspath $(DATA))") \
+	MPLBACKEND=Agg OCT_PRESET=demo OCT_RUN=demo OCT_DATA="$(DATA)" \
 		$(RUN) notebooks/02_train_dcgan.py
 
 test: env ## unit tests, then every notebook under the tiny preset
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	OCT_PRESET=tiny $(RUN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600
+	rm -rf runs/test
+	OCT_PRESET=tiny OCT_RUNS=runs/test $(RUN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
 notebooks: env ## write each notebook's .ipynb from its .py and run it, figures and all
 	for stem in $(NOTEBOOKS); do \

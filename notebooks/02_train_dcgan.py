@@ -30,7 +30,7 @@
 # | `tiny` | 64 px | anywhere; a check that every cell runs | seconds |
 # | `demo` (default) | 128 px, simulated eyes | 2 CPU cores | 6 minutes |
 # | `colab` | 256 px, OCT2017 | one T4 | 3 hours, set by `OCT_HOURS` |
-# | `kaggle` | 256 px, OCT2017 | 2 x T4 | 11.5 hours, set by `OCT_HOURS` |
+# | `kaggle` | 256 px, OCT2017 | one T4; both with `torchrun` | 10.5 hours, set by `OCT_HOURS` |
 #
 # Nothing that is made here is for clinical use.
 
@@ -52,6 +52,7 @@ if os.path.isdir("/kaggle/working") or os.path.isdir("/content/sample_data"):
 # %%
 import inspect
 import json
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -85,6 +86,7 @@ def show_source(*things):
 # everybody runs, `best` is what turned out to train better on OCT.
 
 # %%
+# os.environ["OCT_PRESET"] = "kaggle"  # or "colab": on those machines, take the first # away
 settings = gan.with_recipe(config.resolve(config.TrainGan))
 settings.run = settings.run or settings.model
 print(config.show(settings))
@@ -145,8 +147,8 @@ plots.grid(
 # - **BatchNorm** after nearly every layer: it keeps the signal from dying or exploding on the way,
 #   and (a side effect) lets the discriminator see a batch as a whole, which punishes a generator
 #   that always draws the same;
-# - ReLU in the generator, LeakyReLU in the discriminator, so that gradients reach the generator
-#   even where the discriminator is sure.
+# - ReLU in the generator, LeakyReLU in the discriminator, so that gradients on their way to the
+#   generator also pass through units that are off.
 #
 # OCT has one channel, and it stays one from end to end.
 
@@ -165,12 +167,13 @@ for name, count in parameters.items():
     print(f"{name:14} {count / 1e6:6.2f} million parameters")
 
 # %% [markdown]
-# Before any training the generator draws grey fog: weights of about 0.02 leave nothing but the
-# faint pattern of its convolutions. That is where everybody starts.
+# Before any training the generator draws coarse, patterned noise: that is what the discriminator is
+# first shown. (Drawn with the statistics of the batch, as in training: BatchNorm's running averages
+# know nothing yet.)
 
 # %%
-untrained = method.preview(method.averaged.eval())
-method.averaged.train()
+with torch.no_grad():
+    untrained = method.networks["generator"](method.preview_noise)
 plots.grid(untrained[:8], caption="The untrained generator, eight draws of noise.")
 
 # %% [markdown]
@@ -199,7 +202,8 @@ for name, (discriminator_loss, generator_loss) in adversarial.LOSSES.items():
 for axis, owner in zip(axes, ("Discriminator", "Generator")):
     axis.set(title=f"{owner}'s loss", xlabel="logit of a synthetic scan (the real one scores 0)")
 axes[0].legend(frameon=False)
-plt.show()
+plt.close(figure)
+figure
 
 # %% [markdown]
 # Left: what the discriminator pays when a synthetic scan scores high. Right: what the generator
@@ -228,6 +232,8 @@ show_source(
 # %%
 run = open_run(settings, data, parameters)
 train(method, data.train.images, run, settings)
+if os.environ.get("RANK", "0") != "0":
+    sys.exit()  # of several processes one looks and measures
 print(config.shown(run.folder))
 
 # %% [markdown]
@@ -245,9 +251,10 @@ synthetic = sample(generator, settings.report_images, seed=settings.seed)
 plots.curves(run.metrics(), path=run.folder / "curves.png")
 
 # %% [markdown]
-# Left, the losses. A discriminator loss near 0 would mean that it always wins and the generator
-# has nothing to climb; a generator loss that keeps rising means the same more slowly. Right, the
-# only curve here that is meant to fall.
+# Left, the losses. Were it a draw, with $D=0$ everywhere, BCE would read $2\\log 2 = 1.39$ for the
+# discriminator and $\\log 2 = 0.69$ for the generator. A discriminator loss near 0 means that it
+# nearly always wins: the generator is still pushed, but learns little from it. Right, the only
+# curve here that is meant to fall.
 
 # %%
 report = distance_report(synthetic, full.train, full.test, features=features, **yardstick)
@@ -277,7 +284,9 @@ plots.gallery(
 # interval is a bootstrap over *patients*, since scans of one patient are not independent.
 
 # %%
-report["run"] = json.loads(run.config.read_text())["identity"]
+about = json.loads(run.config.read_text())
+report["run"] = {**about["identity"], **about["data"], "weights": generator.weights_hash}
+report["training"] = run.metrics()[-1]
 (run.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 _ = print_table(report)
 
@@ -289,13 +298,14 @@ plots.power_spectra(data.test.images, synthetic, caption="Contrast at each finen
 
 # %% [markdown]
 # The spectra show what the eye overlooks: how much contrast there is at each fineness, in depth
-# and along the scan. A generator that falls off too early blurs the speckle; a spike at half the
-# highest frequency is the checkerboard.
+# and along the scan. A generator that falls off too early blurs the speckle; a spike at 0.5 or
+# 0.25 cycles per pixel is the checkerboard.
 #
 # Finally a small data set, each PNG marked as synthetic in its own metadata. The same from the
 # command line, for any run: `python -m helpers.generate RUN --n 1000 --out DIR --seed 0`.
 
 # %%
+shutil.rmtree(run.folder / "synthetic", ignore_errors=True)  # of an earlier, shorter training
 pictures = export(generator, run.folder / "synthetic", n=64, seed=settings.seed)
 for name in ("gallery.png", "curves.png", "report.json"):
     print(config.shown(run.folder / name))
