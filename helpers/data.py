@@ -49,7 +49,7 @@ class Split:
         return np.array([scan.label for scan in self.scans])
 
 
-@dataclass
+@dataclass(repr=False)
 class Data:
     """What ``prepare`` returns; ``notes`` are the warnings, ``left_out`` (path, reason)."""
 
@@ -62,6 +62,9 @@ class Data:
     notes: list[str] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
     classes: dict[str, int] = field(default_factory=dict)  # scans per class of the whole source
+
+    def __repr__(self) -> str:
+        return describe(self)
 
     @property
     def other_class(self) -> str | None:

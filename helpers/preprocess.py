@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from helpers.fovea import crop_field_of_view, find_fovea
@@ -47,6 +47,8 @@ def read_image(path) -> np.ndarray:
             if getattr(file, "n_frames", 1) > 1:
                 warnings.warn(f"{path}: {file.n_frames} frames, the first is used", stacklevel=2)
             image = to_uint8(ImageOps.exif_transpose(file))
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path}: cannot be read as an image (of no known format)") from error
     except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, struct.error...
         raise ValueError(f"{path}: cannot be read as an image ({error})") from error
     height, width = image.shape[:2]

@@ -1,0 +1,473 @@
+"""Sources, patients, the split, the cache, and batches."""
+
+import csv
+import errno
+import io
+import json
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers import cache as cache_module
+from helpers import public_sets
+from helpers.data import batches, content_hashes, describe, prepare, split_patients
+from helpers.sources import Scan, load_manifest
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def picture(path, seed, size=48):
+    """A small scan that differs from seed to seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    grey = random.integers(10, 60, (size, size))
+    grey[size // 2 : size // 2 + 6] = random.integers(150, 220)
+    Image.fromarray(grey.astype(np.uint8)).save(path, quality=95)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes, six patients each, two scans per patient; one patient has both classes."""
+    seed = 0
+    for label, patients in (("DRUSEN", range(6)), ("NORMAL", range(5, 11))):
+        for patient in patients:
+            for number in (1, 2):
+                seed += 1
+                picture(tmp_path / "eyes" / label / f"{label}-{patient}00-{number}.png", seed)
+    return tmp_path / "eyes"
+
+
+def made(folder, **settings):
+    settings = {"size": 32, "cache": folder.parent / "cache", "progress": False, **settings}
+    return prepare(folder, **settings)
+
+
+def sides(data):
+    return [set(split.patients) for split in (data.train, data.validation, data.test)]
+
+
+# ---------------------------------------------------------------- split
+
+
+def scans(patients, label="DRUSEN", count=2, **more):
+    return [
+        Scan(f"{label}/{patient}_{n}.png", "oct", "x", label, patient, **more)
+        for patient in patients
+        for n in range(count)
+    ]
+
+
+def where(split):
+    return {scan.patient: side for side, those in split.items() for scan in those}
+
+
+def test_split_is_disjoint_complete_and_about_the_fractions():
+    many = scans([f"P{n}" for n in range(200)])
+    split = split_patients(many, fractions=(0.7, 0.15, 0.15))
+    patients = [{scan.patient for scan in split[side]} for side in split]
+    assert sum(map(len, patients)) == len(set.union(*patients)) == 200
+    assert [len(p) for p in patients] == [140, 30, 30]
+    assert sum(map(len, split.values())) == len(many)
+
+
+def test_split_ignores_file_order_and_hardly_moves_when_a_patient_comes():
+    many = scans([f"P{n}" for n in range(60)])
+    before = where(split_patients(many))
+    assert where(split_patients(many[::-1])) == before
+    after = where(split_patients(many + scans(["new"])))
+    moved = [name for name in before if after[name] != before[name]]
+    assert len(moved) <= 2
+    assert where(split_patients(many, seed=1)) != before
+
+
+def test_a_patient_of_two_classes_stays_on_one_side():
+    drusen = scans([f"P{n}" for n in range(12)])
+    normal = scans([f"P{n}" for n in range(6, 40)], "NORMAL")
+    split = split_patients(drusen + normal)
+    patients = [{scan.patient for scan in those} for those in split.values()]
+    assert sum(map(len, patients)) == 40
+    for those in split.values():  # every class is on every side
+        assert {scan.label for scan in those} == {"DRUSEN", "NORMAL"}
+
+
+def test_three_patients_are_enough_and_two_are_not():
+    split = split_patients(scans(["a", "b", "c"]))
+    assert [len({s.patient for s in split[side]}) for side in split] == [1, 1, 1]
+    with pytest.raises(ValueError, match=r"2 patient.*subfolder.*manifest.csv"):
+        split_patients(scans(["a", "b"]))
+
+
+def test_frames_at_the_boundary_of_stand_in_blocks_are_left_out():
+    many = [
+        Scan(f"{n}.png", "oct", "x", "AMD", f"AMD-block{n // 50}", frame=n) for n in range(1000)
+    ]
+    split = split_patients(many)
+    side = {scan.frame: name for name, those in split.items() for scan in those}
+    boundaries = [n for n in range(50, 1000, 50) if side[n - 10] != side[n + 10]]
+    kept = [n for n in range(50, 1000, 50) if side[n - 10] == side[n + 10]]
+    assert boundaries and kept
+    for n in boundaries:
+        assert not set(range(n - 3, n + 3)) & set(side)
+        assert n - 4 in side and n + 3 in side
+    for n in kept:
+        assert set(range(n - 3, n + 3)) <= set(side)
+
+
+# ---------------------------------------------------------------- sources
+
+
+def test_folder_of_classes(folder):
+    found = load_manifest(folder)
+    assert len(found) == 24
+    assert {s.label for s in found} == {"DRUSEN", "NORMAL"}
+    assert {s.patient for s in found if s.label == "NORMAL"} == {f"{n}00" for n in range(5, 11)}
+    data, both = made(folder), made(folder, class_="all")
+    assert set(data.train.labels) == {"DRUSEN"} and len(data.train) + len(data.test) < 12
+    assert data.train.images.shape[1:] == (1, 32, 32) and data.train.images.dtype == np.uint8
+    assert sum(len(s) for s in (both.train, both.validation, both.test)) == 24
+    assert set(both.train.labels) == {"DRUSEN", "NORMAL"}
+    assert not set.intersection(*sides(both))
+    for one, all_ in zip(sides(data), sides(both)):
+        assert one <= all_  # a patient is on the same side whichever class is asked for
+
+
+def test_images_lie_beside_their_scans(folder):
+    data = made(folder)
+    for split in (data.train, data.validation, data.test):
+        assert len(split) == len(split.images) == len(split.patients) == len(split.labels)
+        for image, scan in zip(split.images, split.scans):
+            assert np.array_equal(image, cache_module.read_scan(scan, 32, "stretch"))
+
+
+def test_patient_subfolders_with_and_without_classes(tmp_path):
+    for n in range(4):
+        picture(tmp_path / "a" / "CNV" / f"eye {n}" / "x.png", n)
+        picture(tmp_path / "b" / f"P{n:03}" / "x.png", n)
+        picture(tmp_path / "c" / "train" / "DRUSEN" / f"P{n}" / "x.png", n)
+    for name, label, patient in (("a", "CNV", "eye 0"), ("b", "b", "P000"), ("c", "DRUSEN", "P0")):
+        found = load_manifest(tmp_path / name)
+        assert {s.label for s in found} == {label}
+        assert found[0].patient == patient and len({s.patient for s in found}) == 4
+
+
+def test_flat_folder_gets_blocks_and_a_warning(tmp_path):
+    for n in range(160):
+        picture(tmp_path / "mine" / f"frame_{n}.png", n, 20)
+    with pytest.warns(UserWarning, match="160 images name no patient"):
+        data = made(tmp_path / "mine", class_="DRUSEN")
+    assert data.class_ == "mine" and any("one class, mine" in note for note in data.notes)
+    assert set.union(*sides(data)) <= {f"mine-block{n}" for n in range(4)}
+    shown = describe(data)
+    assert "name no patient" in shown and "train" in shown and f"{len(data.train)} scans" in shown
+
+
+def test_one_patient_says_what_to_do(tmp_path):
+    for n in range(9):
+        picture(tmp_path / "one" / f"frame_{n}.png", n)
+    with pytest.raises(ValueError, match=r"one .*1 patient.*subfolder.*blocks of 50"):
+        made(tmp_path / "one")
+
+
+def test_manifest(folder, tmp_path):
+    rows = [
+        dict(path=f"eyes/DRUSEN/DRUSEN-{n}00-1.png", modality="oct", label="DRUSEN",
+             patient=f"volume{n}", um_per_px_x="11.5", um_per_px_y="")
+        for n in range(5)
+    ]  # fmt: skip
+    rows.append({**rows[0], "modality": "fundus", "path": "nowhere.jpg"})
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    found = load_manifest(tmp_path / "manifest.csv")
+    assert len(found) == 5 and found[0].patient == "volume0"
+    assert found[0].um_per_px_x == 11.5 and found[0].um_per_px_y is None
+    assert len(load_manifest(tmp_path / "manifest.csv", modality="dfe")) == 1
+    data = made(tmp_path / "manifest.csv", cache=tmp_path / "cache")
+    assert sum(map(len, sides(data))) == 5
+    (tmp_path / "bad.csv").write_text("path,label\na.png,CNV\n")
+    with pytest.raises(ValueError, match="patient"):
+        load_manifest(tmp_path / "bad.csv")
+
+
+def test_manifest_knows_stand_in_blocks(tmp_path):
+    lines = ["path,label,patient"] + [f"AMD_{n}.jpeg,AMD,AMD-block{n // 50}" for n in range(300)]
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    found = load_manifest(tmp_path / "manifest.csv")
+    assert [s.frame for s in found] == list(range(300))
+    assert sum(map(len, split_patients(found).values())) < 300
+
+
+@pytest.mark.parametrize("mount", ["kermany2018", "datasets/paultimothymooney/kermany2018"])
+def test_oct2017_on_kaggle(tmp_path, monkeypatch, mount):
+    monkeypatch.setattr(public_sets, "KAGGLE_INPUT", tmp_path)
+    seed = 0
+    for patient in range(6):
+        for label in ("DRUSEN", "CNV"):
+            seed += 1
+            for nested in ("OCT2017 /train", "oct2017/OCT2017 /train"):  # the same file twice
+                name = f"{label}-{patient}77-1.jpeg"
+                picture(tmp_path / mount / nested / label / name, seed)
+    picture(tmp_path / mount / "OCT2017 " / "test" / "CNV" / "CNV-077-9.jpeg", 99)
+    data = prepare("oct2017", class_="all", size=32, cache=tmp_path / "cache", progress=False)
+    assert sum(len(s) for s in (data.train, data.validation, data.test)) == 13
+    assert any("12 files are copies" in note for note in data.notes)
+    assert sum(map(len, sides(data))) == 6  # train and test folders pooled, split anew
+    by_hand = load_manifest(tmp_path / mount)
+    assert {s.label for s in by_hand} == {"DRUSEN", "CNV"} and len(by_hand) == 25
+
+
+def test_odir_on_kaggle(tmp_path, monkeypatch):
+    monkeypatch.setattr(public_sets, "KAGGLE_INPUT", tmp_path)
+    base = tmp_path / "datasets" / "andrewmvd" / "ocular-disease-recognition-odir5k"
+    words = ["normal fundus", "drusen", "hypertensive retinopathy",
+             "moderate non proliferative retinopathy", "low image quality"]  # fmt: skip
+    with_header = [["ID", "Left-Fundus", "Right-Fundus", "Left-Diagnostic Keywords",
+                    "Right-Diagnostic Keywords"]]  # fmt: skip
+    for n, word in enumerate(words):
+        with_header.append([n, f"{n}_left.jpg", f"{n}_right.jpg", word, "normal fundus"])
+        for eye in ("left", "right"):
+            picture(base / "ODIR-5K" / "Training Images" / f"{n}_{eye}.jpg", 10 * n + len(eye))
+            picture(base / "preprocessed_images" / f"{n}_{eye}.jpg", 500 + 10 * n + len(eye))
+    with (base / "full_df.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(with_header)
+    found = load_manifest("odir", modality="dfe")
+    labels = {Path(s.path).stem: s.label for s in found}
+    assert labels["0_left"] == "NORMAL" and labels["1_left"] == "DRUSEN"
+    assert labels["2_left"] == "HYPERTENSION" and labels["3_left"] == "DR"
+    assert "4_left" not in labels and labels["4_right"] == "NORMAL"
+    assert len(found) == 9 and all("Training Images" in s.path for s in found)
+    assert {s.patient for s in found} == {"0", "1", "2", "3", "4"}
+    assert load_manifest(base, modality="dfe") == found  # the same folder, downloaded by hand
+    with pytest.raises(ValueError, match="OCT"):
+        load_manifest("odir", modality="oct")
+
+
+def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
+    def refuse(handle):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(public_sets, "KAGGLE_INPUT", tmp_path)
+    monkeypatch.setitem(sys.modules, "kagglehub", types.SimpleNamespace(dataset_download=refuse))
+    with pytest.raises(FileNotFoundError, match=r"kermany2018.*no network.*OCT_DATA"):
+        load_manifest("oct2017")
+
+
+def test_octmnist_keeps_its_split(tmp_path, monkeypatch):
+    def split_of(split, size):
+        random = np.random.default_rng(len(split))
+        images = random.integers(0, 200, (40, size, size), dtype=np.uint8)
+        return types.SimpleNamespace(imgs=images, labels=np.arange(40)[:, None] % 4)
+
+    monkeypatch.setattr(public_sets, "octmnist_split", split_of)
+    monkeypatch.setattr(cache_module, "octmnist_split", split_of)
+    data = prepare("octmnist", class_="DRUSEN", size=64, cache=tmp_path, progress=False)
+    assert [len(s) for s in (data.train, data.validation, data.test)] == [10, 10, 10]
+    assert all("/train/" in scan.path and "/64/" in scan.path for scan in data.train.scans)
+    assert all("/test/" in scan.path for scan in data.test.scans)
+    assert any("share patients" in note for note in data.notes)
+    assert load_manifest("octmnist", size=100)[0].path.startswith("octmnist/128/")
+
+
+def test_simulated_eyes(tmp_path):
+    settings = dict(size=64, n_simulated=4, cache=tmp_path, progress=False)
+    data = prepare("simulated", **settings)
+    assert sum(len(s) for s in (data.train, data.validation, data.test)) == 8
+    assert sum(map(len, sides(data))) == 4  # both eyes of a patient on one side
+    assert data.train.images.std() > 10
+    assert prepare("simulated", **settings).manifest_hash == data.manifest_hash
+    dfe = prepare("simulated", modality="dfe", class_="all", framing="full", **settings)
+    assert dfe.train.images.shape[1:] == (3, 64, 64)
+    assert set(dfe.train.labels) == {"NORMAL", "DRUSEN", "DME", "CNV"}
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_copies_are_left_out(folder):
+    first = folder / "DRUSEN" / "DRUSEN-000-1.png"
+    (folder / "DRUSEN" / "DRUSEN-000-9.png").write_bytes(first.read_bytes())
+    found = load_manifest(folder)
+    hashes = content_hashes(found, progress=False)
+    assert len(found) == 25 and len(hashes) == len(set(hashes.values())) == 24
+    assert any("1 files are copies" in note for note in made(folder).notes)
+
+
+def test_missing_class_lists_those_there_are(folder):
+    with pytest.raises(ValueError, match=r"CNV.*DRUSEN \(12\), NORMAL \(12\).*OCT_CLASS"):
+        made(folder, class_="CNV")
+
+
+def test_folder_without_images_and_no_folder(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "readme.txt").write_text("nothing here")
+    with pytest.raises(FileNotFoundError, match="empty.*no image"):
+        made(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="nowhere.*OCT_DATA"):
+        made(tmp_path / "nowhere")
+
+
+def test_bad_files_are_listed_and_left_out(folder):
+    from test_preprocess import bad_files
+
+    bad = sorted(bad_files(folder / "DRUSEN"))
+    for number, name in enumerate(bad, start=20):  # of a patient who has good scans too
+        file = folder / "DRUSEN" / name
+        file.rename(file.with_name(f"DRUSEN-100-{number}{file.suffix}"))
+    with pytest.warns(UserWarning, match="files were left out"):
+        data = made(folder)
+    assert len(data.left_out) == len(bad) == 6
+    reasons = " ".join(reason for _, reason in data.left_out)
+    assert all(word in reasons for word in ("empty", "truncated", "1 x 1", "every pixel"))
+    assert str(folder) not in reasons  # the path stands beside the reason
+    assert sum(len(s) for s in (data.train, data.validation, data.test)) == 12
+    assert "left out" in describe(data)
+    for split in (data.train, data.validation, data.test):  # rows still fit their scans
+        for image, scan in zip(split.images, split.scans):
+            assert np.array_equal(image, cache_module.read_scan(scan, 32, "stretch"))
+    assert made(folder).left_out == data.left_out  # the cache remembers
+
+
+def test_nothing_but_bad_files_raises(tmp_path):
+    for n in range(4):
+        (tmp_path / "eyes" / f"P{n}").mkdir(parents=True)
+        (tmp_path / "eyes" / f"P{n}" / "x.png").write_text(f"no image {n}")
+    with pytest.raises(ValueError, match="none of 4 files"):
+        made(tmp_path / "eyes")
+    assert not list((tmp_path / "cache").glob("*"))
+
+
+# ---------------------------------------------------------------- cache
+
+
+def test_cache_is_used_and_follows_content_and_settings(folder, monkeypatch):
+    first = made(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_module, "read_scan", None)  # a second call decodes nothing
+        assert np.array_equal(made(folder).train.images, first.train.images)
+    assert made(folder, size=40).train.images.shape[-1] == 40
+    picture(Path(first.train.scans[0].path), 777)
+    again = made(folder)
+    assert again.manifest_hash != first.manifest_hash
+    assert not np.array_equal(again.train.images[0], first.train.images[0])
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "note"])
+def test_damaged_cache_is_never_read_as_whole(folder, damage):
+    first = np.array(made(folder).train.images)
+    (raw,) = (folder.parent / "cache").glob("*.u8")
+    content = bytearray(raw.read_bytes())
+    if damage == "cut":
+        raw.write_bytes(content[: len(content) // 2])
+    elif damage == "flip":
+        content[100] ^= 255
+        raw.write_bytes(content)
+    else:
+        note = raw.with_suffix(".json")
+        note.write_text(note.read_text()[:20])
+    with pytest.warns(UserWarning, match="damaged"):
+        again = made(folder)
+    assert np.array_equal(again.train.images, first)
+
+
+def test_a_killed_run_leaves_nothing_that_counts(folder, monkeypatch):
+    calls = []
+
+    def dies(*arguments):
+        calls.append(1)
+        if len(calls) > 5:
+            raise KeyboardInterrupt
+        return np.zeros((1, 32, 32), np.uint8)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_module, "read_scan", dies)
+        with pytest.raises(KeyboardInterrupt):
+            made(folder)
+    assert not list((folder.parent / "cache").glob("*"))
+    assert made(folder).train.images.std() > 1
+
+
+def test_no_space_left_names_the_folder_and_the_setting(folder, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, content):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    real = Path.open
+
+    def full(path, mode="r", *arguments, **more):
+        return Full(path, "w") if "w" in mode else real(path, mode, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(OSError, match=r"cache.*no space is left.*OCT_RUNS"):
+            made(folder)
+    assert not list((folder.parent / "cache").glob("*"))
+
+
+def test_cache_lies_in_the_runs_folder(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("OCT_RUNS", str(tmp_path / "elsewhere"))
+    made(folder, cache=None)
+    (note,) = (tmp_path / "elsewhere" / "cache").glob("*.json")
+    assert json.loads(note.read_text())["shape"][1:] == [1, 32, 32]
+
+
+# ---------------------------------------------------------------- batches
+
+
+def numbered(count=23):
+    """uint8 (N, 1, 2, 2), each image of its own value."""
+    return np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 2, 2), np.uint8)
+
+
+def values(stream, count):
+    return [
+        torch.round((next(stream)[:, 0, 0, 0] + 1) * 127.5).int().tolist() for _ in range(count)
+    ]
+
+
+def test_every_epoch_shows_every_scan_once():
+    seen = sum(values(batches(numbered(), 5, seed=0), 46), [])  # ten epochs of 23
+    for epoch in range(10):
+        assert sorted(seen[23 * epoch : 23 * epoch + 23]) == list(range(23))
+    assert seen[:23] != seen[23:46]
+    batch = next(batches(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1), 2, seed=0))
+    assert batch.dtype == torch.float32 and sorted(batch.ravel().tolist()) == [-1, 1]
+
+
+def test_batches_follow_from_the_seed_and_resume():
+    whole = values(batches(numbered(), 5, seed=3), 30)
+    assert values(batches(numbered(), 5, seed=3), 30) == whole
+    assert values(batches(numbered(), 5, seed=4), 30) != whole
+    for start in (1, 4, 5, 17):
+        assert values(batches(numbered(), 5, seed=3, start=start), 10) == whole[start : start + 10]
+
+
+def test_shards_are_disjoint_and_together_the_same_batches():
+    whole = values(batches(numbered(), 6, seed=3), 20)
+    shards = [values(batches(numbered(), 2, seed=3, rank=r, world_size=3), 20) for r in range(3)]
+    for step in range(20):
+        assert sorted(shards[0][step] + shards[1][step] + shards[2][step]) == sorted(whole[step])
+    late = values(batches(numbered(), 2, seed=3, rank=1, world_size=3, start=7), 5)
+    assert late == shards[1][7:12]
+
+
+def test_streaming_gives_the_same_batches(tmp_path):
+    class Large(np.memmap):
+        nbytes = 2**40  # said to be too large for any memory
+
+    images = numbered()
+    images.tofile(tmp_path / "images.u8")
+    stream = Large(tmp_path / "images.u8", np.uint8, "r", shape=images.shape)
+    expected = values(batches(images, 5, seed=3), 12)
+    assert values(batches(stream, 5, seed=3), 12) == expected
+
+
+def test_a_batch_larger_than_the_set():
+    (batch,) = values(batches(numbered(3), 8, seed=0), 1)
+    assert len(batch) == 8 and sorted(batch[:3]) == sorted(batch[3:6]) == [0, 1, 2]

@@ -1,0 +1,224 @@
+"""Reading files, filling padding, framing scans, and finding the macula."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from helpers.preprocess import (
+    clean_dfe,
+    clean_oct,
+    flatten_rpe,
+    padding_mask,
+    read_image,
+    retina_rows,
+    rpe_rows,
+)
+
+HEIGHT, WIDTH = 240, 320
+
+
+def scan(seed=0, tilt=0.0):
+    """A B-scan in plain strokes: speckle, a retina of two bright layers; and its RPE's rows."""
+    random = np.random.default_rng(seed)
+    x = np.linspace(-1, 1, WIDTH)
+    rpe = 140 + tilt * x + 8 * x**2
+    row = np.arange(HEIGHT)[:, None]
+    grey = 25 + 70 * ((row > rpe - 55) & (row < rpe)) + 130 * (np.abs(row - rpe) < 5)
+    grey = grey + 60 * (np.abs(row - rpe + 55) < 3) + 25 * (row >= rpe) * np.exp((rpe - row) / 30)
+    speckle = ndimage.gaussian_filter(random.normal(0, 18, grey.shape), 0.7)
+    return np.clip(grey + speckle, 0, 254).astype(np.uint8), rpe
+
+
+def wedge(grey, kind):
+    """The scan with padding put in, and where."""
+    row, column = np.mgrid[: grey.shape[0], : grey.shape[1]]
+    where = {
+        "top": row < 40 - 0.12 * column,
+        "bottom": row > HEIGHT - 0.1 * column,
+        "both": (row < 30 - 0.1 * column) | (row > HEIGHT - 10 - 0.05 * column),
+        "black frame": column < 22,
+    }[kind]
+    return np.where(where, 0 if kind == "black frame" else 255, grey).astype(np.uint8), where
+
+
+@pytest.mark.parametrize("kind", ["top", "bottom", "both", "black frame"])
+def test_padding_is_found_and_filled_with_background(kind):
+    grey, _ = scan()
+    padded, where = wedge(grey, kind)
+    mask = padding_mask(padded)
+    assert mask[where].mean() > 0.97  # the rest is thin enough to be mirrored
+    assert mask[~where].mean() < 0.06
+    filled = clean_oct(padded, size=HEIGHT).astype(float)
+    truth = clean_oct(grey, size=HEIGHT).astype(float)
+    inside = np.array(Image.fromarray(where).resize((HEIGHT, HEIGHT)))
+    far = ~ndimage.binary_dilation(inside, iterations=8)
+    far[:5] = far[-5:] = False  # where a wedge fades out, a sliver is mirrored
+    assert np.abs(filled - truth)[far].max() <= 1  # nothing else was touched
+    deep = ndimage.binary_erosion(inside, iterations=3)
+    if kind != "black frame":  # there the frame hides retina too
+        assert abs(filled[deep].mean() - truth[deep].mean()) < 4
+        assert 0.7 < filled[deep].std() / truth[deep].std() < 1.4  # speckle, not a flat patch
+        assert filled[inside].max() < truth[inside].max() + 25  # no bright seam
+    else:
+        assert 10 < filled[:60, :12].mean() < 40
+
+
+def test_white_slivers_are_mirrored_so_that_layers_run_on():
+    grey, _ = scan()
+    padded = grey.copy()
+    padded[:, -3:] = 255
+    filled = clean_oct(padded, size=HEIGHT).astype(float)
+    truth = clean_oct(grey, size=HEIGHT).astype(float)
+    assert np.corrcoef(filled[:, -2:].mean(1), truth[:, -2:].mean(1))[0, 1] > 0.9
+    assert np.abs(filled[:, :-8] - truth[:, :-8]).max() <= 1
+
+
+def test_bright_tissue_at_the_border_is_no_padding():
+    grey, rpe = scan(tilt=20)
+    row = np.arange(HEIGHT)[:, None]
+    grey[np.abs(row - rpe) < 6] = 255  # a saturated RPE from edge to edge, 5 % of the height
+    assert not padding_mask(grey).any()
+
+
+def test_filling_is_the_same_every_time():
+    padded, _ = wedge(scan()[0], "top")
+    first = clean_oct(padded, size=128)
+    assert np.array_equal(first, clean_oct(padded, size=128))
+    assert first.dtype == np.uint8 and first.shape == (128, 128)
+
+
+def test_a_scan_of_nothing_but_padding_raises():
+    with pytest.raises(ValueError, match="padding"):
+        clean_oct(np.full((64, 64), 255, np.uint8), size=64)
+
+
+def test_rpe_is_found_and_flattened():
+    grey, rpe = scan(tilt=25)
+    assert np.abs(rpe_rows(grey) - rpe).mean() < 2
+    flat = flatten_rpe(grey, at=0.65)
+    brightest = ndimage.gaussian_filter(flat.astype(float), (2, 4)).argmax(0)
+    assert np.abs(brightest - 0.65 * HEIGHT).mean() < 3
+    assert np.abs(rpe - rpe.mean()).mean() > 8  # it was not level before
+
+
+def test_framings():
+    grey, rpe = scan()
+    top, bottom = retina_rows(grey)
+    assert top < (rpe - 55).min() and bottom > rpe.max() and bottom - top < 0.75 * HEIGHT
+    for framing in ("stretch", "aspect", "retina", "flatten"):
+        assert clean_oct(grey, size=96, framing=framing).shape == (96, 96)
+    aspect = clean_oct(grey, size=WIDTH, framing="aspect")
+    assert np.array_equal(aspect[40:-40], grey)  # kept as it was, with background around
+    assert 10 < aspect[:36].mean() < 40
+    with pytest.raises(ValueError, match="stretch"):
+        clean_oct(grey, size=96, framing="squash")
+
+
+def test_every_kind_of_file_becomes_eight_bits(tmp_path):
+    grey, _ = scan()
+    rgb = Image.fromarray(grey).convert("RGB")
+    deep = grey.astype(np.uint16) * 16
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    rgb.convert("CMYK").save(tmp_path / "cmyk.tif")
+    rgb.quantize(64).save(tmp_path / "palette.png")
+    Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "float.tif")
+    transparent = rgb.convert("RGBA")
+    transparent.putalpha(Image.fromarray(np.where(np.arange(WIDTH) < 50, 0, 255).astype("uint8")
+                                         [None].repeat(HEIGHT, 0)))  # fmt: skip
+    transparent.save(tmp_path / "transparent.png")
+    assert np.array_equal(read_image(tmp_path / "grey.png"), grey)
+    for name in ("deep.png", "cmyk.tif", "palette.png", "float.tif"):
+        image = read_image(tmp_path / name)
+        image = image if image.ndim == 2 else image.mean(2)
+        assert image.max() <= 255
+        assert np.corrcoef(image.ravel(), grey.ravel())[0, 1] > 0.98, name
+    image = read_image(tmp_path / "transparent.png")
+    assert image.shape == (HEIGHT, WIDTH, 3) and image.dtype == np.uint8
+    assert not image[:, :50].any() and np.array_equal(image[:, 50:, 0], grey[:, 50:])
+
+
+def test_several_frames_give_the_first_with_a_warning(tmp_path):
+    first, second = Image.fromarray(scan(0)[0]), Image.fromarray(scan(1)[0])
+    first.save(tmp_path / "volume.tif", save_all=True, append_images=[second])
+    with pytest.warns(UserWarning, match="2 frames"):
+        assert np.array_equal(read_image(tmp_path / "volume.tif"), scan(0)[0])
+
+
+def bad_files(folder):
+    """One file of every kind that cannot be used: {name: what the message says}."""
+    grey, _ = scan()
+    Image.fromarray(grey).save(folder / "whole.jpg")
+    whole = (folder / "whole.jpg").read_bytes()
+    (folder / "whole.jpg").unlink()
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "header.jpg").write_bytes(whole[:20])
+    (folder / "text.png").write_text("not an image")
+    Image.new("L", (1, 1), 9).save(folder / "pixel.png")
+    Image.new("L", (64, 64), 9).save(folder / "blank.png")
+    return {
+        "empty.png": "empty",
+        "truncated.jpg": "truncated",
+        "header.jpg": "cannot be read",
+        "text.png": "cannot be read",
+        "pixel.png": "1 x 1",
+        "blank.png": "every pixel",
+    }
+
+
+def test_bad_files_are_named(tmp_path):
+    for name, says in bad_files(tmp_path).items():
+        with pytest.raises(ValueError, match=says) as error:
+            read_image(tmp_path / name)
+        assert name in str(error.value)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        read_image(tmp_path / "nowhere.png")
+
+
+def photograph(size=390, disc_at=(195, 320), fovea_at=(205, 190)):
+    """A DFE in plain strokes: a round field on black, a bright disc, a dark fovea."""
+    random = np.random.default_rng(3)
+    row, column = np.mgrid[:size, :size]
+    field = np.hypot(row - size / 2, column - size / 2) < size / 2 - 2
+
+    def spot(at, radius):
+        return np.exp(-((row - at[0]) ** 2 + (column - at[1]) ** 2) / (2 * radius**2))
+
+    light = 110 + 120 * spot(disc_at, 18) - 45 * spot(fovea_at, 22)
+    light = light + ndimage.gaussian_filter(random.normal(0, 20, light.shape), 2)
+    image = np.stack([light, 0.6 * light, 0.3 * light], 2) * field[..., None]
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def test_photograph_is_cropped_to_its_field_and_to_the_macula():
+    image = photograph()
+    wide = np.zeros((430, 700, 3), np.uint8)
+    wide[20:410, 200:590] = image
+    full, scale = clean_dfe(wide, size=390, framing="full")
+    assert np.abs(full.astype(int) - image).mean() < 3
+    assert scale == pytest.approx(13_000 / 390, rel=0.03)
+    macula, scale = clean_dfe(wide, size=180, framing="macula")
+    assert scale == pytest.approx(6_000 / 180, rel=0.03)
+    smooth = ndimage.gaussian_filter(macula.mean(2), 8)
+    row, column = np.unravel_index(smooth.argmin(), smooth.shape)
+    assert np.hypot(row - 90, column - 90) < 15  # 0.5 mm
+    mirrored, _ = clean_dfe(wide[:, ::-1], size=180, framing="macula")
+    assert np.abs(mirrored[:, ::-1].astype(int) - macula).mean() < 8  # the other eye
+
+
+def test_contrast_and_doubt():
+    image = photograph()
+    plain, _ = clean_dfe(image, size=128, framing="full")
+    even, _ = clean_dfe(image, size=128, framing="full", clahe=True)
+    assert even.shape == plain.shape and even.dtype == np.uint8
+    inside = np.s_[40:88, 40:88]
+    assert even[inside].std() > 1.2 * plain[inside].std()
+    flat = np.where(image > 0, 120, 0).astype(np.uint8)
+    with pytest.warns(UserWarning, match="unsure"):
+        clean_dfe(flat, size=64, framing="macula")
+    dark, scale = clean_dfe(np.full((80, 100, 3), 3, np.uint8), size=64, framing="full")
+    assert scale is None and dark.shape == (64, 64, 3)
+    with pytest.raises(ValueError, match="macula"):
+        clean_dfe(image, size=64, framing="stretch")
