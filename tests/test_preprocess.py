@@ -81,6 +81,27 @@ def test_bright_tissue_at_the_border_is_no_padding():
     assert not padding_mask(grey).any()
 
 
+def test_a_grey_line_and_a_black_frame_under_a_wedge_are_mirrored():
+    grey, _ = scan()
+    truth = clean_oct(grey, size=HEIGHT).astype(float)
+    line, frame = grey.copy(), grey.copy()
+    line[:, -1] = np.maximum(line[:, -1], 112)
+    frame[:, :4] = 2
+    frame[:20] = 255
+    for padded, end in ((line, np.s_[40:, -1]), (frame, np.s_[40:, 0])):
+        filled = clean_oct(padded, size=HEIGHT).astype(float)[end]
+        assert np.corrcoef(filled, truth[end])[0, 1] > 0.85
+        assert abs(filled.mean() - truth[end].mean()) < 8
+
+
+def test_a_dim_scan_that_fades_is_no_padding():
+    grey, _ = scan()
+    dim = np.clip(grey - 25.0, 0, None)  # below the retina little but noise is left
+    dim[-60:] = np.random.default_rng(0).normal(6, 2, (60, WIDTH)).clip(0, 12)
+    dim[:-60] = np.maximum(dim[:-60], 7)
+    assert not padding_mask(dim.astype(np.uint8))[-60:].any()
+
+
 def test_filling_is_the_same_every_time():
     padded, _ = wedge(scan()[0], "top")
     first = clean_oct(padded, size=128)
