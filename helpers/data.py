@@ -152,8 +152,9 @@ def prepare(
 def choose_class(scans: list[Scan], class_: str, source: str) -> tuple[list[Scan], str]:
     """The scans of one class, and its name; a source of one class has no choice."""
     counts = Counter(scan.label for scan in scans)
-    if class_ == "all":
-        return scans, class_
+    if class_.lower() == "all":
+        return scans, "all"
+    class_ = next((label for label in counts if label.lower() == class_.strip().lower()), class_)
     if len(counts) == 1:
         (only,) = counts
         if only != class_:

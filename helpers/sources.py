@@ -11,6 +11,8 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from helpers import anatomy, fundus
+
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
 CLASSES = ("NORMAL", "DRUSEN", "DME", "CNV")
 NAMED = ("simulated", "oct2017", "odir", "octmnist")
@@ -19,6 +21,12 @@ OCT2017_NAME = re.compile(r"^(?P<label>CNV|DME|DRUSEN|NORMAL)-(?P<patient>\w+)-\
 ODIR_NAME = re.compile(r"^(?P<patient>\d+)_(left|right)", re.IGNORECASE)
 BLOCK_PATIENT = re.compile(r"block(\d+)$")
 
+# other spellings of a manifest's columns
+COLUMNS = {
+    "file": "path", "filename": "path", "file_name": "path", "image": "path", "image_path": "path",
+    "class": "label", "condition": "label", "diagnosis": "label",
+    "patient_id": "patient", "patientid": "patient", "subject": "patient", "subject_id": "patient",
+}  # fmt: skip
 SIDE_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
 CONDITIONS = CLASSES + ("AMD", "DR", "GLAUCOMA", "CATARACT", "MYOPIA", "HYPERTENSION", "OTHER")
 
@@ -58,7 +66,7 @@ def load_manifest(source, *, modality="oct", n_simulated=600, size=224) -> list[
 
     name = str(source)
     if name == "simulated":
-        return simulated(n_simulated, modality)
+        return simulated(n_simulated, modality, max(size, 64))
     if (
         name in ("oct2017", "octmnist")
         and modality != "oct"
@@ -85,34 +93,59 @@ def load_manifest(source, *, modality="oct", n_simulated=600, size=224) -> list[
     )
 
 
-def simulated(patients: int, modality: str) -> list[Scan]:
-    """Both eyes of ``patients`` simulated patients per class; no patient has two classes."""
+def simulated(patients: int, modality: str, size: int) -> list[Scan]:
+    """Both eyes of ``patients`` simulated patients per class; no patient has two classes.
+
+    The height that an OCT spans differs from eye to eye, so its scale stands in simulate.Truth.
+    """
+    um = (
+        anatomy.SCAN_WIDTH_UM / size if modality == "oct" else fundus.FIELD_OF_VIEW_UM / size / 0.97
+    )
     return [
-        Scan(f"simulated/{label}/P{number:05}_{eye}", modality, "simulated", label, f"P{number:05}")
+        Scan(f"simulated/{label}/P{number:05}_{eye}", modality, "simulated", label, f"P{number:05}",
+             size, size, um, None if modality == "oct" else um)
         for index, label in enumerate(CLASSES)
         for number in range(index * 10_000, index * 10_000 + patients)
         for eye in ("OD", "OS")
-    ]
+    ]  # fmt: skip
+
+
+def condition(label: str) -> str:
+    """One spelling per class: "drusen" and "Amd dry" are DRUSEN and AMD_DRY; other names stay."""
+    label = label.strip()
+    upper = re.sub(r"[\s-]+", "_", label.upper())
+    return upper if upper.split("_")[0] in CONDITIONS else label
 
 
 def manifest(path: Path, modality: str) -> list[Scan]:
     """Rows of a CSV with path, label and patient; modality, dataset, size and scale may follow.
 
     Paths are relative to the CSV. A patient named ...blockN is a stand-in for BLOCK consecutive
-    frames, numbered by the last number in the file name.
+    frames, numbered by the last number in the file name; so are rows without a patient.
     """
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    missing = {"path", "label", "patient"} - set(rows[0] if rows else ())
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        head = file.readline()
+        file.seek(0)
+        table = csv.DictReader(file, delimiter="," if "," in head else ";")
+        names = [name.strip().lower().replace(" ", "_") for name in table.fieldnames or ()]
+        table.fieldnames = [COLUMNS.get(name, name) for name in names]
+        rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in table]
+    missing = {"path", "label", "patient"} - set(table.fieldnames)
     if missing:
         raise ValueError(f"{path}: needs the columns path, label, patient; lacks {sorted(missing)}")
     aliases = {"fundus": "dfe", "cfp": "dfe"}
     scans = []
-    for row in rows:
+    for line, row in enumerate(rows, 2):
         kind = (row.get("modality") or modality).lower()
         if aliases.get(kind, kind) != modality:
             continue
-        number = lambda name, cast: cast(row[name]) if row.get(name) else None  # noqa: B023, E731
+        try:
+            width, height, um_x, um_y = (
+                float(row[name]) if row.get(name) else None
+                for name in ("width", "height", "um_per_px_x", "um_per_px_y")
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: {error}") from None
         digits = re.findall(r"\d+", Path(row["path"]).stem)
         is_block = BLOCK_PATIENT.search(row["patient"]) and digits
         is_virtual = row.get("dataset") in ("simulated", "octmnist")
@@ -121,26 +154,27 @@ def manifest(path: Path, modality: str) -> list[Scan]:
                 row["path"] if is_virtual else str(path.parent / row["path"]),
                 modality,
                 row.get("dataset") or path.parent.name,
-                row["label"],
+                condition(row["label"]),
                 row["patient"],
-                number("width", int),
-                number("height", int),
-                number("um_per_px_x", float),
-                number("um_per_px_y", float),
+                width and int(width),
+                height and int(height),
+                um_x,
+                um_y,
                 int(digits[-1]) if is_block else None,
-            )  # fmt: skip
+            )
         )
     if not scans:
         raise ValueError(f"{path}: has no row of modality {modality}.")
-    return scans
+    return stand_in_patients(scans, str(path))
 
 
 def folder(path: Path, modality: str) -> list[Scan]:
     """Images under ``path``: class subfolders, patient subfolders, both, or flat.
 
-    The class is the last subfolder that bears the name of a condition, else the first that is
-    neither a split (train, val, test) nor a patient, else the folder's own name. A subfolder below
-    the class, or whose name holds a digit, is a patient, where the file name does not say more.
+    The class is the last subfolder that bears the name of a condition, else what the file name
+    says (OCT2017's CLASS-PATIENT-N), else the first subfolder that is neither a split (train, val,
+    test) nor a patient, else the folder's own name. A subfolder below the class, or whose name
+    holds a digit, is a patient, where the file name does not say more.
     """
     files = sorted(
         (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()),
@@ -154,16 +188,20 @@ def folder(path: Path, modality: str) -> list[Scan]:
     for file in files:
         parts = [part.strip() for part in file.relative_to(path).parts[:-1]]
         parts = [part for part in parts if part.lower() not in SIDE_FOLDERS]
-        conditions = [i for i, part in enumerate(parts) if part.upper().split("_")[0] in CONDITIONS]
+        conditions = [
+            i for i, part in enumerate(parts) if condition(part).split("_")[0] in CONDITIONS
+        ]
         words = [i for i, part in enumerate(parts) if not re.search(r"\d", part)]
         at = conditions[-1] if conditions else words[0] if words else -1
+        named = OCT2017_NAME.match(file.stem) if modality == "oct" else ODIR_NAME.match(file.stem)
         label = parts[at] if at >= 0 else name
+        if named and modality == "oct" and not conditions:
+            label = named["label"]
         patient = parts[at + 1 :] or [
             part for part in parts[: max(at, 0)] if re.search(r"\d", part)
         ]
-        named = OCT2017_NAME.match(file.stem) if modality == "oct" else ODIR_NAME.match(file.stem)
         patient = named["patient"] if named else "/".join(patient)  # "": nobody knows
-        scans.append(Scan(str(file), modality, name, label, patient))
+        scans.append(Scan(str(file), modality, name, condition(label), patient))
     return stand_in_patients(scans, str(path))
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from helpers import cache as cache_module
 from helpers import public_sets
 from helpers.data import batches, content_hashes, describe, prepare, split_patients
+from helpers.simulate import make_eye
 from helpers.sources import Scan, load_manifest
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -194,6 +195,42 @@ def test_manifest(folder, tmp_path):
     (tmp_path / "bad.csv").write_text("path,label\na.png,CNV\n")
     with pytest.raises(ValueError, match="patient"):
         load_manifest(tmp_path / "bad.csv")
+
+
+def test_manifest_of_another_spelling(tmp_path):
+    text = "\ufeffFile Name;Diagnosis;Patient ID;um_per_px_x\n"
+    text += "".join(f"{n}.png; drusen;P{n};3.9\n" for n in range(3)) + "9.png;amd dry;;\n"
+    (tmp_path / "eyes.csv").write_text(text, encoding="utf-8")
+    with pytest.warns(UserWarning, match="1 images name no patient"):
+        found = load_manifest(tmp_path / "eyes.csv")
+    assert [s.label for s in found] == ["DRUSEN"] * 3 + ["AMD_DRY"]
+    assert [s.patient for s in found] == ["P0", "P1", "P2", "AMD_DRY-block0"]
+    assert found[0].um_per_px_x == 3.9 and found[3].um_per_px_x is None
+    (tmp_path / "bad.csv").write_text("path,label,patient,width\na.png,CNV,1,wide\n")
+    with pytest.raises(ValueError, match=r"bad.csv, line 2.*wide"):
+        load_manifest(tmp_path / "bad.csv")
+
+
+def test_labels_of_any_spelling_and_from_file_names(tmp_path):
+    for n in range(3):
+        for label in ("drusen", "Normal"):
+            picture(tmp_path / "lower" / label / f"eye{n}" / "x.png", n + 3 * (label == "drusen"))
+            picture(tmp_path / "train" / "batch1" / f"{label.upper()}-{n}00-1.jpeg", n)
+        picture(tmp_path / "mine" / "reticular" / f"eye{n}" / "x.png", n)
+    assert {s.label for s in load_manifest(tmp_path / "lower")} == {"DRUSEN", "NORMAL"}
+    assert {s.label for s in load_manifest(tmp_path / "train")} == {"DRUSEN", "NORMAL"}
+    assert {s.label for s in load_manifest(tmp_path / "lower" / "drusen")} == {"DRUSEN"}
+    assert {s.label for s in load_manifest(tmp_path / "mine")} == {"reticular"}
+    assert made(tmp_path / "lower", class_="Drusen").class_ == "DRUSEN"
+
+
+def test_scale_of_simulated_scans_is_that_of_the_truth():
+    for modality in ("oct", "dfe"):
+        scan = load_manifest("simulated", modality=modality, n_simulated=1, size=96)[0]
+        truth = make_eye(0, "NORMAL", size=96).truth
+        um = truth.oct_um_per_px if modality == "oct" else truth.dfe_um_per_px
+        assert scan.width == 96 and scan.um_per_px_x == pytest.approx(um[0])
+        assert modality == "oct" or scan.um_per_px_y == pytest.approx(um[1])
 
 
 def test_manifest_knows_stand_in_blocks(tmp_path):

@@ -14,6 +14,7 @@ from helpers.preprocess import (
     retina_rows,
     rpe_rows,
 )
+from helpers.simulate import make_eye
 
 HEIGHT, WIDTH = 240, 320
 
@@ -62,6 +63,19 @@ def test_padding_is_found_and_filled_with_background(kind):
         assert filled[inside].max() < truth[inside].max() + 25  # no bright seam
     else:
         assert 10 < filled[:60, :12].mean() < 40
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_wedge_of_a_simulated_scan(seed):
+    eye = make_eye(seed, "DRUSEN", size=256, wedge=True)
+    whole, wedge = make_eye(seed, "DRUSEN", size=256).oct.astype(float), eye.truth.wedge
+    filled = clean_oct(eye.oct, size=256).astype(float)
+    far = ~ndimage.binary_dilation(wedge, iterations=8)
+    assert (filled != whole)[far].mean() < 0.005  # the rest is as it was
+    edge = ndimage.binary_dilation(wedge, iterations=5) & ~ndimage.binary_erosion(wedge)
+    for where in (wedge, edge):  # the hidden background and its speckle; no seam
+        assert abs(filled[where].mean() - whole[where].mean()) < 4
+        assert 0.75 < filled[where].std() / whole[where].std() < 1.3
 
 
 def test_white_slivers_are_mirrored_so_that_layers_run_on():
