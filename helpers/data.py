@@ -90,14 +90,15 @@ def describe(data: Data) -> str:
 
 def prepare(
     source, *, modality="oct", class_="DRUSEN", size=256, framing="stretch", clahe=False,
-    cache=None, seed=0, n_simulated=600, progress=True,
+    cache=None, seed=0, n_simulated=600, most=None, progress=True,
 ) -> Data:  # fmt: skip
     """Find, split by patient, choose, de-duplicate and decode; uint8, ready to train on.
 
     ``source`` as in ``sources.load_manifest``; ``class_`` is one of its classes, or "all" (a
     source of one class trains on that one); ``framing`` and, for photographs, ``clahe`` as in
     ``preprocess.clean_oct`` and ``clean_dfe``; ``cache`` a folder (default: cache in OCT_RUNS).
-    The split is that of the whole source, so that a patient is on the same side in every class.
+    ``most`` limits the scans of each side, where a sample is enough. The split is that of the
+    whole source, so that a patient is on the same side in every class.
     Files that cannot be read are listed in ``left_out``. Raises ValueError for a class that the
     source lacks, for fewer than three patients, or if no file can be read; OSError naming OCT_RUNS
     if the cache cannot be written.
@@ -121,7 +122,10 @@ def prepare(
         copies = sum(scan in side_of for scan in chosen) - len(hashes)
         if copies:
             warnings.warn(f"{copies} files are copies of others and were left out.", stacklevel=1)
-        kept = sorted(hashes, key=lambda scan: SIDES.index(side_of[scan]))
+        kept = []
+        for side in SIDES:
+            those = [scan for scan in hashes if side_of[scan] == side]
+            kept += sorted(those, key=hashes.get)[:most] if most else those
         images, bad = decode(
             kept, [hashes[scan] for scan in kept], cache, size=size, framing=framing, clahe=clahe,
             progress=progress,

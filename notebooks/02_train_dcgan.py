@@ -106,9 +106,9 @@ print(config.show(settings))
 
 
 # %%
-def scans(class_, size):
+def scans(class_, size, most=None):
     return prepare(
-        settings.data, class_=class_, size=size, framing=settings.framing,
+        settings.data, class_=class_, size=size, most=most, framing=settings.framing,
         n_simulated=settings.n_simulated, cache=Path(settings.runs) / "cache",
     )  # fmt: skip
 
@@ -117,7 +117,7 @@ data = scans(settings.class_, settings.size)  # what the networks see
 full = scans(settings.class_, max(256, settings.size))  # what they are measured against
 yardstick = {}
 if data.other_class:
-    other = scans(data.other_class, max(256, settings.size))
+    other = scans(data.other_class, max(256, settings.size), most=1000)
     yardstick = {"other_class": other.test.images, "other_class_name": other.class_}
 print(describe(data))
 

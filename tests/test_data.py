@@ -138,6 +138,13 @@ def test_folder_of_classes(folder):
         assert one <= all_  # a patient is on the same side whichever class is asked for
 
 
+def test_a_sample_keeps_every_scan_on_its_side(folder):
+    whole, some = made(folder), made(folder, most=2)
+    for name in ("train", "validation", "test"):
+        sample, side = getattr(some, name), getattr(whole, name)
+        assert len(sample) == min(2, len(side)) and set(sample.scans) <= set(side.scans)
+
+
 def test_images_lie_beside_their_scans(folder):
     data = made(folder)
     for split in (data.train, data.validation, data.test):
