@@ -48,7 +48,7 @@ class TrainGan:
     loss: str | None = None  # bce | hinge | relativistic
     gamma: float | None = None  # weight of the gradient penalties R1 and R2; 0: off
     z_dim: int | None = None  # length of the noise vector
-    width: int | None = None  # channels next to the image
+    width: int | None = None  # channels next to the image, doubled with every halving
     upsample: str | None = None  # transposed | nearest
     norm: str | None = None  # of the discriminator: batch | none
     minibatch_std: bool | None = None  # the discriminator sees the batch's spread
@@ -83,9 +83,7 @@ PRESET_VALUES = {
     "TrainGan": {
         "tiny": dict(size=64, n_simulated=24, width=8, batch_size=8, steps=12, log_every=16,
                      validate_every=48, validation_images=8, report_images=16),
-        # half the width, small batches and long steps: learns fastest in the first minutes
-        "demo": dict(size=128, n_simulated=200, width=16, batch_size=16, lr=4e-4,
-                     lr_discriminator=4e-4, hours=0.1, validate_every=6000,
+        "demo": dict(size=128, n_simulated=200, hours=0.1, validate_every=6000,
                      validation_images=100),
         "colab": dict(data="oct2017", hours=3.0),
         "kaggle": dict(data="oct2017", hours=10.5),

@@ -48,16 +48,14 @@ def test_relative_paths_start_at_the_root(tmp_path, monkeypatch):
 
 
 def test_a_recipe_fills_what_is_left_open():
-    settings = with_recipe(
-        resolve(TrainGan, ["--preset=colab", "--recipe=paper", "--width=16"], {})
-    )
+    settings = with_recipe(resolve(TrainGan, ["--recipe=paper", "--width=16"], {}))
     assert settings.width == 16
-    large = with_recipe(resolve(TrainGan, ["--preset=colab", "--size=256"], {}))
-    assert large.width == 16  # 512 channels at 4 px
+    large = with_recipe(resolve(TrainGan, ["--recipe=paper", "--size=256"], {}))
+    assert large.width == 8 * 512 // 256  # 512 channels at 4 px
     assert all(
         getattr(settings, name) == value
         for name, value in RECIPES["paper"].items()
-        if name != "width"
+        if name != "channels"
     )
     with pytest.raises(ValueError, match="recipe='worst'"):
         with_recipe(resolve(TrainGan, ["--recipe=worst"], {}))

@@ -19,16 +19,16 @@ from helpers.training import average_gradients, choose_precision
 RECIPES = {
     # Radford et al. 2016 in the form everybody runs (the PyTorch example).
     "paper": dict(
-        loss="bce", gamma=0.0, z_dim=100, upsample="transposed", norm="batch",
+        loss="bce", gamma=0.0, z_dim=100, channels=512, upsample="transposed", norm="batch",
         minibatch_std=False, mirror=False, augment=0.0, batch_size=64, lr=2e-4,
         lr_discriminator=2e-4, beta1=0.5, beta2=0.999, ema_half_life=0.0, ema_ramp=0.0,
         precision="fp32",
     ),
     # What trains better on OCT; the README's table says by how much each change does.
     "best": dict(
-        loss="bce", gamma=0.0, z_dim=100, upsample="transposed", norm="batch",
-        minibatch_std=False, mirror=True, augment=0.3, batch_size=32, lr=2e-4,
-        lr_discriminator=2e-4, beta1=0.5, beta2=0.999, ema_half_life=2_000.0, ema_ramp=0.3,
+        loss="bce", gamma=0.0, z_dim=100, channels=256, upsample="transposed", norm="batch",
+        minibatch_std=False, mirror=True, augment=0.3, batch_size=16, lr=4e-4,
+        lr_discriminator=4e-4, beta1=0.5, beta2=0.999, ema_half_life=2_000.0, ema_ramp=0.3,
         precision="auto",
     ),
 }  # fmt: skip
@@ -37,13 +37,14 @@ RECIPES = {
 def with_recipe(settings):
     """A copy of the settings in which every field that is None takes the recipe's value.
 
-    The width of a network follows from the size: 512 channels at 4 px as in the PyTorch example,
-    halved with every doubling, which is its plain extension beyond 64 px. Raises ValueError naming
-    a setting that cannot work, before any data is touched.
+    The width of a network follows from the size and the recipe's channels at 4 px (512 in the
+    PyTorch example), halved with every doubling: its plain extension beyond 64 px. Raises
+    ValueError naming a setting that cannot work, before any data is touched.
     """
     choices = {"model": ("dcgan",), "recipe": RECIPES, "size": dcgan.SIZES}
     _check(settings, choices)
-    recipe = {**RECIPES[settings.recipe], "width": 64 * 64 // settings.size}
+    recipe = dict(RECIPES[settings.recipe])
+    recipe["width"] = recipe.pop("channels") * 8 // settings.size
     missing = {name: value for name, value in recipe.items() if getattr(settings, name) is None}
     settings = dataclasses.replace(settings, **missing)
     _check(settings, {"loss": LOSSES, "norm": dcgan.NORMS, "upsample": dcgan.UPSAMPLES})
