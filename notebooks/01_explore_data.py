@@ -347,6 +347,7 @@ def prepared(source, modality, framing):
     return prepare(
         source, modality=modality, class_="all", size=settings.size, framing=framing,
         cache=Path(settings.runs) / "cache", n_simulated=settings.n_simulated,
+        most=4000,  # of each side: a look at OCT2017 needs no 80,000 scans
     )  # fmt: skip
 
 
