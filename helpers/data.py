@@ -239,30 +239,44 @@ def _at_boundary(scan: Scan, side: dict[str, str]) -> bool:
     return any(side.get(n, side[scan.patient]) != side[scan.patient] for n in near)
 
 
-def batches(images, batch_size, *, seed=0, device="cpu", start=0, rank=0, world_size=1):
+def batches(
+    images, batch_size, *, labels=None, seed=0, device="cpu", start=0, rank=0, world_size=1
+):
     """Endless shuffled batches, float (batch_size, C, S, S) in [-1, 1] on ``device``.
 
-    ``images`` is uint8 (N, C, S, S). Every epoch is a fresh permutation, and the last batch of one
-    is filled up from the next, so that the sequence follows from ``seed`` alone; ``start`` counts
-    the batches already taken (a resumed run goes on where it stopped). With several processes each
-    takes its own share of every global batch. Images that fit (2 GiB, on a GPU a quarter of its
-    memory) live on the device as uint8; more of them stream from the disk, one batch ahead.
+    ``images`` is uint8 (N, C, S, S). With ``labels``, whole numbers (N,), a batch is a pair of
+    images and their labels (batch_size,). Every epoch is a fresh permutation, and the last batch of
+    one is filled up from the next, so that the sequence follows from ``seed`` alone; ``start``
+    counts the batches already taken (a resumed run goes on where it stopped). With several
+    processes each takes its own share of every global batch. Images that fit (2 GiB, on a GPU a
+    quarter of its memory) live on the device as uint8; more of them stream from the disk, one
+    batch ahead.
     """
     device = torch.device(device)
     chosen = _order(len(images), batch_size, seed, start, rank, world_size)
+    labels = None if labels is None else torch.as_tensor(labels, device=device)
+
+    def batch(levels, index):
+        pixels = levels.to(device).float() / 127.5 - 1
+        return pixels if labels is None else (pixels, labels[index.to(device)])
+
     room = 2 * 2**30
     if device.type == "cuda":
         room = torch.cuda.get_device_properties(device).total_memory // 4
     if images.nbytes <= room:
         resident = torch.from_numpy(np.array(images)).to(device)
-        for index in chosen:
-            yield resident[torch.from_numpy(index).to(device)].float() / 127.5 - 1
+        for index in map(torch.from_numpy, chosen):
+            yield batch(resident[index.to(device)], index)
         return
+
+    def read(index):
+        return torch.from_numpy(np.array(images[index])), torch.from_numpy(index)
+
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(images.__getitem__, next(chosen))
+        coming = pool.submit(read, next(chosen))
         for index in chosen:
-            batch, coming = coming.result(), pool.submit(images.__getitem__, index)
-            yield torch.from_numpy(np.array(batch)).to(device).float() / 127.5 - 1
+            ready, coming = coming.result(), pool.submit(read, index)
+            yield batch(*ready)
 
 
 def _order(count, batch_size, seed, start, rank, world_size):

@@ -50,7 +50,7 @@ class Run:
         _write(self._metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
     def finish(self, step: int, seconds: float, best: float) -> None:
-        summary = {"steps": step, "seconds": round(seconds, 1), "best_kernel_distance": best}
+        summary = {"steps": step, "seconds": round(seconds, 1), "best": best}
         _write(self._finished, json.dumps(summary, indent=2) + "\n")
 
     def finished(self, steps: int, hours: float) -> bool:

@@ -3,7 +3,8 @@
 It never names a method. A method is a plain object with
 
 - ``networks`` and ``optimizers``, dictionaries by name; ``averaged``, the module whose moving
-  average is judged and exported; ``architecture``, what rebuilds that module;
+  average is judged and exported; ``architecture``, what rebuilds that module; ``exported``, what
+  its file is called ("generator"); ``judged_by``, the name of its score ("kernel_distance");
 - ``step(batch, accelerator) -> dict of floats``, which calls backward and the optimizers;
 - ``preview(module) -> images`` and ``validate(module) -> float`` (smaller is better);
 - ``state_dict()`` / ``load_state_dict(state)`` for whatever else it remembers.
@@ -24,7 +25,6 @@ from torchvision.utils import save_image
 from tqdm.auto import tqdm
 
 from helpers import checkpoint
-from helpers.data import batches
 from helpers.runs import Run
 
 
@@ -123,13 +123,15 @@ def interruptible():
             signal.signal(s, handler)
 
 
-def train(method, images, run: Run, settings) -> Run:
-    """Train ``method`` on uint8 ``images`` (N, C, S, S) until the budget ends; returns the run.
+def train(method, draw, run: Run, settings) -> Run:
+    """Train ``method`` on the batches that ``draw`` gives until the budget ends; returns the run.
 
+    ``draw(start=, device=, rank=, world_size=)`` is an endless iterator of one process's batches
+    from the ``start``-th on: ``functools.partial(data.batches, images, batch_size, seed=seed)``.
     The budget is ``settings.steps`` and ``settings.hours`` (0: no such limit; the first that is
     reached ends it), counted over resumes. A run folder with checkpoints is continued; a finished
     one is returned as it is. Writes metrics.jsonl, previews/, checkpoints/ and, at every
-    validation that is the best so far, generator.safetensors. Ctrl-C and SIGTERM save and return.
+    validation that is the best so far, the exported network. Ctrl-C and SIGTERM save and return.
 
     Raises ValueError if no budget is set, FloatingPointError if a loss is no longer finite,
     OSError naming the run's folder if it cannot be written.
@@ -172,8 +174,8 @@ def train(method, images, run: Run, settings) -> Run:
         run.rewind(done)  # a killed run repeats what it logged after its last checkpoint
 
     global_batch = s.batch_size * accelerator.num_processes
-    stream = batches(
-        images, s.batch_size, seed=s.seed, device=device, start=done,
+    stream = draw(
+        start=done, device=device,
         rank=accelerator.process_index, world_size=accelerator.num_processes,
     )  # fmt: skip
     log_every = max(1, s.log_every // global_batch)  # settings count images, so that they mean
@@ -193,9 +195,10 @@ def train(method, images, run: Run, settings) -> Run:
         if improved := value < best:
             best = value
             metadata = {**method.architecture, "class": s.class_, "step": step, "seed": s.seed}
-            checkpoint.write_generator(run.generator, average.state_dict(), metadata)
+            file = run.folder / f"{method.exported}.safetensors"
+            checkpoint.write_generator(file, average.state_dict(), metadata)
         seconds = before + time.monotonic() - started
-        run.log(step, images=step * global_batch, seconds=seconds, kernel_distance=value)
+        run.log(step, images=step * global_batch, seconds=seconds, **{method.judged_by: value})
         state = {
             "networks": {name: n.state_dict() for name, n in method.networks.items()},
             "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
@@ -252,5 +255,5 @@ def _status(record, best, seconds, settings, step) -> str:
     if settings.steps:
         left.append(seconds / step * (settings.steps - step))
     minutes = max(0.0, min(left)) / 60
-    judged = f" distance {best:.0f}" if math.isfinite(best) else ""
+    judged = f" best {best:.3g}" if math.isfinite(best) else ""
     return f"{losses}{judged}, {minutes:.1f} min left"

@@ -53,6 +53,7 @@ if os.path.isdir("/kaggle/working") or os.path.isdir("/content/sample_data"):
 import inspect
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -60,7 +61,7 @@ import torch
 from IPython.display import Markdown, display
 
 from helpers import config, plots
-from helpers.data import describe, prepare
+from helpers.data import batches, describe, prepare
 from helpers.generate import export, load_generator, sample
 from helpers.losses import adversarial
 from helpers.measures.distances import distance_report, print_table
@@ -232,7 +233,8 @@ show_source(
 
 # %%
 run = open_run(settings, data, parameters)
-train(method, data.train.images, run, settings)
+shuffled = partial(batches, data.train.images, settings.batch_size, seed=settings.seed)
+train(method, shuffled, run, settings)
 if os.environ.get("RANK", "0") != "0":
     sys.exit()  # of several processes one looks and measures
 print(config.shown(run.folder))

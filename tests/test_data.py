@@ -515,3 +515,18 @@ def test_streaming_gives_the_same_batches(tmp_path):
 def test_a_batch_larger_than_the_set():
     (batch,) = values(batches(numbered(3), 8, seed=0), 1)
     assert len(batch) == 8 and sorted(batch[:3]) == sorted(batch[3:6]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_labels_go_with_their_images(tmp_path, resident):
+    class Large(np.memmap):
+        nbytes = 2**40
+
+    images = numbered()
+    images.tofile(tmp_path / "images.u8")
+    if not resident:
+        images = Large(tmp_path / "images.u8", np.uint8, "r", shape=images.shape)
+    stream = batches(images, 5, labels=np.arange(len(images)) * 10, seed=3)
+    for pixels, labels in (next(stream) for _ in range(12)):
+        numbers = ((pixels[:, 0, 0, 0] + 1) * 127.5).round().long()
+        assert (labels == 10 * numbers).all()

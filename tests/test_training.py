@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,13 @@ import os, sys
 import torch
 sys.path.insert(0, os.environ["TESTS"])
 from accelerate import PartialState
-from test_training import Data, split, settings_for, start, train
+from test_training import Data, batches_of, split, settings_for, start, train
 from helpers.measures.features import Features
 
 data = Data(split(64, 1), split(8, 2), split(8, 3), "bands", "DRUSEN", "0123456789abcdef")
 settings = settings_for(sys.argv[1], "--steps=3", "--batch_size=4")
 method, run = start(settings, data, Features())
-train(method, data.train.images, run, settings)
+train(method, batches_of(data, settings), run, settings)
 state = {"generator": method.networks["generator"].state_dict(), "noise": torch.randn(4),
          "processes": PartialState().num_processes}
 torch.save(state, f"{sys.argv[1]}/rank{os.environ['RANK']}.pt")
@@ -71,6 +72,10 @@ def settings_for(tmp_path, *changes):
     return with_recipe(config.resolve(config.TrainGan, arguments, {}))
 
 
+def batches_of(data, settings):
+    return partial(batches, data.train.images, settings.batch_size, seed=settings.seed)
+
+
 def start(settings, data, features):
     torch.manual_seed(settings.seed)
     method = GAN(settings, data.validation.images, features)
@@ -79,7 +84,7 @@ def start(settings, data, features):
 
 def run_once(settings, data, features):
     method, run = start(settings, data, features)
-    train(method, data.train.images, run, settings)
+    train(method, batches_of(data, settings), run, settings)
     return method, run
 
 
@@ -89,7 +94,7 @@ def test_a_short_training_lowers_the_kernel_distance(tmp_path, data, features):
     real = features(data.test.images)
     untrained = copy.deepcopy(method.averaged).eval()
     before = kernel_distance(features(sample(untrained, 32)), real)
-    train(method, data.train.images, run, settings)
+    train(method, batches_of(data, settings), run, settings)
     after = kernel_distance(features(sample(load_generator(run.folder), 32)), real)
     assert after < 0.8 * before
 
@@ -142,7 +147,7 @@ def test_an_interrupted_run_is_usable_and_ends_like_an_uninterrupted_one(
         return step(*arguments)
 
     method.step = ctrl_c_in_step_3
-    train(method, data.train.images, run, settings)
+    train(method, batches_of(data, settings), run, settings)
     assert "Interrupted at step 3" in capsys.readouterr().out
     assert sample(load_generator(run.folder), 2).shape == (2, 1, 64, 64)
     _, run = run_once(settings, data, features)
@@ -178,7 +183,7 @@ def test_a_loss_that_is_no_number_stops_with_a_word(tmp_path, data, features):
     method, run = start(settings, data, features)
     method.step = lambda *_: {"loss_generator": float("nan")}
     with pytest.raises(FloatingPointError, match="not finite at step 1.*lower lr"):
-        train(method, data.train.images, run, settings)
+        train(method, batches_of(data, settings), run, settings)
 
 
 def test_settings_that_cannot_work_are_named(tmp_path, data, features):
@@ -189,7 +194,7 @@ def test_settings_that_cannot_work_are_named(tmp_path, data, features):
     settings = settings_for(tmp_path, "--steps=0")
     method, run = start(settings, data, features)
     with pytest.raises(ValueError, match="steps=0 and hours=0"):
-        train(method, data.train.images, run, settings)
+        train(method, batches_of(data, settings), run, settings)
     with pytest.raises(ValueError, match="precision='half'"):
         choose_precision("half")
     for setting, message in [("--model=residual", "model='residual'"), ("--size=100", "size=100"),

@@ -76,6 +76,8 @@ class GAN:
     scans to the validation patients' scans, in the features of ``features``.
     """
 
+    exported, judged_by = "generator", "kernel_distance"
+
     def __init__(self, settings, validation: np.ndarray, features):
         s = self.settings = settings
         if len(validation) < 2:
