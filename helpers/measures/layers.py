@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 from scipy.linalg import solveh_banded
-from scipy.ndimage import gaussian_filter, gaussian_filter1d, uniform_filter1d
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from scipy.signal import find_peaks
 from tqdm.auto import tqdm
 
@@ -186,11 +186,12 @@ def _surfaces(work):
     smooth, work = (smooth - dark) / scale, (work - dark) / scale
 
     coarse = smooth.reshape(len(work), WORK, COARSE, -1).mean(3)
-    tissue = np.clip(coarse - 0.28, -0.3, 0.4)
+    dim = np.minimum(coarse, 0.45)  # the RPE's edge must not outshine the ILM's
+    tissue = np.clip(dim - 0.22, -0.22, 0.23)
     above = np.maximum(tissue, 0).cumsum(1) - np.maximum(tissue, 0)
-    edge = _between(coarse, 0, 6) - _between(coarse, -7, -1)
+    edge = _between(dim, 0, 6) - _between(dim, -7, -1)
     hollow = _between(np.maximum(-tissue, 0), 0, 18)
-    cost = 0.15 * above + 3 * hollow - edge
+    cost = 0.2 * above + 3 * hollow - 1.5 * edge
     ilm = _wide(shortest_paths(cost, 8, 0.005))
 
     band = gaussian_filter(coarse, (0, 0.7, 0.5))
@@ -224,26 +225,211 @@ def _wide(path):
     return np.stack([np.interp(at, np.arange(COARSE), row) for row in path]).astype(np.float32)
 
 
-def lower_envelope(path, weight=None, stiffness=3e5, level=1.0, rounds=12):
+def lower_envelope(path, weight, stiffness=2e7, level=1.0):
     """A smooth curve (W,) through the low points (large rows) of path (W,).
 
-    Whittaker's smoother (penalised second differences) with weights renewed in every round: where
-    the path lies above the curve by more than about `level` px it hardly counts.
+    Whittaker's smoother (penalised third differences, so that a parabola is free). Its weights are
+    asymmetric at first (Eilers 2004): a path above the curve counts a twentieth. Then they depend
+    on how far above: by much more than `level` px, as over a druse, it no longer counts.
     """
-    width = len(path)
-    weight = np.ones(width) if weight is None else weight
-    bands = np.zeros((3, width))
-    for k, row in ((0, (1, -4, 6)),):
-        bands[0, 2:], bands[1, 1:], bands[2] = 1, -4, 6
-    bands[2, [0, -1]], bands[2, [1, -2]] = 1, 5
-    bands[1, [1, -1]] = -2
-    current = weight * 1.0
-    curve = path
-    for turn in range(rounds):
-        system = stiffness * bands
-        system[2] += current + 1e-6
-        curve = solveh_banded(system, (current + 1e-6) * path)
-        rise = curve - path
-        wide = level * max(1, 4 - turn)
-        current = weight / (1 + (np.where(rise > 0, rise, rise / 3) / wide) ** 2) ** 2
-    return curve
+    bands = np.zeros((4, len(path)))
+    difference = np.diff(np.eye(len(path)), 3, axis=0)
+    penalty = stiffness * difference.T @ difference
+    for k in range(4):
+        bands[3 - k, k:] = np.diagonal(penalty, k)
+
+    def curve(weight):
+        system = bands.copy()
+        system[3] += weight + 1e-6
+        return solveh_banded(system, (weight + 1e-6) * path)
+
+    found = curve(weight)
+    for _ in range(8):
+        found = curve(weight * np.where(path > found, 0.95, 0.05))
+    for _ in range(8):
+        rise = found - path
+        found = curve(weight / (1 + (np.where(rise > 0, rise, rise / 2) / level) ** 2) ** 2)
+    return found
+
+
+def _at(picture, path, low, high):
+    """Mean of a picture (256, 256) over rows path + low to path + high of every column."""
+    row = np.arange(low, high + 1)[:, None] + np.round(path).astype(int)
+    return np.take_along_axis(picture, np.clip(row, 0, WORK - 1), 0).mean(0)
+
+
+def _band_edges(work, ridge, flat):
+    """How far the RPE's inner and outer edge lie from its ridge (both positive), in px.
+
+    They are the steepest rise and fall of the mean A-scan of the columns `flat`, where no druse
+    widens the band.
+    """
+    reach = 12
+    lines = _along(work[None], ridge[None].astype(np.float32), reach)[0]
+    profile = lines[:, flat].mean(1) if flat.any() else lines.mean(1)
+    fine = np.arange(-reach, reach + 0.05, 0.1)
+    slope = np.gradient(np.interp(fine, np.arange(-reach, reach + 1), profile))
+    slope = gaussian_filter1d(slope, 5)
+    inner, outer = (fine > -5) & (fine < 0.5), (fine > -0.5) & (fine < 5)
+    return -fine[inner][slope[inner].argmax()], fine[outer][slope[outer].argmin()]
+
+
+def _one(work, smooth, ilm, ridge, shape, um_per_px):
+    """Layers of one picture from its paths on 256 x 256 pixels."""
+    rise = _at(smooth, ilm, 3, 12) - _at(smooth, ilm, -12, -3)
+    fall = _at(smooth, ridge, -1, 1) - _at(smooth, ridge, 7, 14)
+    inside = (ilm > 2) & (ridge < WORK - 6) & (ridge - ilm > 8)
+    sure = gaussian_filter1d(np.minimum(rise / 0.10, fall / 0.10), 4)
+    seen = inside & (sure > 1)
+    confidence = {
+        "seen": float(seen.mean()), "ilm": float(rise.mean()), "rpe": float(fall.mean()),
+        "layered": _layered(smooth, ridge),
+    }  # fmt: skip
+    reason = _reason(confidence, ilm, ridge)
+    if reason:
+        empty = np.full(shape[1], np.nan)
+        rows = {name: empty.copy() for name in SURFACES}
+        return Layers(shape, rows, False, reason, empty.copy(), empty.copy(),
+                      confidence=confidence, um_per_px=um_per_px)  # fmt: skip
+    base = lower_envelope(ridge, seen + 0.01)
+    inner, outer = _band_edges(work, ridge, seen & (base - ridge < 1))
+    down, across = shape[0] / WORK, shape[1] / WORK
+    lift = np.where(seen, base - ridge, 0)
+    drusen = [
+        Druse((x + 0.5) * across - 0.5, width * across, height * down, area * across * down)
+        for x, width, height, area in _drusen(lift)
+    ]
+    at = (np.arange(shape[1]) + 0.5) / across - 0.5
+
+    def wide(values, scale=down, shift=0.5):
+        values = np.interp(at, np.arange(WORK), np.where(seen, values, np.nan))
+        return (values + shift) * scale - shift
+
+    rows = {"ILM": wide(ilm), "RPE": wide(ridge - inner), "BM": wide(base + outer)}
+    rows["RPE"] = np.minimum(rows["RPE"], rows["BM"])
+    x = np.arange(WORK)[seen]
+    slope = np.polyfit(x, base[seen], 1)[0]
+    fovea, depth = _fovea(base + outer - ilm, seen)
+    if fovea is not None:
+        row = (np.interp(fovea, np.arange(WORK), ilm) + 0.5) * down - 0.5
+        fovea = (float((fovea + 0.5) * across - 0.5), float(row))
+    return Layers(
+        shape, rows, True, "", rows["BM"] - rows["ILM"], rows["BM"] - rows["RPE"],
+        band=float((inner + outer) * down), drusen=drusen, fovea=fovea,
+        fovea_depth=float(depth * down), tilt=float(slope * down / across),
+        confidence=confidence, um_per_px=um_per_px,
+    )  # fmt: skip
+
+
+def _layered(smooth, ridge):
+    """Share of the variance about the RPE that layers along it explain, 0 to 1."""
+    flat = _along(smooth[None], ridge[None].astype(np.float32), 40)[0]
+    return float(flat.mean(1).var() / max(flat.var(), 1e-6))
+
+
+def _reason(confidence, ilm, ridge):
+    """Why a picture cannot be measured; "" if it can."""
+    if (ilm <= 2).mean() > 0.25:
+        return "the ILM leaves the picture"
+    if (ridge >= WORK - 6).mean() > 0.25:
+        return "the RPE leaves the picture"
+    if confidence["layered"] < 0.3:
+        return "no layers found"
+    if confidence["seen"] < 0.75:
+        return "low confidence: the layers are lost in too many columns"
+    return ""
+
+
+def _drusen(lift, least=1.5, floor=0.75):
+    """(x, width, height, area) in px of 256 for every rise of lift (256,) of `least` px and more.
+
+    A druse ends where the rise falls below `floor`, or in the valley to the next one if that is
+    deeper than half of the lower top.
+    """
+    smooth = gaussian_filter1d(lift, 1.0)
+    tops, _ = find_peaks(np.r_[0, smooth, 0], height=least, prominence=least / 2)
+    tops = [top - 1 for top in tops]
+    kept = []
+    for top in tops:
+        if kept:
+            valley = smooth[kept[-1] : top + 1].min()
+            if valley > 0.5 * min(smooth[kept[-1]], smooth[top]):
+                kept[-1] = max(kept[-1], top, key=lambda k: smooth[k])
+                continue
+        kept.append(top)
+    found = []
+    for k, top in enumerate(kept):
+        first = kept[k - 1] + smooth[kept[k - 1] : top].argmin() if k else 0
+        last = top + smooth[top : kept[k + 1]].argmin() if k + 1 < len(kept) else WORK - 1
+        low = np.nonzero(smooth[first:top] < floor)[0]
+        first = first + low[-1] + 1 if len(low) else first
+        low = np.nonzero(smooth[top : last + 1] < floor)[0]
+        last = top + low[0] - 1 if len(low) else last
+        area = lift[first : last + 1].clip(0).sum()
+        found.append((float(top), float(last - first + 1), float(lift[top]), float(area)))
+    return found
+
+
+def _fovea(thickness, seen):
+    """Column and depth in px of 256 of the deepest pit in the middle of the scan; None, nan."""
+    smooth = gaussian_filter1d(
+        np.interp(np.arange(WORK), np.arange(WORK)[seen], thickness[seen]), 4
+    )
+    best, depth = None, 2.5
+    for x in range(int(0.15 * WORK), int(0.85 * WORK)):
+        rims = smooth[max(0, x - 75) : x].max(), smooth[x + 1 : x + 76].max()
+        if min(rims) - smooth[x] > depth:
+            best, depth = x, min(rims) - smooth[x]
+    if best is None:
+        return None, np.nan
+    half = smooth < smooth[best] + depth / 3
+    first = best - half[best::-1].argmin() if not half[: best + 1].all() else 0
+    last = best + half[best:].argmin() if not half[best:].all() else WORK - 1
+    return (first + last) / 2, depth
+
+
+def measure(images, progress=False):
+    """{name: (N,) float} for every name of MEASURES; NaN where the ruler says unusable.
+
+    images as for read_all. Heights are in % of the picture's height, widths in % of its width,
+    areas in % of its area. The fovea is NaN without a pit, the size of drusen without any.
+    """
+    values = {name: np.full(len(images), np.nan) for name in MEASURES}
+    for i, layers in enumerate(read_all(images, progress=progress)):
+        for name, value in describe(layers).items():
+            values[name][i] = value
+    return values
+
+
+def describe(layers):
+    """The MEASURES of one picture; of an unusable one only that it is."""
+    if not layers.usable:
+        return {"usable": 0.0}
+    height, width = layers.shape
+    tall, wide = 100 / height, 100 / width
+    seen = np.isfinite(layers.thickness)
+    column = np.arange(width)
+    thickness, elevation = layers.thickness * tall, layers.elevation * tall
+    centre = width / 2 - 0.5 if layers.fovea is None else layers.fovea[0]
+    near = seen & (np.abs(column - centre) < width / 12)
+    rpe, bm = layers.rows["RPE"][seen], layers.rows["BM"]
+    smooth = gaussian_filter1d(rpe, width / 64)
+    line = np.polyval(np.polyfit(column[seen], bm[seen], 2)[:1], (width / 2) ** 2)
+    drusen = layers.drusen
+    return {
+        "usable": 1.0,
+        "retinal_thickness": np.nanmean(thickness),
+        "central_thickness": np.nan if not near.any() else thickness[near].mean(),
+        "thickness_spread": np.nanstd(thickness),
+        "rpe_elevation_mean": np.nanmean(elevation),
+        "rpe_elevation_max": np.nanmax(elevation),
+        "rpe_roughness": np.sqrt(np.mean((rpe - smooth) ** 2)) * tall,
+        "drusen_count": float(len(drusen)),
+        "drusen_area": sum(d.area for d in drusen) * tall * wide / 100,
+        "drusen_height": max((d.height for d in drusen), default=np.nan) * tall,
+        "drusen_width": np.mean([d.width for d in drusen]) * wide if drusen else np.nan,
+        "fovea_column": np.nan if layers.fovea is None else (layers.fovea[0] + 0.5) * wide,
+        "fovea_depth": layers.fovea_depth * tall,
+        "tilt": layers.tilt * width * tall,
+        "curvature": line * tall,
+    }
