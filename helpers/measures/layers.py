@@ -199,10 +199,13 @@ def _surfaces(work):
     gain = np.where(below > 8, band, 0).max(1, keepdims=True)
     gain = gaussian_filter1d(np.maximum(gain, 0.15), 2, axis=2)
     band = band / gain
-    cost = (
-        -_between(band, -1, 1) * 1.5 + _between(band, 4, 10)
-        + 0.5 * _between(band, -16, -7) + np.where(below < 8, 5, 0)
-    )  # fmt: skip
+    likely = 1.5 * _between(band, -1, 1) - _between(band, 4, 10)
+    likely -= 0.5 * np.maximum(_between(band, -16, -7), 0.2)
+    likely[below < 8] = 0
+    # nothing under the RPE looks like it, where the nerve fibre layer has the RPE under it
+    deeper = np.maximum.accumulate(likely[:, ::-1], 1)[:, ::-1]
+    deeper = np.pad(deeper[:, 9:], ((0, 0), (0, 9), (0, 0)))
+    cost = np.where(below < 8, 5, 0.8 * deeper - likely)
     rpe = _wide(shortest_paths(cost, 6, 0.01))
 
     reach = 8
