@@ -37,9 +37,9 @@
 # %% [markdown]
 # ## Setup
 #
-# On Kaggle and Colab the next cell makes this repository's package `helpers` importable: from a data
-# set or utility script that is attached to the notebook, else by installing it, with whatever it
-# lacks, from the repository. The torch that is already there stays. Elsewhere it does nothing.
+# On Kaggle and Colab the next cell makes this repository's package `helpers` importable: from a
+# data set or utility script that is attached to the notebook, else by installing it, with whatever
+# it lacks, from the repository. The torch that is already there stays. Elsewhere it does nothing.
 
 # %%
 import os
