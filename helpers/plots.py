@@ -266,3 +266,38 @@ def filmstrip(folder, *, rows=6, columns=8, caption="", path=None):
             _show(cell, picture[: tile + 2, : columns * tile + 2])
             cell.set_ylabel(f"step {int(file.stem)}", fontsize=8)
         return _finish(figure, caption, path)
+
+
+def show_layers(images, layers, titles=None, columns=4, caption="", path=None):
+    """Scans with what helpers.measures.layers found on them: ILM, RPE and BM, drusen, the fovea.
+
+    layers: one Layers for every image. Drusen are shaded from RPE to BM, the fovea is a tick above
+    the ILM; a scan that the ruler does not measure shows its reason instead.
+    """
+    levels = pixels(images)
+    columns = min(columns, len(levels))
+    rows = -(-len(levels) // columns)
+    colours = {"ILM": "#58c4ff", "RPE": "#ffd23f", "BM": ACCENT}
+    with plt.rc_context(STYLE):
+        aspect = levels.shape[1] / levels.shape[2] + (0.1 * columns / 4 if titles else 0)
+        figure, axes = _cells(rows, columns, aspect)
+        for i, cell in enumerate(axes.flat):
+            _show(cell, levels[i] if i < len(levels) else None)
+            if i >= len(levels):
+                continue
+            if titles is not None:
+                cell.set_title(str(titles[i]))
+            found, x = layers[i], np.arange(levels.shape[2])
+            for name, colour in colours.items():
+                cell.plot(x, found.rows[name], color=colour, lw=0.7)
+            for druse in found.drusen:
+                here = np.abs(x - druse.x) <= druse.width / 2
+                cell.fill_between(x, found.rows["RPE"], found.rows["BM"], where=here,
+                                  color=colours["RPE"], alpha=0.35, lw=0)  # fmt: skip
+            if found.fovea is not None:
+                column, row = found.fovea
+                cell.plot([column] * 2, [row - 20, row - 8], color="white", lw=1)
+            if not found.usable:
+                cell.text(0.03, 0.03, textwrap.fill(found.reason, 30), color="white", fontsize=7,
+                          transform=cell.transAxes)  # fmt: skip
+        return _finish(figure, caption, path)
