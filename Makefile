@@ -34,9 +34,9 @@ notebooks: env ## write each notebook's .ipynb from its .py and run it, figures 
 		$(RUN) -m jupyter execute --inplace notebooks/$$stem.ipynb || exit 1; \
 	done
 
-kaggle: env ## push a notebook: KAGGLE_USER=name NB=02 [SETTINGS="OCT_PRESET=kaggle"] [OFFLINE=1] [RESUME=1]
+kaggle: env ## push a notebook: KAGGLE_USER=name NB=02 [SETTINGS="OCT_PRESET=kaggle"] [OFFLINE=1] [ATTACH=02]
 	$(RUN) kaggle_kernel_metadata/push.py "$(NB)" --user "$(KAGGLE_USER)" \
-		--settings "$(SETTINGS)" $(if $(OFFLINE),--offline) $(if $(RESUME),--resume)
+		--settings "$(SETTINGS)" $(if $(OFFLINE),--offline) --attach "$(ATTACH)"
 
 kaggle-check: env ## would Kaggle's own client take every notebook? no network needed
 	$(RUN) kaggle_kernel_metadata/push.py

@@ -2,8 +2,8 @@
 
     python kaggle_kernel_metadata/links.py [owner/name]       make links REPO=owner/name
 
-That is: the README's badges and the first code cell of every notebook, which also names the tag
-(v and the version of pyproject.toml) from which helpers is installed.
+That is: the README's badges and pip lines, and the first code cell of every notebook. The tag from
+which helpers is installed is v and the version of pyproject.toml.
 """
 
 import re
@@ -17,6 +17,7 @@ PROJECT = re.compile(rf'(?m)^(Repository = "https://github\.com/){SLUG}(?=")')
 LINKS = re.compile(rf"((?:github\.com|research\.google\.com/github)/){SLUG}(?=/blob/)")
 CELL = re.compile(rf'(REPOSITORY = \\?"https://github\.com/){SLUG}(?=\\?")')
 TAG = re.compile(r'(TAG = \\?")v[\w.]+(?=\\?")')
+INSTALL = re.compile(rf"(git\+https://github\.com/){SLUG}@v\d[\w.]*")
 PLACES = ("README.md", "notebooks/*.py", "notebooks/*.ipynb", "kaggle_kernel_metadata/*/*.json")
 
 
@@ -44,6 +45,7 @@ def write(root=ROOT, repository: str | None = None) -> list[Path]:
     for path in sorted(path for pattern in PLACES for path in root.glob(pattern)):
         text = path.read_text()
         new = CELL.sub(rf"\g<1>{address(root)}", LINKS.sub(rf"\g<1>{address(root)}", text))
+        new = INSTALL.sub(rf"\g<1>{address(root)}@{tag(root)}", new)
         new = TAG.sub(rf"\g<1>{tag(root)}", new)
         if new != text:
             path.write_text(new)

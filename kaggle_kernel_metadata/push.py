@@ -104,12 +104,12 @@ def without_credentials():
         yield
 
 
-def fill_in(stem, user, folder, *, settings="", offline=False, resume=False, root=ROOT) -> None:
+def fill_in(stem, user, folder, *, settings="", offline=False, attach="", root=ROOT) -> None:
     """Write into ``folder`` what is pushed: the metadata with ``user``, and the notebook.
 
     ``settings`` ("OCT_PRESET=kaggle OCT_HOURS=11") are set at the end of the notebook's first code
     cell. ``offline`` switches the internet off and attaches the user's data set with helpers;
-    ``resume`` attaches the output of the notebook's last run.
+    ``attach`` is the stem of the notebook whose last output is attached (its own: to go on).
     """
     text = (root / "kaggle_kernel_metadata" / stem / "kernel-metadata.json").read_text()
     metadata = json.loads(text.replace(USER, user))
@@ -121,14 +121,14 @@ def fill_in(stem, user, folder, *, settings="", offline=False, resume=False, roo
     if offline:
         metadata["enable_internet"] = False
         metadata["dataset_sources"].append(f"{user}/{OFFLINE}")
-    if resume:
-        metadata["kernel_sources"].append(metadata["id"])
+    if attach:
+        metadata["kernel_sources"].append(f"{user}/{attach.replace('_', '-')}")
     metadata["code_file"] = f"{stem}.ipynb"
     (folder / "kernel-metadata.json").write_text(json.dumps(metadata, indent=2))
     (folder / metadata["code_file"]).write_text(json.dumps(notebook))
 
 
-def push(stem: str, user: str, *, settings="", offline=False, resume=False, root=ROOT) -> str:
+def push(stem: str, user: str, *, settings="", offline=False, attach="", root=ROOT) -> str:
     """Push one notebook and return its address; ValueError says why Kaggle would not run it."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]+", user):
         raise ValueError(
@@ -142,7 +142,7 @@ def push(stem: str, user: str, *, settings="", offline=False, resume=False, root
         published(root)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        fill_in(stem, user, folder, settings=settings, offline=offline, resume=resume, root=root)
+        fill_in(stem, user, folder, settings=settings, offline=offline, attach=attach, root=root)
         from kaggle.api.kaggle_api_extended import KaggleApi
 
         _, said = dry_push(folder)
@@ -170,31 +170,35 @@ def published(root=ROOT) -> None:
         )
 
 
+def the_notebook(what: str, beginning: str) -> str:
+    chosen = [stem for stem in stems() if stem.startswith(beginning)]
+    if len(chosen) != 1:
+        raise ValueError(f"{what}={beginning}: choose one of {', '.join(stems())}.")
+    return chosen[0]
+
+
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebook", nargs="?", help="02, or 02_train_dcgan; none: check them all")
     parser.add_argument("--user", default="", help="your name on Kaggle")
     parser.add_argument("--settings", default="", help='such as "OCT_PRESET=kaggle OCT_HOURS=11"')
     parser.add_argument("--offline", action="store_true", help="no internet: attach helpers")
-    parser.add_argument("--resume", action="store_true", help="attach the output of the last run")
+    parser.add_argument("--attach", default="", help="02: attach that notebook's last output")
     given = parser.parse_args(argv)
     if given.notebook is not None:
         with redirect_stdout(io.StringIO()):
             import kaggle  # noqa: F401  signs in, before a check hides the credentials
-    folders = sorted(path.parent.name for path in ROOT.glob("kaggle_kernel_metadata/*/*.json"))
     found = [problem for stem in stems() for problem in problems(stem)]
-    found += [f"{name}: there is no such notebook" for name in folders if name not in stems()]
     if found:
         sys.exit("\n".join(found))
     if given.notebook is None:
-        print(f"Kaggle's client would take all {len(folders)}: {', '.join(folders)}")
+        print(f"Kaggle's client would take all {len(stems())}: {', '.join(stems())}")
         return
-    chosen = [stem for stem in stems() if stem.startswith(given.notebook)]
-    if len(chosen) != 1:
-        sys.exit(f"NB={given.notebook}: choose one of {', '.join(stems())}.")
     try:
-        print(push(chosen[0], given.user, settings=given.settings, offline=given.offline,
-                   resume=given.resume))  # fmt: skip
+        stem = the_notebook("NB", given.notebook)
+        attach = the_notebook("ATTACH", given.attach) if given.attach else ""
+        print(push(stem, given.user, settings=given.settings, offline=given.offline,
+                   attach=attach))  # fmt: skip
     except ValueError as error:
         sys.exit(str(error))
 

@@ -43,7 +43,7 @@ def first_cell(path):
 
 def test_every_notebook_has_metadata_and_the_reverse():
     folders = {path.parent.name for path in ROOT.glob("kaggle_kernel_metadata/*/*.json")}
-    assert folders == set(STEMS) and STEMS
+    assert set(STEMS) <= folders <= {path.stem for path in ROOT.glob("notebooks/*.py")} and STEMS
 
 
 @pytest.mark.parametrize("stem", STEMS)
@@ -141,11 +141,26 @@ def test_push_fills_in_the_user_and_the_settings(pushed):
 
 
 def test_push_without_internet_and_push_to_go_on(pushed):
-    push.push("02_train_dcgan", "jane", offline=True, resume=True)
+    push.push("02_train_dcgan", "jane", offline=True, attach="02_train_dcgan")
     (request,) = pushed.requests
     assert request.enable_internet is False
     assert request.dataset_data_sources[-1] == "jane/synthetic-retinal-oct"
     assert request.kernel_data_sources == ["jane/02-train-dcgan"]
+
+
+def test_push_from_the_command_line(pushed, capsys):
+    push.main(["02", "--user", "jane", "--settings", "OCT_SIZE=64", "--attach", ""])
+    push.main(["01", "--user", "jane", "--attach", "02"])
+    assert [request.slug for request in pushed.requests] == [
+        "jane/02-train-dcgan", "jane/01-explore-data"
+    ]  # fmt: skip
+    assert [r.kernel_data_sources for r in pushed.requests] == [[], ["jane/02-train-dcgan"]]
+    assert capsys.readouterr().out.split() == [pushed.answer.url] * 2
+    for wrong, said in ((["", "--user", "jane"], "NB=: choose one of 01_explore"),
+                        (["02", "--user", "Jane Doe"], "KAGGLE_USER="),
+                        (["02", "--user", "jane", "--attach", "77"], "ATTACH=77")):  # fmt: skip
+        with pytest.raises(SystemExit, match=said):
+            push.main(wrong)
 
 
 def test_push_refuses_what_would_fail_later(pushed, monkeypatch):
@@ -195,28 +210,31 @@ def holds_together(root, address, tag):
     assert len(first) == 1  # the same in every notebook, .py and .ipynb
     (cell,) = first
     assert f'REPOSITORY = "https://github.com/{address}"\nTAG = "{tag}"\n' in cell
-    allowed = {"README.md", "pyproject.toml"} | {
-        f"notebooks/{stem}{suffix}" for stem in stems for suffix in (".py", ".ipynb")
-    }
+    allowed = {root / "README.md", root / "pyproject.toml", *root.glob("notebooks/*.[pi][yp]*")}
     for path in root.rglob("*"):
         if path.is_file() and path.suffix != ".png" and address in path.read_text():
-            assert str(path.relative_to(root)) in allowed
+            assert path in allowed
 
 
 def test_the_address_stands_in_one_place_and_everything_follows(tmp_path):
     root = copy_of_the_repository(tmp_path)
+    with (root / "README.md").open("a") as readme:
+        readme.write(f"pip install git+https://github.com/{links.address()}@{links.tag()}\n")
     assert links.tag() == f"v{helpers.__version__}"
     holds_together(root, links.address(), links.tag())
     assert links.write(root) == []  # `make links` has been run
     old = {path: path.read_text() for path in root.glob("notebooks/*.ipynb")}
     changed = links.write(root, "jane-doe/oct.suite")
-    assert len(changed) == 1 + 2 * len(push.stems(root))
+    assert len(changed) == 1 + len(list(root.glob("notebooks/*.[pi][yp]*")))
     holds_together(root, "jane-doe/oct.suite", links.tag())
+    for path in (root / "README.md", *changed):
+        assert links.address() not in path.read_text()
     for path, text in old.items():  # figures and all
         assert path.read_text() == text.replace(links.address(), "jane-doe/oct.suite")
     pyproject = root / "pyproject.toml"
     pyproject.write_text(re.sub(r"(?m)^version = .*", 'version = "0.2.0"', pyproject.read_text()))
     links.write(root, links.address())
     holds_together(root, links.address(), "v0.2.0")
+    assert f"git+https://github.com/{links.address()}@v0.2.0\n" in (root / "README.md").read_text()
     with pytest.raises(ValueError, match="owner/name"):
         links.write(root, "https://github.com/jane/oct")
