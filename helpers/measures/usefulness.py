@@ -1,0 +1,318 @@
+"""Are synthetic scans useful? Classifiers trained on real, synthetic and both, on real patients.
+
+``fit`` is an argument, so that this measure knows no method. It is called as
+``fit(images, labels, classes, patients=..., seed=...)`` and returns what makes probabilities
+(N, K) of images; ``functools.partial(helpers.methods.classification.fit, whole=True)``, say.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.model_selection import StratifiedGroupKFold
+from tqdm.auto import tqdm
+
+from helpers.measures.scores import (
+    auroc_difference,
+    choose_threshold,
+    positive_class,
+    resampled_aurocs,
+    scores,
+)
+
+CONTRASTS = {
+    "synthetic": "Every class was made by a generator of its own, by the same recipe. The "
+    "generators' traces differ too: a classifier that learns them instead of the disease is at a "
+    "loss on real scans, so they make this AUROC too low, and too high by chance only.",
+    "conditional": "One generator made all classes, so its traces are the same in all of them and "
+    "cannot stand for the disease.",
+    "real": "Only {positive} is synthetic; the other classes are real scans on both sides. The "
+    "classifier can learn what looks synthetic instead of what looks diseased. On real scans that "
+    "is worth nothing: AUROC near 0.5, near 0, or by coincidence near 1. Read it beside "
+    "look_alone, which is what the look of synthetic scans reaches by itself.",
+}
+
+
+@dataclass(frozen=True)
+class Scans:
+    """images: array (N, C, S, S) or features (N, d); labels: names (N,); patients: names (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    patients: np.ndarray
+
+    def __len__(self):
+        return len(self.labels)
+
+    def take(self, index) -> "Scans":
+        return Scans(self.images[index], self.labels[index], self.patients[index])
+
+
+def scans(images, labels, patients=None, source="real") -> Scans:
+    """Scans from arrays or lists; one label for all may be a string. Without patients every image
+    is a patient of its own, called after `source`, which is right for synthetic ones."""
+    labels = np.full(len(images), labels) if isinstance(labels, str) else np.asarray(labels, str)
+    if patients is None:
+        patients = [f"{source} {i}" for i in range(len(images))]
+    if not len(images) == len(labels) == len(patients):
+        raise ValueError(f"{len(images)} images, {len(labels)} labels, {len(patients)} patients")
+    return Scans(np.asarray(images), labels, np.asarray(patients, str))
+
+
+def joined(*parts: Scans) -> Scans:
+    return Scans(*(np.concatenate([getattr(p, n) for p in parts])
+                   for n in ("images", "labels", "patients")))  # fmt: skip
+
+
+def same_size(images, size) -> np.ndarray:
+    """Images (N, C, H, W), uint8 or float in [-1, 1], to uint8 (N, C, size, size).
+
+    Real and synthetic scans go the same way into 8 bits and to the synthetic ones' size, so that
+    neither resolution nor rounding tells them apart. Antialiased bicubic.
+    """
+    levels = torch.as_tensor(np.asarray(images))
+    levels = levels.float() if levels.dtype == torch.uint8 else (levels.float() + 1) * 127.5
+    if levels.shape[-2:] != (size, size):
+        levels = F.interpolate(levels, (size, size), mode="bicubic", antialias=True)
+    return levels.round().clamp(0, 255).byte().numpy()
+
+
+def nested(real: Scans, n, seed) -> Scans:
+    """n scans, n // K of each class, of as few patients as hold them; all of them if n is None.
+
+    A larger n with the same seed contains the smaller one.
+    """
+    if n is None:
+        return real
+    rng, chosen = np.random.default_rng(seed), []
+    classes = np.unique(real.labels)
+    for label in classes:
+        mine = np.flatnonzero(real.labels == label)
+        order = rng.permutation(np.unique(real.patients[mine]))
+        rank = np.array([np.flatnonzero(order == p)[0] for p in real.patients[mine]])
+        mine = mine[np.lexsort((rng.permutation(len(mine)), rank))]
+        chosen.append(mine[: n // len(classes)])
+    return real.take(np.concatenate(chosen))
+
+
+def usefulness_report(
+    real, synthetic, test, classes, fit, *, contrast, validation=None, positive=None,
+    sizes=(10, 25, 50, 100), seeds=(0, 1, 2), resamples=1000, seed=0, progress=False,
+):  # fmt: skip
+    """report.json's `usefulness`: what classifiers learn from synthetic scans, in plain numbers.
+
+    real, test, validation: Scans of different real patients; the generator may have seen `real`
+    only, and nothing was chosen on `test`. synthetic: Scans of the generator alone. Images are
+    all of one size (`same_size`). contrast: one of CONTRASTS, where the classes beside `positive`
+    come from; "real" takes those of `real`. Thresholds are chosen on `validation`, else 0.5.
+
+    `auroc` is the headline: trained on synthetic, tested on real (TSTR). `arms` are trained on
+    real, synthetic and both, and on real and tested on synthetic; `curve` the first and third at
+    `sizes` real scans; `worth` the number of real scans that are worth the synthetic ones;
+    `controls` what a source artefact or chance alone reach. Every classifier is trained once for
+    each of `seeds`. Where a class has no scans, auroc is None and `reason` says so.
+    """
+    if contrast not in CONTRASTS:
+        raise ValueError(f"contrast={contrast!r}: there are {', '.join(CONTRASTS)}")
+    classes, positive = list(classes), positive_class(classes, positive)
+    shapes = {np.shape(part.images)[1:] for part in (real, synthetic, test, validation) if part}
+    if len(shapes) > 1:
+        raise ValueError(f"Images of different sizes {sorted(shapes)}: use same_size first")
+    generated = synthetic
+    if contrast == "real":
+        generated = synthetic.take(synthetic.labels == positive)
+        synthetic = joined(generated, real.take(real.labels != positive))
+    parts = {"real training": real, "real test": test, "synthetic": synthetic}
+    for name, part in parts.items():
+        if missing := [c for c in classes if c not in part.labels]:
+            reason = f"no {name} scans of {', '.join(missing)}"
+            return {"auroc": None, "reason": reason, "warnings": [f"usefulness: {reason}"]}
+    shared = set(test.patients) & {*real.patients, *(validation.patients if validation else ())}
+    if shared:
+        raise ValueError(f"{len(shared)} test patient(s) are among the others: {min(shared)}")
+
+    smallest = min(int((real.labels == c).sum()) for c in classes)
+    steps = [n for n in sorted(sizes) if len(classes) <= n <= smallest * len(classes)]
+    steps = [n for n in steps if n < len(real)] + [None]
+    bar = tqdm(total=len(seeds) * (2 * len(steps) + 2) + 3, desc="classifiers",
+               disable=not progress)  # fmt: skip
+    measured = dict(classes=classes, positive=positive, resamples=resamples, seed=seed)
+
+    def trained(part, number, labels=None):
+        model = fit(part.images, part.labels if labels is None else labels, classes,
+                    patients=part.patients, seed=number)  # fmt: skip
+        bar.update()
+        return model
+
+    def tested(models, on=test):
+        """Probabilities (S, N, K) and everything that follows from them."""
+        stack, cuts = np.stack([m(on.images) for m in models]), []
+        for model in models if validation and positive is not None else ():
+            score = model(validation.images)[:, classes.index(positive)]
+            cuts.append(choose_threshold(validation.labels == positive, score))
+        report = scores(on.labels, stack, patients=on.patients, threshold=cuts or 0.5, **measured)
+        return stack, report | {"thresholds": cuts or [0.5]}
+
+    def difference(a, b):
+        return auroc_difference(test.labels, a, b, patients=test.patients, **measured)
+
+    stacks, arms, curve = [], {}, []
+    for n in steps:
+        subsets = [nested(real, n, number) for number in seeds]
+        models = [trained(part, number) for part, number in zip(subsets, seeds)]
+        alone, alone_report = tested(models)
+        mixed, mixed_report = tested(
+            [trained(joined(part, generated), number) for part, number in zip(subsets, seeds)]
+        )
+        stacks.append(alone)
+        curve.append({
+            "n": len(subsets[0]),
+            "patients": float(np.mean([len(set(part.patients)) for part in subsets])),
+            "real": alone_report["auroc"], "both": mixed_report["auroc"],
+            "both - real": difference(mixed, alone),
+        })  # fmt: skip
+    arms["real"], arms["both"] = alone_report, mixed_report  # the last ones: of all real scans
+    unseen = generated
+    if contrast == "real":  # its own real scans are the model's training scans
+        unseen = joined(generated, test.take(test.labels != positive))
+    stack, arms["real_to_synthetic"] = tested(models, unseen)
+    said = np.array(classes)[stack.argmax(-1)]
+    arms["real_to_synthetic"]["recognised"] = {
+        c: float((said[:, unseen.labels == c] == c).mean()) for c in set(generated.labels.tolist())
+    }
+    synthetic_stack, arms["synthetic"] = tested([trained(synthetic, number) for number in seeds])
+    mixing = np.random.default_rng(seed)
+    shuffled, shuffled_report = tested(
+        [trained(synthetic, number, mixing.permutation(synthetic.labels)) for number in seeds]
+    )
+    source = source_control(real, generated, test, classes, fit, measured, bar)
+    bar.close()
+    report = {
+        "auroc": arms["synthetic"]["auroc"],
+        "positive": positive,
+        "arms": {name: arms[name] for name in ("real", "synthetic", "both", "real_to_synthetic")},
+        "differences": {
+            "synthetic - real": difference(synthetic_stack, alone),
+            "both - real": difference(mixed, alone),
+            "synthetic - shuffled_labels": difference(synthetic_stack, shuffled),
+        },
+        "curve": curve,
+        "worth": worth(test, stacks, [c["n"] for c in curve], synthetic_stack, len(synthetic),
+                       measured),
+        "contrast": {"kind": contrast, "classes": [c for c in classes if c != positive],
+                     "what_it_can_fake": CONTRASTS[contrast].format(positive=positive)},
+        "controls": {**source, "shuffled_labels": shuffled_report["auroc"]},
+        "n": {"seeds": len(seeds)} | {
+            name: {c: {"scans": int((p.labels == c).sum()),
+                       "patients": len(set(p.patients[p.labels == c]))} for c in classes}
+            for name, p in (*parts.items(), ("validation", validation)) if p
+        },
+    }  # fmt: skip
+    return report | {"warnings": _warnings(report)}
+
+
+def source_control(real, generated, test, classes, fit, measured, bar):
+    """What a classifier of source, not of disease, can do: `source_auroc` and `look_alone`.
+
+    It learns to tell real from synthetic scans of one class. `source_auroc` is measured on held
+    out patients: 0.5 means that nothing gives the synthetic ones away. `look_alone` takes "looks
+    synthetic" for a diagnosis of that class on the real test scans: how far the generator's
+    traces get without any disease. A TSTR that is not above it is no evidence of anything.
+    """
+    positive = measured["positive"] or generated.labels[0]
+    settings = dict(resamples=measured["resamples"], seed=measured["seed"])
+    mine, made = (part.take(part.labels == positive) for part in (real, generated))
+    rng = np.random.default_rng(measured["seed"])
+    made = made.take(rng.permutation(len(made))[: len(mine)])
+    pair, sources = joined(mine, made), ["real", "synthetic"]
+    pair = Scans(pair.images, np.repeat(sources, [len(mine), len(made)]), pair.patients)
+    folds = min(3, len(set(mine.patients)), len(made))
+    if folds < 2:
+        reason = f"fewer than two patients or synthetic scans of {positive}"
+        nothing = {"value": None, "low": None, "high": None, "reason": reason}
+        return {"source_auroc": nothing, "look_alone": nothing}
+    held_out, look = np.zeros((len(pair), 2)), 0
+    split = StratifiedGroupKFold(folds, shuffle=True, random_state=measured["seed"])
+    for train, held in split.split(pair.images, pair.labels, pair.patients):
+        part = pair.take(train)
+        model = fit(part.images, part.labels, sources, patients=part.patients,
+                    seed=measured["seed"])  # fmt: skip
+        held_out[held] = model(pair.images[held])
+        look = look + model(test.images) / folds
+        bar.update()
+    told = scores(pair.labels, held_out, sources, pair.patients, "synthetic", **settings)
+    as_disease = scores(np.where(test.labels == positive, positive, "rest"), look,
+                        ["rest", positive], test.patients, positive, **settings)  # fmt: skip
+    return {"source_auroc": told["auroc"] | {"class": str(positive)},
+            "look_alone": as_disease["auroc"]}  # fmt: skip
+
+
+def worth(test, stacks, numbers, synthetic_stack, n_synthetic, measured):
+    """How many real scans the synthetic ones are worth: where the real curve reaches their AUROC.
+
+    stacks: probabilities (S, N, K) on the test scans of classifiers trained on `numbers` real
+    scans. Between two sizes the curve is taken as straight in log(number), and as never falling.
+    Outside of it nothing is extrapolated: `value`, `low` or `high` is None then, and `text` says
+    on which side; `below` and `above` are the shares of resamples (over test patients) there.
+    """
+    names = dict(classes=measured["classes"], patients=test.patients,
+                 positive=measured["positive"], resamples=measured["resamples"],
+                 seed=measured["seed"])  # fmt: skip
+    curves = np.stack([resampled_aurocs(test.labels, stack, **names) for stack in stacks])
+    target = resampled_aurocs(test.labels, synthetic_stack, **names)
+    usable = np.isfinite(target)
+    found = np.array([_reached(numbers, *pair) for pair in zip(curves.T[usable], target[usable])])
+    low, high = np.quantile(found[1:], [0.025, 0.975], method="inverted_cdf")
+
+    def said(n):
+        outside = {-np.inf: f"fewer than {numbers[0]}", np.inf: f"more than all {numbers[-1]}"}
+        return outside.get(n, f"{n:.0f}")
+
+    value, low, high = (float(n) for n in (found[0], low, high))
+    return {
+        **{k: n if np.isfinite(n) else None for k, n in
+           (("value", value), ("low", low), ("high", high))},
+        "text": f"{n_synthetic} synthetic scans are worth {said(value)} real ones "
+                f"(95 % interval: {said(low)} to {said(high)})",
+        "below": float((found[1:] == -np.inf).mean()),
+        "above": float((found[1:] == np.inf).mean()),
+        "synthetic": n_synthetic,
+        "sizes": [int(n) for n in numbers],
+    }  # fmt: skip
+
+
+def _reached(numbers, curve, target):
+    """Number of scans at which a learning curve reaches the target; -inf or inf outside of it."""
+    curve = np.maximum.accumulate(curve)
+    first = int(np.searchsorted(curve, target))  # the first size that is as good
+    if first == 0:
+        return float(numbers[0]) if curve[0] == target else -np.inf
+    if first == len(curve):
+        return np.inf
+    share = (target - curve[first - 1]) / (curve[first] - curve[first - 1])
+    return float(np.exp(np.interp(share, [0, 1], np.log(numbers[first - 1 : first + 1]))))
+
+
+def _warnings(report):
+    notes = ["the generator saw all real training scans: also where few real scans and synthetic "
+             "ones are used together, more real ones stand behind them"]  # fmt: skip
+    for label, count in report["n"]["real test"].items():
+        if count["patients"] < 10:
+            notes.append(f"only {count['patients']} test patient(s) of {label}: wide intervals")
+    for name, arm in report["arms"].items():
+        if arm["auroc"]["low"] is not None and arm["auroc"]["low"] == arm["auroc"]["high"]:
+            notes.append(f"{name}: every resample gives the same AUROC; the interval is too narrow")
+    source, look = (report["controls"][name] for name in ("source_auroc", "look_alone"))
+    if source["value"] is not None and source["value"] > 0.9:
+        notes.append(
+            f"synthetic {source['class']} scans are told from real ones with AUROC "
+            f"{source['value']:.2f}: there are traces that a classifier can learn"
+        )
+    reached = report["auroc"]["value"], look["value"]
+    if report["contrast"]["kind"] == "real" and None not in reached and reached[0] <= reached[1]:
+        notes.append(
+            "trained on synthetic scans is no better than the look of them alone: no evidence "
+            "that they show the disease"
+        )
+    return notes

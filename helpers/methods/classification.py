@@ -1,0 +1,356 @@
+"""Classify scans: measures how useful synthetic ones are, judges translated ones, teaches others.
+
+Fine-tuned as a whole (``Classification`` in the one training loop, or ``fit`` for many small fits),
+or as a linear head on frozen ImageNet features (``fit(whole=False)``). Either way a ``Classifier``.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm.auto import trange
+
+from helpers.augment import augment, mirror
+from helpers.checkpoint import read_generator, write_generator
+from helpers.data import batches
+from helpers.measures.features import efficientnet_lite0
+from helpers.training import average_gradients, choose_precision
+
+PACKAGED = "tf_efficientnet_lite0"  # its ImageNet weights come with a package
+STRENGTHS = np.logspace(-5, 0, 6)  # C of the linear head: small C, strong shrinkage
+
+
+@dataclass
+class ClassifierSettings:
+    """Everything about a classifier but its images."""
+
+    classes: tuple = ()  # names, in the order of the probabilities
+    multilabel: bool = False  # several findings at once: sigmoid instead of softmax
+    backbone: str = PACKAGED  # any name timm knows
+    pretrained: bool = True  # start from ImageNet; others than the default need a network
+    size: int = 224  # px, what images are stretched to inside
+    mirror: bool = True  # left to right: a right eye becomes a left one
+    augment: float = 0.5  # share of the images shifted, tilted, brightened (helpers.augment)
+    batch_size: int = 16
+    lr: float = 3e-4  # AdamW's, after a warm-up; falls to zero along a cosine
+    weight_decay: float = 0.05
+    precision: str = "auto"  # auto | fp32 | bf16 | fp16
+    seed: int = 0
+    steps: int = 200
+    # for helpers.training.train
+    hours: float = 0.0
+    runs: str = "runs"
+    run: str = "classifier"
+    ema_half_life: float = 0.0
+    ema_ramp: float = 0.0
+    log_every: int = 256
+    validate_every: int = 800
+
+    @property
+    def class_(self) -> str:
+        return " ".join(self.classes)
+
+
+class Network(torch.nn.Module):
+    """Images (B, 1 or 3, H, W) in [-1, 1] to logits (B, K); `features` gives (B, d) before them.
+
+    OCT has one channel and stays so up to here: it is repeated for the first convolution. Images
+    are stretched to `size` with an antialiased bicubic filter. OSError if ImageNet weights are
+    wanted and cannot be had.
+    """
+
+    def __init__(self, backbone, size, classes, multilabel=False, pretrained=False):
+        super().__init__()
+        self.size = size
+        if pretrained and backbone == PACKAGED:
+            self.backbone = efficientnet_lite0().requires_grad_(True).train()
+            self.backbone.reset_classifier(0)
+        else:
+            try:
+                self.backbone = timm.create_model(backbone, pretrained, num_classes=0)
+            except (OSError, RuntimeError) as error:
+                if not pretrained:
+                    raise
+                raise OSError(
+                    f"backbone={backbone!r}: its ImageNet weights cannot be had here ({error}). "
+                    f"Use {PACKAGED}, whose weights come with a package, or pretrained=False."
+                ) from error
+        self.head = torch.nn.Linear(self.backbone.head_hidden_size, len(classes))
+        for name in ("mean", "std"):  # what the backbone was trained with, for images in [0, 1]
+            values = torch.tensor(self.backbone.pretrained_cfg[name]).view(1, 3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+
+    def features(self, images):
+        if images.shape[-2:] != (self.size, self.size):
+            shape = (self.size, self.size)
+            images = F.interpolate(images, shape, mode="bicubic", antialias=True).clamp(-1, 1)
+        return self.backbone(((images + 1) / 2 - self.mean) / self.std)
+
+    def forward(self, images):
+        return self.head(self.features(images))
+
+
+class Classifier:
+    """A trained network: images to probabilities float32 (N, K) in the order of `classes`.
+
+    Called with images (N, 1 or 3, H, W), uint8 or float in [-1, 1], array or tensor, or with the
+    features (N, d) that `features` makes of them. Probabilities of a row add up to one, except
+    when `multilabel`.
+    """
+
+    def __init__(self, network: Network, arguments: dict):
+        self.network = network.eval().requires_grad_(False)
+        self.arguments = {**arguments, "classes": list(arguments["classes"])}
+        self.classes, self.multilabel = self.arguments["classes"], arguments["multilabel"]
+
+    @torch.inference_mode()
+    def __call__(self, images):
+        rows = torch.as_tensor(images if np.ndim(images) == 2 else self.features(images))
+        logits = self.network.head(rows.to(self.network.head.weight))
+        probabilities = logits.sigmoid() if self.multilabel else logits.softmax(1)
+        return probabilities.cpu().numpy()
+
+    @torch.inference_mode()
+    def features(self, images, batch_size=64) -> np.ndarray:
+        """float32 (N, d): the backbone's pooled output."""
+        device, parts = self.network.head.weight.device, []
+        for start in range(0, len(images), batch_size):
+            part = torch.as_tensor(images[start : start + batch_size]).to(device)
+            if part.ndim != 4 or part.shape[1] not in (1, 3):
+                raise ValueError(f"Images must be (N, 1 or 3, H, W), not {tuple(part.shape)}")
+            part = part.float() / 127.5 - 1 if part.dtype == torch.uint8 else part.float()
+            part = part.to(memory_format=torch.channels_last)
+            parts.append(self.network.features(part).float().cpu().numpy())
+        if not parts:
+            raise ValueError("No images to classify: the set is empty")
+        return np.concatenate(parts)
+
+    def save(self, path, **about):
+        """Write weights and all that rebuilds the network; equal classifiers give equal bytes."""
+        metadata = {"network": "classifier", "arguments": self.arguments, **about}
+        write_generator(path, self.network.state_dict(), metadata)
+
+
+def load_classifier(path, device="cpu") -> Classifier:
+    """The classifier of a file by `Classifier.save`, or of a run's folder.
+
+    FileNotFoundError if there is none, ValueError naming the file if it holds something else.
+    """
+    path = Path(path) / "classifier.safetensors" if Path(path).is_dir() else Path(path)
+    weights, metadata = read_generator(path)
+    if metadata.get("network") != "classifier":
+        raise ValueError(f"{path}: holds a {metadata.get('network')!r}, not a classifier")
+    network = Network(**metadata["arguments"])
+    network.load_state_dict(weights)
+    network.to(device, memory_format=torch.channels_last)
+    return Classifier(network, metadata["arguments"])
+
+
+class Classification:
+    """Fine-tunes a whole backbone: a method for ``helpers.training.train``; a batch is a pair of
+    images (B, 1 or 3, H, W) in [-1, 1] and labels, whole numbers (B,) or, multilabel, 0/1 (B, K).
+
+    labels: those of all training images; rare classes weigh more, so that each counts alike.
+    validation: images uint8 (N, C, H, W) and labels of other patients, or None outside the loop.
+    `validate` is the loss on them, with the same weights.
+    """
+
+    exported, judged_by = "classifier", "validation_loss"
+
+    def __init__(self, settings: ClassifierSettings, labels, validation=None):
+        s = self.settings = settings
+        names = ("backbone", "size", "classes", "multilabel")
+        arguments = {name: getattr(s, name) for name in names}
+        arguments["classes"] = list(s.classes)
+        self.architecture = {"network": "classifier", "arguments": arguments}
+        self.averaged = Network(**arguments, pretrained=s.pretrained)
+        self.networks = {"classifier": self.averaged}
+        self.optimizers = {
+            "classifier": torch.optim.AdamW(
+                self.averaged.parameters(), s.lr, weight_decay=s.weight_decay, fused=True
+            )
+        }
+        labels = np.asarray(labels)
+        counts = labels.sum(0) if s.multilabel else np.bincount(labels, minlength=len(s.classes))
+        rarity = len(labels) / counts.clip(1) - 1 if s.multilabel else 1 / counts.clip(1)
+        weights = rarity if s.multilabel else rarity / rarity.mean()
+        self.class_weights = torch.tensor(weights, dtype=torch.float32)
+        self.validation, self.steps_done = validation, 0
+
+    def loss(self, logits, labels):
+        weights = self.class_weights.to(logits.device)
+        if self.settings.multilabel:
+            return F.binary_cross_entropy_with_logits(logits, labels.float(), pos_weight=weights)
+        return F.cross_entropy(logits, labels, weight=weights)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up over a tenth of the steps, then a cosine down to zero at the last one.
+
+        Without a number of steps (a budget in hours) it stays constant after 100 steps.
+        """
+        steps = self.settings.steps
+        warm = min(1.0, (step + 1) / max(1, steps // 10 if steps else 100))
+        return (
+            self.settings.lr * warm * (0.5 + 0.5 * math.cos(math.pi * step / steps) if steps else 1)
+        )
+
+    def step(self, batch, accelerator) -> dict[str, float]:
+        """One update from a labelled batch."""
+        s, network, optimizer = self.settings, self.averaged, self.optimizers["classifier"]
+        images, labels = batch
+        images = augment(mirror(images) if s.mirror else images, s.augment)
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.steps_done) * group.get("slowed", 1)
+        self.steps_done += 1
+        with accelerator.autocast():
+            logits = network(images.contiguous(memory_format=torch.channels_last)).float()
+        loss = self.loss(logits, labels)
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        average_gradients(network, accelerator)
+        optimizer.step()
+        right = (logits > 0) == labels.bool() if s.multilabel else logits.argmax(1) == labels
+        return {"loss_classifier": loss.item(), "accuracy": right.float().mean().item()}
+
+    @torch.no_grad()
+    def _judge(self, network):
+        """Validation images in [-1, 1], labels, and logits; on the CPU."""
+        images, labels = self.validation
+        images = torch.from_numpy(np.asarray(images)).float() / 127.5 - 1
+        device = network.head.weight.device
+        logits = torch.cat([network(part.to(device)).float().cpu() for part in images.split(64)])
+        return images, torch.as_tensor(labels), logits
+
+    def preview(self, network) -> torch.Tensor:
+        """The (up to) 16 validation scans about which it is most wrong, the worst first."""
+        images, labels, logits = self._judge(network)
+        losses = [float(self.loss(a[None], b[None])) for a, b in zip(logits, labels)]
+        return images[np.argsort(losses)[::-1][:16].copy()]
+
+    def validate(self, network) -> float:
+        _, labels, logits = self._judge(network)
+        return float(self.loss(logits, labels))
+
+    def state_dict(self) -> dict:
+        return {"steps_done": self.steps_done}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.steps_done = state["steps_done"]
+
+
+def fit(
+    images, labels, classes, *, whole=False, patients=None, settings=None, multilabel=False,
+    seed=0, progress=False, **changes,
+) -> Classifier:  # fmt: skip
+    """A classifier from images (N, 1 or 3, H, W), uint8 or float in [-1, 1], and their labels.
+
+    labels: names out of `classes`, or their numbers (N,); multilabel: 0/1 (N, K). whole=True
+    fine-tunes the whole network for `settings.steps` steps, the same number for few images and
+    for many. whole=False fits a logistic regression on standardised features of the frozen
+    ImageNet backbone; its strength is chosen by cross-validation that keeps `patients` (N,)
+    together, and `images` may be features (N, d) that `Classifier.features` made before: then
+    a fit costs a second. `changes` are fields of ClassifierSettings, such as steps=100.
+
+    The result depends on the arguments alone and leaves torch's random state as it was.
+    ValueError for a label that is no class, or a class without an image.
+    """
+    settings = replace(
+        settings or ClassifierSettings(), classes=tuple(classes), multilabel=multilabel, seed=seed,
+        **changes,
+    )  # fmt: skip
+    labels = numbered(labels, settings.classes, multilabel)
+    if len(labels) != len(images):
+        raise ValueError(f"{len(images)} images but {len(labels)} labels")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        method = Classification(settings, labels)
+        classifier = Classifier(method.averaged, method.architecture["arguments"])
+        if whole:
+            method.averaged.requires_grad_(True).train()
+            _fine_tune(method, images, labels, progress)
+            classifier.network.eval().requires_grad_(False)
+            return classifier
+    rows = images if np.ndim(images) == 2 else classifier.features(images)
+    weight, bias = linear_head(np.asarray(rows), labels, patients, seed=seed)
+    classifier.network.head.weight.copy_(torch.from_numpy(weight))
+    classifier.network.head.bias.copy_(torch.from_numpy(bias))
+    return classifier
+
+
+def numbered(labels, classes, multilabel=False) -> np.ndarray:
+    """Labels as numbers: int64 (N,) in the order of `classes`, or float32 0/1 (N, K)."""
+    labels, classes = np.asarray(labels), [str(c) for c in classes]
+    if multilabel:
+        wanted = (len(labels), len(classes))
+        if labels.shape != wanted or not np.isin(labels, (0, 1)).all():
+            raise ValueError(f"Labels must be 0/1 of shape {wanted}, not {labels.shape}")
+        labels = labels.astype(np.float32)
+        missing = [c for c, share in zip(classes, labels.mean(0)) if share in (0, 1)]
+    else:
+        index = {name: i for i, name in enumerate(classes)} | {i: i for i in range(len(classes))}
+        if unknown := set(labels.tolist()) - index.keys():
+            raise ValueError(f"Label {min(unknown)} is none of the classes {', '.join(classes)}")
+        labels = np.array([index[label] for label in labels.tolist()], np.int64)
+        missing = [c for i, c in enumerate(classes) if i not in labels]
+    if missing:
+        raise ValueError(
+            f"{len(labels)} images without contrast: all or none of them are {', '.join(missing)}"
+        )
+    return labels
+
+
+def _fine_tune(method, images, labels, progress):
+    """The steps of `method` without a run's folder: hundreds of small fits need no checkpoints."""
+    s = method.settings
+    AcceleratorState._reset_state()  # an earlier fit may have had another precision
+    precision = choose_precision(s.precision)
+    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
+    method.averaged.to(accelerator.device, memory_format=torch.channels_last)
+    method.optimizers = {n: accelerator.prepare_optimizer(o) for n, o in method.optimizers.items()}
+    levels = np.asarray(images)
+    if levels.dtype != np.uint8:
+        levels = ((levels + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    device = accelerator.device
+    stream = batches(levels, s.batch_size, labels=labels, seed=s.seed, device=device)
+    for _ in trange(s.steps, desc="classifier", disable=not progress):
+        method.step(next(stream), accelerator)
+
+
+def linear_head(features, labels, patients=None, *, seed=0):
+    """Logistic regression on standardised features (N, d) as weight (K, d) and bias (K,), float32.
+
+    Labels as `numbered` gives them. C is the one of STRENGTHS with the best log-likelihood on
+    held-out patients; the middle one where some class has fewer than two patients.
+    """
+    if labels.ndim == 2:
+        heads = [linear_head(features, c.astype(np.int64), patients, seed=seed) for c in labels.T]
+        return np.stack([w[1] - w[0] for w, _ in heads]), np.stack([b[1] - b[0] for _, b in heads])
+    patients = np.arange(len(labels)) if patients is None else np.asarray(patients)
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)
+    )
+    folds = min(5, *(len(set(patients[labels == k])) for k in set(labels.tolist())))
+    if folds > 1:
+        split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        grid = {"logisticregression__C": STRENGTHS}
+        model = GridSearchCV(model, grid, scoring="neg_log_loss", cv=split)
+        model = model.fit(features, labels, groups=patients).best_estimator_
+    else:
+        model.set_params(logisticregression__C=STRENGTHS[len(STRENGTHS) // 2])
+        model.fit(features, labels)
+    scaler, logistic = model
+    weight = logistic.coef_ / scaler.scale_
+    bias = logistic.intercept_ - weight @ scaler.mean_
+    if len(weight) == 1:  # two classes: the first one's logit is zero
+        weight, bias = np.vstack([0 * weight, weight]), np.append(0 * bias, bias)
+    return weight.astype(np.float32), bias.astype(np.float32)
