@@ -65,12 +65,38 @@ class TrainGan:
     seed: int = 0
     # how long: the first limit that is reached ends the training; 0: no such limit
     steps: int = 0
-    hours: float = 0.0
+    hours: float = 0.0  # of training, over all sittings
+    session_hours: float = 0.0  # ends one sitting, counted from the start of the process
+    useful_images: int = 25_000  # a budget that ends before is told what to change
+    processes: int = 0  # 0: one for each GPU; 2 without a GPU: two on the CPU
     # how it is watched, in images
     log_every: int = 256
     validate_every: int = 4000
     validation_images: int = 200  # synthetic scans per validation
     report_images: int = 500  # synthetic scans in the final report
+
+
+@dataclass
+class Evaluate:
+    """Notebook 05."""
+
+    preset: str = "demo"  # tiny | demo | colab | kaggle
+    # what is compared
+    data: str = "simulated"  # real scans: simulated | a folder | a manifest.csv | oct2017
+    class_: str = "DRUSEN"  # which condition, where the source has several
+    synthetic: str = ""  # a run, or a folder of images; empty: the run below
+    contrast: str = ""  # the same of another class, by the same recipe; empty: trained if need be
+    size: int = 256  # px, at least, of the real scans that are measured against
+    framing: str = "stretch"  # stretch | aspect | retina | flatten
+    n_simulated: int = 600  # simulated patients
+    # where
+    runs: str = "runs"
+    run: str = ""  # name of the run to judge; empty: the newest, trained now if there is none
+    # how
+    classifier: str = "linear"  # linear (head on ImageNet features) | whole (fine-tuned, slow)
+    report_images: int = 500  # synthetic scans
+    reading_scans: int = 20  # real ones in the reading test, and as many synthetic ones
+    seed: int = 0
 
 
 PRESET_VALUES = {
@@ -86,9 +112,17 @@ PRESET_VALUES = {
         "demo": dict(size=128, n_simulated=200, hours=0.1, validate_every=6000,
                      validation_images=100),
         "colab": dict(data="oct2017", hours=3.0),
-        "kaggle": dict(data="oct2017", hours=10.5),
+        "kaggle": dict(data="oct2017", hours=10.5, session_hours=11.5),
+    },
+    "Evaluate": {
+        "tiny": dict(n_simulated=24, report_images=16, reading_scans=1),
+        "demo": dict(n_simulated=200),
+        "colab": dict(data="oct2017", classifier="whole", report_images=1000),
+        "kaggle": dict(data="oct2017", classifier="whole", report_images=1000),
     },
 }  # fmt: skip
+PATHS = ("data", "dfe", "runs", "synthetic", "contrast")
+NOTEBOOKS = (Explore, TrainGan, Evaluate)
 
 
 def root() -> Path:
@@ -110,7 +144,7 @@ def resolve(settings_class, argv: list[str] | None = None, environ=None):
     environ = os.environ if environ is None else environ
     if argv is None:
         argv = [] if "ipykernel" in sys.modules else sys.argv[1:]
-    everywhere = {_outside(f.name) for cls in (Explore, TrainGan) for f in dataclasses.fields(cls)}
+    everywhere = {_outside(f.name) for cls in NOTEBOOKS for f in dataclasses.fields(cls)}
     mine = {_outside(field.name): field for field in dataclasses.fields(settings_class)}
 
     given = {}
@@ -136,8 +170,8 @@ def resolve(settings_class, argv: list[str] | None = None, environ=None):
         raise ValueError(f"preset={preset!r}: choose one of {', '.join(PRESETS)}.")
     values = {**PRESET_VALUES[settings_class.__name__][preset], **values}
     settings = settings_class(**values)
-    for name in ("data", "dfe", "runs"):
-        if hasattr(settings, name):
+    for name in PATHS:
+        if getattr(settings, name, ""):
             setattr(settings, name, _from_root(getattr(settings, name), name))
     return settings
 
@@ -154,7 +188,7 @@ def show(settings) -> str:
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         mark = " " if value == field.default else "*"
-        value = shown(value) if field.name in ("data", "dfe", "runs") else value
+        value = shown(value) if field.name in PATHS and value else value
         lines.append(f"{mark} {_outside(field.name):18} {value}")
     return "\n".join(lines)
 

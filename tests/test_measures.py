@@ -16,10 +16,10 @@ from helpers.measures.distances import (
     kernel_distance,
     kernel_distance_interval,
     log_ratio_interval,
-    print_table,
     resampled_distances,
 )
 from helpers.measures.features import Features
+from helpers.report import complete, print_table
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ class Pixels(Features):
     """Stands in for the network where only the bookkeeping is tested: 8 x 8 mean grey levels."""
 
     def __init__(self):
-        self.device, self.batch_size = torch.device("cpu"), 64
+        self.device, self.batch_size, self.cache = torch.device("cpu"), 64, None
 
     def _batch(self, images):
         small = [self.resize(image[None], 8) for image in images]
@@ -81,6 +81,20 @@ def test_features_do_not_depend_on_how_images_are_handed_over(features):
         features([])
     with pytest.raises(ValueError, match="1 or 3"):
         features(np.zeros((2, 4, 8, 8), np.uint8))
+
+
+def test_features_are_kept_under_a_hash_of_the_pixels(tmp_path, monkeypatch):
+    cached = Features(cache=tmp_path)
+    images = layers(4, 64, 0)
+    first = cached(images)
+    monkeypatch.setattr(cached, "_batch", lambda images: pytest.fail("computed twice"))
+    np.testing.assert_array_equal(cached(images), first)
+    np.testing.assert_array_equal(cached(images.copy()), first)
+    changed = images.copy()
+    changed[0, 0, 0, 0] ^= 1
+    with pytest.raises(pytest.fail.Exception):
+        cached(changed)
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_features_are_the_pretrained_ones(features):
@@ -185,7 +199,7 @@ def test_report_moves_the_right_way(features):
     assert distance["floor"] < scale["blur"] and distance["floor"] < scale["noise"]
     assert report["resolution"]["size"] == 64 and report["resolution"]["value"] > 0
     assert (distance["n_synthetic"], distance["n_real"], distance["patients"]) == (10, 10, 5)
-    text = print_table(report)
+    text = print_table(complete(report))
     assert "real NORMAL" in text and f"{distance['floor']:.1f}" in text
 
 
@@ -200,7 +214,7 @@ def test_report_of_few_images_says_what_is_doubtful(capsys):
     assert any("1 test patient" in w for w in report["warnings"])
     assert report["resolution"]["value"] is None and "32 px" in report["resolution"]["reason"]
     assert report["scale"]["other_class"] is None
-    print_table(report)
+    print_table(complete(report))
     assert "only 8 synthetic" in capsys.readouterr().out
     with pytest.raises(ValueError, match="two images"):
         distance_report(layers(1, 32, 0), split(8, 32, 1, 3), split(8, 32, 2, 2), features=Pixels())

@@ -148,7 +148,7 @@ def distance_report(
     seed=0,
     progress=False,
 ):
-    """Everything report.json says about distances; the other parts are null with their reason.
+    """The parts of report.json that are distances; `helpers.report.complete` adds the others.
 
     synthetic: uint8 or float [-1, 1] images (N, C, S, S). training, test: Splits of the same Data
     at full size, 256 px or more (test patients were not used to train or to choose anything).
@@ -209,7 +209,6 @@ def distance_report(
         same_size = value
 
     return {
-        "schema": 1,
         "features": "EfficientNet-Lite0, ImageNet weights, 224 px; x1000; not the published KID",
         "kernel_distance": {
             "value": value,
@@ -228,39 +227,5 @@ def distance_report(
             "noise": kernel_distance(real, features(noise, progress), paired=True),
         },
         "resolution": resolution,
-        "memorisation": {"copied_share": None, "reason": "not measured here; notebook 05"},
-        "usefulness": {"auroc": None, "reason": "not measured here; notebook 05"},
-        "not_measured": ["memorisation", "usefulness"],
         "warnings": warnings,
     }
-
-
-def print_table(report):
-    """Print a report's distances (smaller is nearer) beside their yardsticks; returns the text."""
-    distance, scale, resolution = (report[k] for k in ("kernel_distance", "scale", "resolution"))
-    between, reason = "", resolution.get("reason", "the cost of the resolution alone")
-    if distance["low"] is not None:
-        between = f"95 % interval over patients {distance['low']:.1f} to {distance['high']:.1f}"
-    other = scale["other_class"] or {"name": "another class", "value": None}
-    rows = [
-        ("synthetic to unseen patients", distance["value"], between),
-        ("  real scans reduced as well", distance["same_size"], "resolution taken out"),
-        ("synthetic to training scans", distance["to_training"], ""),
-        ("floor: real to unseen patients", distance["floor"], "as good as it gets"),
-        (f"scale: real {other['name']}", other["value"], ""),
-        ("scale: real, blurred", scale["blur"], "sigma 3 px of 224"),
-        ("scale: white noise", scale["noise"], ""),
-        (f"scale: real at {resolution['size']} px", resolution["value"], reason),
-    ]
-    lines = [
-        f"Kernel distance x1000: {distance['n_synthetic']} synthetic, {distance['n_real']} real "
-        f"scans of {distance['patients']} unseen patients"
-    ]
-    for name, value, remark in rows:
-        number = "-" if value is None else f"{value:.1f}"
-        lines.append(f"  {name:<32}{number:>8}  {remark}".rstrip())
-    lines.append(f"  not measured: {', '.join(report['not_measured'])}")
-    lines += [f"  note: {warning}" for warning in report["warnings"]]
-    text = "\n".join(lines)
-    print(text)
-    return text

@@ -1,5 +1,7 @@
 """Image features for the house metric: EfficientNet-Lite0, ImageNet weights, works offline."""
 
+import hashlib
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,27 +40,45 @@ class Features:
     Called with images (N, C, H, W), C = 1 or 3, either float in [-1, 1] or uint8; an array, a
     tensor, or a list of (C, H, W) images of mixed sizes. One channel is repeated. Every image is
     stretched to 224 x 224 with an antialiased bicubic filter. Returns float32 (N, 1280).
+    With a `cache` folder, features are kept there under a hash of the pixels and of this file.
 
     A distance between such features is not the published FID or KID, which use Inception.
     """
 
     dimension = 1280
 
-    def __init__(self, device="cpu", batch_size=64):
+    def __init__(self, device="cpu", batch_size=64, cache=None):
         self.device = torch.device(device)
         self.batch_size = batch_size
+        self.cache = cache and Path(cache)
         self.network = efficientnet_lite0().to(self.device)
+
+    def to(self, device):
+        """Compute there from now on: a notebook that trains on several GPUs must begin on none."""
+        self.device = torch.device(device)
+        self.network.to(self.device)
+        return self
 
     @torch.inference_mode()
     def __call__(self, images, progress=False):
         if len(images) == 0:
             raise ValueError("No images to measure: the set is empty")
+        file = self.cache and self.cache / f"{_content(images)}.npy"
+        if file and file.exists():
+            return np.load(file)
         starts = range(0, len(images), self.batch_size)
         features = [
             self._batch(images[start : start + self.batch_size])
             for start in tqdm(starts, desc="features", disable=not progress)
         ]
-        return np.concatenate(features)
+        features = np.concatenate(features)
+        if file:
+            self.cache.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(f".{os.getpid()}.part")  # a torn file must not be read as whole
+            with part.open("wb") as whole:
+                np.save(whole, features)
+            part.replace(file)
+        return features
 
     def resize(self, images, size=224):
         """Images as above (N, C, H, W), stretched to float [-1, 1] (N, C, size, size)."""
@@ -80,3 +100,13 @@ class Features:
             pixels = self.resize(images).expand(-1, 3, -1, -1)
         maps = self.network.forward_features(pixels)
         return self.network.forward_head(maps, pre_logits=True).float().cpu().numpy()
+
+
+def _content(images):
+    """A hash of pixels, their type and shape, and of this file, whose changes change features."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for image in images if isinstance(images, (list, tuple)) else [images]:
+        pixels = np.ascontiguousarray(image.cpu() if torch.is_tensor(image) else image)
+        digest.update(f"{pixels.dtype}{pixels.shape}".encode())
+        digest.update(pixels)
+    return digest.hexdigest()[:32]

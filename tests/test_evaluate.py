@@ -1,0 +1,160 @@
+"""One report for any folder: it never crashes, says what is missing, and refuses what is wrong."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from helpers import evaluate as module
+from helpers.evaluate import evaluate, main
+from helpers.evaluation_data import read_sides
+from helpers.measures.features import Features
+from helpers.report import PARTS, complete
+from helpers.simulate import make_eye
+from helpers.verdict import verdict
+
+
+class Pixels(Features):
+    """Stands in for the network where only the bookkeeping is tested: 8 x 8 mean grey levels."""
+
+    def __init__(self, device="cpu", cache=None):
+        self.device, self.batch_size, self.cache = torch.device("cpu"), 64, None
+
+    def _batch(self, images):
+        small = torch.cat([self.resize(image[None], 8) for image in images]).mean(1)
+        return small.flatten(1).repeat(1, self.dimension // 64).numpy()
+
+
+@pytest.fixture(scope="module")
+def eyes():
+    """OCT of simulated eyes, uint8 (64, 64): condition -> list."""
+    return {c: [make_eye(seed, c, size=64).oct for seed in range(100 * i, 100 * i + 36)]
+            for i, c in enumerate(("DRUSEN", "NORMAL"))}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def cheap(monkeypatch):
+    monkeypatch.setattr(module, "Features", Pixels)
+
+
+def lay(folder, images, patients=None, size=None):
+    """PNGs in folder, or in a subfolder for each patient."""
+    for i, image in enumerate(images):
+        place = folder / f"p{i % patients}" if patients else folder
+        place.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(image)
+        (picture.resize((size, size)) if size else picture).save(place / f"scan_{i}.png")
+    return folder
+
+
+def run(tmp_path, real, synthetic, **changes):
+    settings = dict(cache=tmp_path / "cache", with_inception=False, progress=False, size=64)
+    report = evaluate(real, synthetic, tmp_path / "out", **{**settings, **changes})
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert written == json.loads(json.dumps(report))
+    for name, empty in PARTS.items():  # one schema, and a reason for whatever is null
+        assert set(empty) <= set(report[name]), name
+        assert name not in report["not_measured"] or report[name]["reason"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Not for clinical use" in page and len(verdict(report)) == 7
+    return report
+
+
+def test_two_classes_by_patient_give_every_part(tmp_path, eyes):
+    for name in eyes:
+        lay(tmp_path / "real" / name, eyes[name][:26], patients=8)
+        lay(tmp_path / "made" / name, eyes[name][26:])
+    report = run(tmp_path, tmp_path / "real", tmp_path / "made")
+    assert report["not_measured"] == ["frechet_distance", "inception", "reading"]
+    assert report["synthetic"]["contrast"] == "conditional"
+    assert report["usefulness"]["arms"]["synthetic"]["auroc"]["value"] is not None
+    assert report["real"]["class"] == "DRUSEN" and report["real"]["patients_known"]
+    assert report["scale"]["other_class"]["name"] == "NORMAL"
+
+
+def test_real_scans_on_both_sides_say_what_that_can_fake(tmp_path, eyes):
+    for name in eyes:
+        lay(tmp_path / "real" / name, eyes[name][:16], patients=6)
+    report = run(tmp_path, tmp_path / "real", lay(tmp_path / "fakes", eyes["DRUSEN"][16:]))
+    assert report["usefulness"]["contrast"]["kind"] == "real"
+    assert any("fakes are compared with DRUSEN" in w for w in report["warnings"])
+
+
+def test_a_flat_folder_of_one_class_and_mixed_sizes(tmp_path, eyes):
+    real = lay(tmp_path / "real", eyes["DRUSEN"][:6])
+    lay(real, eyes["DRUSEN"][6:12], patients=3, size=96)
+    made = lay(tmp_path / "made", eyes["DRUSEN"][12:16])
+    lay(made / "more", eyes["DRUSEN"][16:20], size=48)
+    (made / "broken.png").write_bytes(b"no picture")
+    report = run(tmp_path, real, made)
+    assert report["usefulness"]["auroc"] is None and "one class" in report["usefulness"]["reason"]
+    assert any("cannot be read: broken.png" in w for w in report["warnings"])
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_handful_of_images(tmp_path, eyes, count):
+    real = lay(tmp_path / "real", eyes["DRUSEN"][:count])
+    report = run(tmp_path, real, lay(tmp_path / "made", eyes["DRUSEN"][5 : 5 + count]))
+    assert not report["real"]["patients_known"]
+    assert any("split by image" in w for w in report["warnings"])
+    assert (report["kernel_distance"]["value"] is None) == (count < 4)
+
+
+def test_identical_images_are_called_copies(tmp_path, eyes):
+    real = lay(tmp_path / "real", eyes["DRUSEN"][:20], patients=10)
+    report = run(tmp_path, real, real)
+    assert report["memorisation"]["copied_share"] > 0.9
+    assert any(line["answer"].startswith("yes: look") for line in verdict(report))
+    collapsed = lay(tmp_path / "one", [eyes["DRUSEN"][22]] * 12)
+    report = run(tmp_path, real, collapsed)
+    assert any("only 1 of 12 synthetic files differ" in w for w in report["warnings"])
+    assert report["coverage"]["value"]["recall"] < 0.5
+
+
+def test_wrong_folders_are_refused_in_words(tmp_path, eyes):
+    real = lay(tmp_path / "real", eyes["DRUSEN"][:12], patients=4)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no image in it"):
+        run(tmp_path, tmp_path / "empty", real)
+    with pytest.raises(FileNotFoundError, match="no image in it"):
+        run(tmp_path, real, tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="neither a folder"):
+        run(tmp_path, real, tmp_path / "nowhere")
+    marked = PngInfo()
+    marked.add_text("Synthetic", "true: made by a neural network; shows no patient")
+    Image.fromarray(eyes["DRUSEN"][20]).save(real / "p0" / "fake.png", pnginfo=marked)
+    with pytest.raises(ValueError, match="1 of its images are marked as synthetic"):
+        run(tmp_path, real, lay(tmp_path / "made", eyes["DRUSEN"][12:16]))
+    run(tmp_path, real, tmp_path / "made", allow_synthetic=True)
+
+
+def test_without_a_run_all_real_scans_may_have_been_seen(tmp_path, eyes):
+    real = lay(tmp_path / "real", eyes["DRUSEN"][:12], patients=6)
+    made = lay(tmp_path / "made", eyes["DRUSEN"][12:])
+    sides = read_sides(real, made, cache=tmp_path / "cache", size=64, progress=False)
+    assert len(sides.real.seen) == 12 == len(sides.real.training) + len(sides.real.test)
+    assert not set(sides.real.training.patients) & set(sides.real.test.patients)
+
+
+def test_command_line(tmp_path, eyes, capsys, monkeypatch):
+    monkeypatch.setenv("OCT_RUNS", str(tmp_path / "runs"))
+    real = lay(tmp_path / "real", eyes["DRUSEN"][:24], patients=8)
+    made = lay(tmp_path / "made", eyes["DRUSEN"][24:])
+    sides = ["--real", str(real), "--synthetic", str(made), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(module.inception, "inception", lambda: (None, "no network"))
+    main([*sides, "--classifier", "off"])
+    out = capsys.readouterr().out
+    assert "Are patients copied?" in out and "not measured: usefulness, left out" in out
+    assert (tmp_path / "out" / "verdict.png").stat().st_size > 10_000
+    with pytest.raises(SystemExit) as stopped:
+        main(["--real", str(tmp_path / "no"), *sides[2:]])
+    assert stopped.value.code == 1 and "neither a folder" in capsys.readouterr().err
+
+
+def test_complete_names_what_is_missing():
+    report = complete({"kernel_distance": {"value": 3.0}}, {"reading": "nobody read"})
+    assert "kernel_distance" not in report["not_measured"]
+    assert report["reading"] == {"readers": None, "reason": "nobody read"}
+    json.dumps(report, allow_nan=False)
