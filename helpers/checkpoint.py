@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import random
 import re
 import shutil
 import warnings
@@ -35,7 +36,7 @@ def save(folder, step, state, *, keep=2, best=False):
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob("*.part"):  # of a run killed while it was writing
             leftover.unlink()
-        _write_whole(path, content)
+        write_whole(path, content)
         if best:
             copy = folder / f"best-{name}.part"
             shutil.copyfile(path, copy)
@@ -60,15 +61,20 @@ def save(folder, step, state, *, keep=2, best=False):
 def load_latest(folder):
     """(step, state) of the newest whole checkpoint, None if there is none; tensors on the CPU.
 
-    A file that does not match its checksum (cut short, a flipped bit) is named in a warning, and
-    the one before it is used.
+    A file that does not match its checksum (cut short, a flipped bit) or is no checkpoint is named
+    in a warning, and the one before it is used; the best counts too.
     """
-    return _load(folder, "step")
+    return _load(_list(folder, "step") + _list(folder, "best"))
 
 
 def load_best(folder):
     """(step, state) of the checkpoint saved with best=True, None if there is none."""
-    return _load(folder, "best")
+    return _load(_list(folder, "best"))
+
+
+def newest_step(folder) -> int:
+    """The step of the newest checkpoint by its name, -1 if there is none."""
+    return max(map(_step, _list(folder, "step") + _list(folder, "best")), default=-1)
 
 
 def load_optimizer(optimizer, state: dict) -> None:
@@ -86,28 +92,43 @@ def load_optimizer(optimizer, state: dict) -> None:
 
 
 def random_state() -> dict:
-    """torch's random generators, of the CPU and of the GPU in use."""
+    """The global random generators: torch's of the CPU and of the GPU in use, NumPy's, Python's."""
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": cuda,
+        "numpy": np.random.get_state(),
+        "python": random.getstate(),
+    }
 
 
 def load_random(state: dict) -> None:
     torch.set_rng_state(state["cpu"])
+    np.random.set_state(state["numpy"])
+    random.setstate(state["python"])
     if torch.cuda.is_available() and state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
 def write_generator(path, state_dict, metadata):
-    """Write weights and how to rebuild the network: equal input gives equal bytes.
+    """Write weights and how to rebuild the network, whole or not at all; OSError if it cannot be.
+
+    Arguments as in generator_bytes.
+    """
+    write_whole(Path(path), generator_bytes(state_dict, metadata))
+
+
+def generator_bytes(state_dict, metadata) -> bytes:
+    """Weights and how to rebuild the network, as a file's content: equal input, equal bytes.
 
     state_dict: name -> tensor. metadata: JSON-able dict with "network" and "arguments" (see
     helpers.generate) and whatever else describes the weights; no times and no paths, since the
-    file's hash identifies the generator. Written whole or not at all; OSError if it cannot be.
+    file's hash identifies the generator.
     """
     tensors = {name: _plain(tensor) for name, tensor in state_dict.items()}
     # one metadata entry only: safetensors writes several in random order
     text = json.dumps(metadata, sort_keys=True)
-    _write_whole(Path(path), to_bytes(tensors, {"generator": text}))
+    return to_bytes(tensors, {"generator": text})
 
 
 def read_generator(path):
@@ -166,7 +187,8 @@ def _plain(tensor):
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def _write_whole(path, content):
+def write_whole(path, content: bytes) -> None:
+    """Write a file so that it appears under its name only when all of it is on the disk."""
     part = path.with_name(path.name + ".part")
     try:
         with open(part, "wb") as file:
@@ -189,18 +211,16 @@ def _step(path):
     return int(NAME.fullmatch(path.name)[2])
 
 
-def _load(folder, kind):
-    for path in _list(folder, kind):
-        checksum = NAME.fullmatch(path.name)[3]
-        if weights_hash(path)[:16] != checksum:
-            warnings.warn(
-                f"{path}: damaged or cut short, its checksum does not match; using the checkpoint "
-                "before it.",
-                stacklevel=3,
-            )
-            continue
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            skeleton = json.loads(file.metadata()["skeleton"])
-        return _step(path), _put_together(skeleton, tensors)
+def _load(paths):
+    """(step, state) of the newest that is whole."""
+    for path in sorted(paths, key=_step, reverse=True):
+        try:
+            if weights_hash(path)[:16] != NAME.fullmatch(path.name)[3]:
+                raise ValueError("damaged or cut short, its checksum does not match")
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                skeleton = json.loads(file.metadata()["skeleton"])
+            return _step(path), _put_together(skeleton, tensors)
+        except Exception as error:  # safetensors has its own error type for each kind of damage
+            warnings.warn(f"{path}: {error}; using the checkpoint before it.", stacklevel=3)
     return None

@@ -9,11 +9,18 @@ import fcntl
 import json
 import os
 import platform
+import shutil
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+from helpers.checkpoint import newest_step, write_whole
+from helpers.processes import is_first
+
 # What may change between two sittings of one run: where it lies, how long it goes on, who watches.
-NOT_IDENTITY = ("preset", "data", "runs", "run", "steps", "hours", "log_every", "validate_every")
+NOT_IDENTITY = ("preset", "data", "runs", "run", "steps", "hours", "session_hours", "useful_images",
+                "processes", "log_every", "validate_every")  # fmt: skip
+ATTACHED = Path("/kaggle/input")  # where Kaggle shows an earlier session's output, read-only
 PACKAGES = ("torch", "torchvision", "accelerate", "timm", "numpy")
 _HELD = {}  # open lock files of this process
 
@@ -29,12 +36,39 @@ class Run:
         self.config = folder / "config.json"
         self._metrics = folder / "metrics.jsonl"
         self._finished = folder / "finished.json"
+        self._lines, self._files = "", {}  # of the log, and whole files, that wait for room
 
-    def log(self, step: int, **values) -> None:
+    def log(self, step: int, **values) -> bool:
         """Append one line to metrics.jsonl; numbers are rounded to six digits."""
         rounded = {k: float(f"{v:.6g}") for k, v in values.items()}
-        with self._metrics.open("a") as file:
-            file.write(json.dumps({"step": step, **rounded}) + "\n")
+        self._lines += json.dumps({"step": step, **rounded}) + "\n"
+        return self.flush()
+
+    def write(self, path: Path, content: bytes) -> bool:
+        """Write one of the run's files, whole or not at all."""
+        self._files[path] = content
+        return self.flush()
+
+    def flush(self) -> bool:
+        """Write what waits. What a full disk refuses goes on waiting, with a warning."""
+        size = self._metrics.stat().st_size if self._metrics.exists() else None
+        try:
+            for path, content in list(self._files.items()):
+                write_whole(path, content)
+                del self._files[path]
+            with self._metrics.open("a") as file:
+                file.write(self._lines)
+            self._lines = ""
+        except OSError as error:
+            if size is not None:
+                os.truncate(self._metrics, size)  # half a line would spoil the next one
+            warnings.warn(
+                f"{self.folder}: cannot be written ({error.strerror}). Training goes on and keeps "
+                "log, previews and weights in memory until there is room; free some space.",
+                stacklevel=3,
+            )
+            return False
+        return True
 
     def metrics(self) -> list[dict]:
         """Every complete line of metrics.jsonl, oldest first; a killed run may break its last."""
@@ -45,22 +79,37 @@ class Run:
         return records
 
     def rewind(self, step: int) -> None:
-        """Drop what was logged after ``step``."""
+        """Drop what was logged after ``step``. OSError naming the folder if it is not writable."""
         kept = [record for record in self.metrics() if record["step"] <= step]
-        _write(self._metrics, "".join(json.dumps(record) + "\n" for record in kept))
+        self._lines = ""
+        with explained(self.folder):
+            text = "".join(json.dumps(record) + "\n" for record in kept)
+            write_whole(self._metrics, text.encode())
 
-    def finish(self, step: int, seconds: float, best: float) -> None:
-        summary = {"steps": step, "seconds": round(seconds, 1), "best": best}
-        _write(self._finished, json.dumps(summary, indent=2) + "\n")
+    def finish(self, step: int, seconds: float, best: float, hours: float) -> bool:
+        """Note that training ended by its budget; ``hours`` is the one that it used up, or 0."""
+        summary = {"steps": step, "seconds": round(seconds, 1), "best": best, "hours": hours}
+        return self.write(self._finished, (json.dumps(summary, indent=2) + "\n").encode())
 
     def finished(self, steps: int, hours: float) -> bool:
         """Whether training ended by a budget that ``steps`` and ``hours`` do not exceed."""
         if not self._finished.exists():
             return False
         done = json.loads(self._finished.read_text())
-        return bool(
-            (steps and done["steps"] >= steps) or (hours and done["seconds"] >= 3600 * hours)
-        )
+        used = max(done["seconds"] / 3600, done.get("hours", 0))
+        return bool((steps and done["steps"] >= steps) or (hours and used >= hours))
+
+
+@contextlib.contextmanager
+def explained(folder):
+    """A disk that refuses, in words."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{folder}: cannot be written ({error.strerror or error}). Free some space or point "
+            "OCT_RUNS at another folder; the same command continues."
+        ) from error
 
 
 def open_run(settings, data, parameters: dict[str, int]) -> Run:
@@ -68,27 +117,33 @@ def open_run(settings, data, parameters: dict[str, int]) -> Run:
 
     ``settings`` is a dataclass with ``runs`` and ``run``; ``data`` a ``helpers.data.Data``;
     ``parameters`` counts the parameters by network. A folder that holds a run of the same settings
-    and data is continued; one of others is left alone and NAME-2, NAME-3, ... is taken.
+    and data is continued; one of others is left alone and NAME-2, NAME-3, ... is taken. If the
+    output of an earlier Kaggle session is attached and has come further, it is copied there first.
 
     Raises RuntimeError if another process writes to that folder, OSError naming OCT_RUNS if
     the folder cannot be written.
     """
     identity = {k: v for k, v in dataclasses.asdict(settings).items() if k not in NOT_IDENTITY}
     identity["data_manifest"] = data.manifest_hash
+    identity = json.loads(json.dumps(identity))  # tuples become lists, as in config.json
     wanted = Path(settings.runs) / settings.run
     for number in range(1, 1000):
         run = Run(wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}"))
         if not run.config.exists():
             break
         if json.loads(run.config.read_text())["identity"] == identity:
-            _lock(run)
-            return run
+            break
     if run.folder != wanted:
         print(f"{wanted.name} holds a run with other settings; this one is {run.folder.name}.")
-    try:
+    if not is_first():
+        return run
+    with explained(run.folder):
         for folder in (run.previews, run.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
         _lock(run)
+        _fetch_attached(run, identity)
+        if run.config.exists():
+            return run
         content = {
             "identity": identity,
             "settings": dataclasses.asdict(settings),
@@ -98,20 +153,40 @@ def open_run(settings, data, parameters: dict[str, int]) -> Run:
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in PACKAGES},
         }  # fmt: skip
-        if _writes():
-            _write(run.config, json.dumps(content, indent=2) + "\n")
-    except OSError as error:
-        raise OSError(
-            f"{run.folder}: cannot be written ({error.strerror}). Free some space or point "
-            "OCT_RUNS at another folder."
-        ) from error
+        write_whole(run.config, (json.dumps(content, indent=2) + "\n").encode())
     return run
+
+
+def _fetch_attached(run: Run, identity: dict) -> None:
+    """Copy the attached run of this identity that has come furthest, if further than ``run``.
+
+    It is looked for in every mounted output and data set (SLUG, or KIND/OWNER/SLUG), as a folder of
+    runs like this one or as the run itself.
+    """
+    found, furthest = None, newest_step(run.checkpoints)
+    for mount in ("*", "*/*/*"):
+        for inside in (f"{run.folder.parent.name}/*", "*", "."):
+            for config in ATTACHED.glob(f"{mount}/{inside}/config.json"):
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # someone else's config
+                    if json.loads(config.read_text())["identity"] == identity:
+                        step = newest_step(config.parent / "checkpoints")
+                        if step > furthest:
+                            found, furthest = config.parent, step
+    if not found:
+        return
+    print(f"Going on from step {furthest} of {found}, copied to {run.folder}.")
+    (run.folder / "finished.json").unlink(missing_ok=True)
+    for file in found.rglob("*"):
+        place = file.relative_to(found)
+        if file.is_file() and place.name != "lock" and place.parts[0] != "synthetic":
+            (run.folder / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, run.folder / place)  # not its mode: what is attached is read-only
 
 
 def _lock(run: Run) -> None:
     """Hold the folder until this process ends, however it ends."""
     path = run.folder / "lock"
-    if path in _HELD or not _writes():
+    if path in _HELD:
         return
     file = path.open("w")
     try:
@@ -122,15 +197,3 @@ def _lock(run: Run) -> None:
             "another name."
         ) from None
     _HELD[path] = file
-
-
-def _writes() -> bool:
-    """Whether this process is the one of several that writes (torchrun numbers them)."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)

@@ -30,7 +30,7 @@
 # | `tiny` | 64 px | anywhere; a check that every cell runs | seconds |
 # | `demo` (default) | 128 px, simulated eyes | 2 CPU cores | 6 minutes |
 # | `colab` | 256 px, OCT2017 | one T4 | 3 hours, set by `OCT_HOURS` |
-# | `kaggle` | 256 px, OCT2017 | one T4; both with `torchrun` | 10.5 hours, set by `OCT_HOURS` |
+# | `kaggle` | 256 px, OCT2017 | 2 x T4, or one | 10.5 hours, set by `OCT_HOURS` |
 #
 # Nothing that is made here is for clinical use.
 
@@ -83,6 +83,7 @@ from helpers.measures.distances import distance_report, print_table
 from helpers.measures.features import Features
 from helpers.methods import gan
 from helpers.networks import dcgan
+from helpers.processes import launch
 from helpers.runs import open_run
 from helpers.training import train
 
@@ -174,7 +175,7 @@ show_source(dcgan.Generator, dcgan.Discriminator)
 
 # %%
 torch.manual_seed(settings.seed)
-features = Features("cuda" if torch.cuda.is_available() else "cpu")
+features = Features()  # no GPU is touched before the training is launched on all of them
 method = gan.GAN(settings, full.validation.images, features)
 parameters = {
     name: sum(weight.numel() for weight in network.parameters())
@@ -244,14 +245,18 @@ show_source(
 # is nearly always the better generator; its reach grows with the number of scans seen (a *ramp*),
 # since an average that remembers the untrained network would be worse than none.
 #
-# The run is continued if it was interrupted, and shown without training if it is finished.
+# `launch` starts one process per GPU; each takes its share of every batch, and their gradients are
+# averaged. Under `torchrun`, and where there is one GPU or none, it simply calls `train`. The run
+# is continued if it was interrupted, also from the output of an earlier session that is attached on
+# Kaggle, and shown without training if it is finished.
 
 # %%
 run = open_run(settings, data, parameters)
 shuffled = partial(batches, data.train.images, settings.batch_size, seed=settings.seed)
-train(method, shuffled, run, settings)
+launch(train, method, shuffled, run, settings, processes=settings.processes)
 if os.environ.get("RANK", "0") != "0":
     sys.exit()  # of several processes one looks and measures
+features.to("cuda" if torch.cuda.is_available() else "cpu")
 print(config.shown(run.folder))
 
 # %% [markdown]

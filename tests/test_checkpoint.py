@@ -1,16 +1,21 @@
 """Checkpoints come back exactly, survive damage and a full disk; generator files are stable."""
 
 import errno
+import hashlib
+import io
 import os
+import pickle
 import random
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from helpers import checkpoint
+from helpers import checkpoint, load_generator
 
 
 def same(a, b):
@@ -23,6 +28,12 @@ def same(a, b):
     if isinstance(a, np.ndarray):
         return a.dtype == b.dtype and np.array_equal(a, b)
     return type(a) is type(b) and (a == b or a != a)
+
+
+def torch_bytes(value):
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
 
 
 def trained():
@@ -94,6 +105,51 @@ def test_a_damaged_file_is_named_and_the_one_before_used(tmp_path, damage):
     # going on from there, the damaged future must not outlive the good one
     checkpoint.save(tmp_path, 15, {"w": torch.zeros(1)})
     assert checkpoint.load_latest(tmp_path)[0] == 15
+
+
+@pytest.mark.parametrize("kind", ["step", "best"])
+def test_the_best_is_used_when_the_last_two_are_damaged(tmp_path, kind):
+    for step in (10, 20, 30):
+        checkpoint.save(tmp_path, step, {"step": step}, best=step == (20 if kind == "step" else 10))
+    for path in tmp_path.glob("step-*"):
+        path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert checkpoint.load_latest(tmp_path)[0] == (20 if kind == "step" else 10)
+
+
+class Malicious:
+    """Unpickling it makes a file: what a checkpoint from somebody else could do."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.mark.parametrize("dump", [pickle.dumps, torch_bytes], ids=["pickle", "torch.save"])
+def test_a_malicious_file_runs_nothing(tmp_path, dump):
+    trap = tmp_path / "it_ran"
+    content = dump({"network": Malicious(trap)})
+    checkpoint.save(tmp_path, 1, {"a": 1})
+    digest = hashlib.sha256(content).hexdigest()[:16]  # even with a checksum that fits
+    (tmp_path / f"step-000000002-{digest}.safetensors").write_bytes(content)
+    with pytest.warns(UserWarning, match="step-000000002"):
+        assert checkpoint.load_latest(tmp_path) == (1, {"a": 1})
+    generator = tmp_path / "generator.safetensors"
+    generator.write_bytes(content)
+    with pytest.raises(ValueError, match="generator.safetensors"):
+        load_generator(tmp_path)
+    assert not trap.exists()
+    pickle.loads(pickle.dumps(Malicious(trap))).close()  # that it would have worked
+    assert trap.exists()
+
+
+def test_no_helper_loads_a_pickle():
+    for path in (Path(__file__).parents[1] / "helpers").rglob("*.py"):
+        text = path.read_text()
+        assert not re.search(r"pickle\.loads?\(|allow_pickle=True|weights_only=False", text), path
+        assert text.count("torch.load(") == text.count("weights_only=True"), path
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
-"""The loop on a small GAN: it learns, it is resumed, interrupted, finished, and says what fails."""
+"""The loop on tiny methods: it learns, is resumed, interrupted, finished, and says what fails."""
 
 import copy
 import dataclasses
+import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,51 +16,25 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from methods import METHODS, make_data
 
-from helpers import checkpoint, config, load_generator
-from helpers.data import Data, Split, batches
+from helpers import budget, checkpoint, config, load_generator, runs
+from helpers.budget import Budget
+from helpers.data import batches
 from helpers.generate import sample
 from helpers.measures.distances import kernel_distance
 from helpers.measures.features import Features
 from helpers.methods.gan import GAN, with_recipe
 from helpers.runs import open_run
-from helpers.sources import Scan
-from helpers.training import choose_precision, train, update_average
+from helpers.state import choose_precision, update_average
+from helpers.training import train
 
-TWO_PROCESSES = """
-import os, sys
-import torch
-sys.path.insert(0, os.environ["TESTS"])
-from accelerate import PartialState
-from test_training import Data, batches_of, split, settings_for, start, train
-from helpers.measures.features import Features
-
-data = Data(split(64, 1), split(8, 2), split(8, 3), "bands", "DRUSEN", "0123456789abcdef")
-settings = settings_for(sys.argv[1], "--steps=3", "--batch_size=4")
-method, run = start(settings, data, Features())
-train(method, batches_of(data, settings), run, settings)
-state = {"generator": method.networks["generator"].state_dict(), "noise": torch.randn(4),
-         "processes": PartialState().num_processes}
-torch.save(state, f"{sys.argv[1]}/rank{os.environ['RANK']}.pt")
-"""
-
-
-def bands(count, seed):
-    """Scans of 64 px with two bright bands at varying depth: the simplest of retinas."""
-    rng = np.random.default_rng(seed)
-    rows = np.arange(64)[None, :, None] - 28 - rng.normal(0, 4, (count, 1, 1))
-    bands = 170 * np.exp(-((rows / 3) ** 2)) + 120 * np.exp(-(((rows - 14) / 2) ** 2))
-    return (bands[:, None] + rng.gamma(4, 8, (count, 1, 64, 64))).clip(0, 255).astype(np.uint8)
-
-
-def split(count, seed):
-    scans = [Scan(f"{seed}/{i}", "oct", "bands", "DRUSEN", f"{seed}-{i}") for i in range(count)]
-    return Split(bands(count, seed), scans)
+each_method = pytest.mark.parametrize("method", METHODS)
 
 
 @pytest.fixture(scope="module")
 def data():
-    return Data(split(64, 1), split(24, 2), split(24, 3), "bands", "DRUSEN", "0123456789abcdef")
+    return make_data()
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +62,13 @@ def run_once(settings, data, features):
     method, run = start(settings, data, features)
     train(method, batches_of(data, settings), run, settings)
     return method, run
+
+
+def test_every_method_has_an_entry_in_the_table(tmp_path):
+    folder = Path(__file__).parents[1] / "helpers" / "methods"
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    made = {type(make(tmp_path / name, steps=1)[0]).__module__ for name, make in METHODS.items()}
+    assert files == {module.rsplit(".", 1)[1] for module in made}, "add a line to tests/methods.py"
 
 
 def test_a_short_training_lowers_the_kernel_distance(tmp_path, data, features):
@@ -140,23 +123,29 @@ def test_an_interrupted_run_is_usable_and_ends_like_an_uninterrupted_one(
 
     calls = []
 
-    def ctrl_c_in_step_3(*arguments):
+    def ctrl_c_in_step_2(*arguments):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return step(*arguments)
 
-    method.step = ctrl_c_in_step_3
+    method.step = ctrl_c_in_step_2
     train(method, batches_of(data, settings), run, settings)
-    assert "Interrupted at step 3" in capsys.readouterr().out
+    assert "Interrupted at step 2" in capsys.readouterr().out
     assert sample(load_generator(run.folder), 2).shape == (2, 1, 64, 64)
     _, run = run_once(settings, data, features)
-    assert [r["step"] for r in run.metrics()][-1] == 6
-    (_, left), (_, right) = (checkpoint.load_latest(r.checkpoints) for r in (whole, run))
-    for name in ("generator", "discriminator"):
-        for key, value in left["networks"][name].items():
-            assert torch.equal(value, right["networks"][name][key]), key
-    assert torch.equal(left["random"]["cpu"], right["random"]["cpu"])
+    assert without_clock(run) == without_clock(whole)
+    assert run.generator.read_bytes() == whole.generator.read_bytes()
+    assert same_networks(whole, run)
+
+
+def without_clock(run):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in run.metrics()]
+
+
+def same_networks(one, other):
+    left, right = (checkpoint.load_latest(r.checkpoints)[1]["networks"] for r in (one, other))
+    return all(torch.equal(left[n][k], right[n][k]) for n in left for k in left[n])
 
 
 def test_a_folder_has_one_writer(tmp_path, data, features):
@@ -178,12 +167,108 @@ def test_a_folder_has_one_writer(tmp_path, data, features):
     assert open_run(settings, data, {}).folder == folder
 
 
-def test_a_loss_that_is_no_number_stops_with_a_word(tmp_path, data, features):
-    settings = settings_for(tmp_path, "--steps=3", "--log_every=16")
-    method, run = start(settings, data, features)
-    method.step = lambda *_: {"loss_generator": float("nan")}
-    with pytest.raises(FloatingPointError, match="not finite at step 1.*lower lr"):
-        train(method, batches_of(data, settings), run, settings)
+@pytest.fixture(scope="module")
+def survived():
+    """What chaos.py reports of every method, killed once and once on a full disk."""
+    command = [sys.executable, str(Path(__file__).with_name("chaos.py")), "--events=2",
+               "--kinds=kill;full", "--steps=24"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.stdout.startswith(("{", "No mount")), done.stderr[-3000:]
+    results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {result["method"]: result for result in results}
+
+
+@each_method
+def test_killed_at_random_it_ends_like_an_uninterrupted_run(survived, method):
+    result = survived[method]
+    assert "kill" in dict(result["lost"])
+    assert result["differences"] == [] and result["too much"] == []
+
+
+@each_method
+def test_a_really_full_disk_does_not_stop_it(survived, method):
+    if "full" not in dict(survived[method]["lost"]):
+        pytest.skip("this machine lets nobody mount a small disk")
+    assert survived[method]["said"]["No space left"] > 0
+    assert survived[method]["differences"] == []
+
+
+def test_a_disk_full_to_the_end_keeps_the_old_checkpoint_and_says_so(tmp_path, monkeypatch):
+    method, draw, run, settings = METHODS["gan best"](tmp_path, steps=14)
+    step, calls = method.step, []
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fills_the_disk(*arguments):
+        calls.append(1)
+        if len(calls) == 8:
+            monkeypatch.setattr(os, "fsync", full)
+        return step(*arguments)
+
+    method.step = fills_the_disk
+    with (
+        pytest.warns(UserWarning, match="Training goes on.*free some space"),
+        pytest.raises(OSError, match="no room to save the end.*the same command continues"),
+    ):
+        train(method, draw, run, settings)
+    assert len(calls) == 14
+    assert checkpoint.load_latest(run.checkpoints)[0] == 6
+    monkeypatch.undo()
+    train(*METHODS["gan best"](tmp_path, steps=14))
+    whole = train(*METHODS["gan best"](tmp_path / "whole", steps=14))
+    assert without_clock(run) == without_clock(whole) and same_networks(run, whole)
+
+
+def explode(method, times, how):
+    """The method, but at its 8th step and ``times - 1`` steps later something goes wrong."""
+    step, calls = method.step, []
+
+    def wrong(*arguments):
+        calls.append(1)
+        record = step(*arguments)
+        if len(calls) >= 8 and (how == "weights" and len(calls) == 8 or how != "weights"):
+            if len(calls) >= 8 + times:
+                return record
+            if how == "weights":
+                with torch.no_grad():
+                    next(iter(method.networks.values())).parameters().__next__().fill_(math.nan)
+            else:
+                record = dict.fromkeys(record, how)
+        return record
+
+    method.step = wrong
+
+
+@each_method
+@pytest.mark.parametrize("how", [math.nan, 1e9, "weights"])
+def test_losses_that_explode_once_cost_no_more_than_the_way_back(tmp_path, method, how, capsys):
+    start = METHODS[method](tmp_path, steps=14)
+    rates = {n: [g["lr"] for g in o.param_groups] for n, o in start[0].optimizers.items()}
+    explode(start[0], 1, how)
+    run = train(*start)
+    words = capsys.readouterr().out
+    assert "exploded at step" in words and "Back to step 6, with 0.5" in words
+    steps = [record["step"] for record in run.metrics()]
+    assert steps == sorted(steps) and steps[-1] == 14  # nothing of the lost way is in the log
+    _, state = checkpoint.load_latest(run.checkpoints)
+    assert all(w.isfinite().all() for n in state["networks"].values() for w in n.values())
+    for name, optimizer in start[0].optimizers.items():
+        for group, rate in zip(optimizer.param_groups, rates[name]):
+            assert group["slowed"] == 0.5
+            assert group["lr"] <= 0.5 * rate * (1 + 1e-6)
+
+
+@each_method
+def test_losses_that_explode_twice_stop_with_a_word(tmp_path, method):
+    start = METHODS[method](tmp_path, steps=14)
+    explode(start[0], 2, math.nan)
+    with pytest.raises(FloatingPointError, match="exploded at step 7.*lowered already.*lower lr"):
+        train(*start)
+    step, state = checkpoint.load_latest(start[2].checkpoints)
+    assert step == 6
+    assert all(w.isfinite().all() for n in state["networks"].values() for w in n.values())
 
 
 def test_settings_that_cannot_work_are_named(tmp_path, data, features):
@@ -217,23 +302,6 @@ def test_a_killed_run_repeats_what_it_logged_after_its_last_checkpoint(tmp_path,
     assert run.finished(2, 0) and run.generator.read_bytes() == before
 
 
-def test_two_processes_stay_equal(tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(TWO_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-               "--nproc_per_node=2", str(script), str(tmp_path)]  # fmt: skip
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
-                   "TESTS": str(Path(__file__).parent)}  # fmt: skip
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
-    assert first["processes"] == second["processes"] == 2
-    for name, weight in first["generator"].items():
-        if "running" not in name and "num_batches" not in name:  # BatchNorm's are each rank's own
-            assert torch.equal(weight, second["generator"][name]), name
-    assert not torch.equal(first["noise"], second["noise"])
-
-
 @pytest.mark.parametrize("loss", ["bce", "hinge", "relativistic"])
 def test_every_loss_takes_a_step_with_penalties_and_augmentation(tmp_path, data, features, loss):
     settings = settings_for(tmp_path, f"--loss={loss}", "--gamma=1", "--norm=none", "--augment=0.5",
@@ -263,3 +331,139 @@ def test_settings_survive_a_round_trip_through_config_json(tmp_path, data, featu
     settings = settings_for(tmp_path, "--steps=1")
     _, run = start(settings, data, features)
     assert json.loads(run.config.read_text())["settings"] == dataclasses.asdict(settings)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def budget_for(clock, monkeypatch, *, seconds=0.0, step=0, images=0, **limits):
+    monkeypatch.setattr(budget, "STARTED", clock.now)
+    settings = config.TrainGan(**limits)
+    return Budget(settings, seconds, step, images, clock)
+
+
+def run_for(budget, clock, seconds, pace, batch):
+    """Steps for so many seconds; what was foretold, and the last step."""
+    step, said = 0, []
+    while clock.now < 1000 + seconds:
+        clock.now += pace
+        step += 1
+        if words := budget.forecast(step, step * batch):
+            said.append((clock.now - 1000, words))
+    return said, step
+
+
+def test_hours_count_over_resumes_and_leave_time_to_save(monkeypatch):
+    clock = Clock()
+    hours = budget_for(clock, monkeypatch, hours=1.0, seconds=1800.0)
+    clock.now += 1700
+    assert not hours.over(10) and hours.seconds == 3500
+    clock.now += 40
+    assert not hours.over(11)
+    clock.now += 40  # another step as long as this one would come too late
+    assert hours.over(12)
+    clock = Clock()
+    hours = budget_for(clock, monkeypatch, hours=1.0)
+    hours.ending = 30.0  # a validation and a save take half a minute
+    clock.now += 3565
+    assert not hours.over(1)
+    clock.now += 6
+    assert hours.over(2)
+
+
+def test_steps_end_it_too(monkeypatch):
+    steps = budget_for(Clock(), monkeypatch, steps=10, hours=1.0)
+    assert not steps.over(9) and steps.over(10)
+
+
+def test_the_finish_is_foretold_after_a_minute_once(monkeypatch):
+    clock = Clock()
+    said, _ = run_for(budget_for(clock, monkeypatch, hours=2.0), clock, 300, pace=0.5, batch=16)
+    ((when, words),) = said
+    assert 60 <= when < 62
+    assert "0.5 s a step, 32 images/s" in words
+    assert "at step 14,400 with 230,4" in words and "2 hours" not in words.split("now")[1]
+
+
+def test_a_budget_that_will_not_reach_says_what_to_change(monkeypatch):
+    clock = Clock()
+    few = budget_for(clock, monkeypatch, hours=1.0, steps=100_000, useful_images=25_000)
+    ((_, words),) = run_for(few, clock, 120, pace=2.0, batch=8)[0]  # 14,400 images in the hour
+    assert "hours=1 do not reach steps=100,000: that takes hours=56" in words
+    assert "before 25,000 images" in words and "Set hours=1.7" in words and "half the size" in words
+    clock = Clock()
+    enough = budget_for(clock, monkeypatch, hours=2.0, useful_images=25_000)
+    ((_, words),) = run_for(enough, clock, 120, pace=2.0, batch=8)[0]
+    assert "\n" not in words
+
+
+def test_a_sitting_ends_before_its_limit_and_says_how_many_it_takes(monkeypatch):
+    clock = Clock()
+    long = budget_for(clock, monkeypatch, hours=30.0, session_hours=11.5)
+    ((_, words),) = run_for(long, clock, 120, pace=2.0, batch=32)[0]
+    assert "3 sittings in all" in words
+    long.ending = 60.0
+    clock.now = 1000 + 11.5 * 3600 - 100
+    assert long.sitting_over() and not long.over(5)
+
+
+def test_a_sitting_that_is_over_saves_and_the_next_goes_on(tmp_path, monkeypatch, capsys):
+    start = METHODS["gan best"](tmp_path, steps=8, session_hours=0.5)
+    step, calls = start[0].step, []
+
+    def half_an_hour_in_step_3(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            monkeypatch.setattr(budget, "STARTED", budget.STARTED - 1800)
+        return step(*arguments)
+
+    start[0].step = half_an_hour_in_step_3
+    run = train(*start)
+    assert "This sitting is over at step 3" in capsys.readouterr().out
+    monkeypatch.undo()
+    train(*METHODS["gan best"](tmp_path, steps=8))
+    whole = train(*METHODS["gan best"](tmp_path / "whole", steps=8))
+    assert without_clock(run) == without_clock(whole) and same_networks(run, whole)
+
+
+def test_a_budget_in_hours_is_kept_and_is_finished(tmp_path, capsys):
+    limit = 2.5 / 3600
+    run = train(*METHODS["gan best"](tmp_path, steps=0, hours=limit, validate_every=16))
+    assert run.metrics()[-1]["seconds"] <= 2.5 * 1.2  # a busy machine may take long over a step
+    assert run.finished(0, limit) and not run.finished(0, 2 * limit)
+    before = run.generator.read_bytes()
+    train(*METHODS["gan best"](tmp_path, steps=0, hours=limit))
+    assert "is finished" in capsys.readouterr().out and run.generator.read_bytes() == before
+
+
+@pytest.mark.parametrize("mount", ["my-notebook", "notebooks/somebody/my-notebook"])
+@pytest.mark.parametrize("inside", ["runs/test", ""])
+def test_an_attached_output_is_continued(tmp_path, monkeypatch, mount, inside, capsys):
+    whole = train(*METHODS["gan best"](tmp_path / "whole", steps=14))
+    attached = tmp_path / "input" / mount / inside
+    monkeypatch.setattr(runs, "ATTACHED", tmp_path / "input")
+    for folder, steps, seed in [("short", 6, 0), ("long", 12, 0), ("other", 13, 1)]:
+        run = train(*METHODS["gan best"](tmp_path / folder, steps=steps, seed=seed))
+        place = attached if folder == "long" else tmp_path / "input" / folder / "runs" / "test"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        run.folder.rename(place)
+    (tmp_path / "input" / "a-data-set").mkdir()
+    (tmp_path / "input" / "a-data-set" / "config.json").write_text("[1]")
+    files = sorted(path for path in attached.rglob("*"))
+    for path in files:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    start = METHODS["gan best"](tmp_path / "runs", steps=14)
+    assert f"Going on from step 12 of {attached}" in capsys.readouterr().out
+    run = train(*start)
+    for path in files:
+        path.chmod(0o755)
+    assert run.folder == tmp_path / "runs" / "test"
+    # the end of a shorter budget is judged and logged too: it is no part of the longer run
+    judged = [r for r in without_clock(run) if r["step"] != 12]
+    assert judged == [r for r in without_clock(whole) if r["step"] != 12]
+    assert same_networks(run, whole) and sorted(attached.rglob("*")) == files

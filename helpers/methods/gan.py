@@ -13,7 +13,8 @@ from helpers.augment import augment, mirror
 from helpers.losses.adversarial import LOSSES, zero_centred_penalty
 from helpers.measures.distances import kernel_distance
 from helpers.networks import dcgan
-from helpers.training import average_gradients, choose_precision
+from helpers.processes import average_gradients
+from helpers.state import PRECISIONS
 
 # What `recipe` fills in where a setting is None.
 RECIPES = {
@@ -47,8 +48,8 @@ def with_recipe(settings):
     recipe["width"] = recipe.pop("channels") * 8 // settings.size
     missing = {name: value for name, value in recipe.items() if getattr(settings, name) is None}
     settings = dataclasses.replace(settings, **missing)
-    _check(settings, {"loss": LOSSES, "norm": dcgan.NORMS, "upsample": dcgan.UPSAMPLES})
-    choose_precision(settings.precision)
+    choices = {"loss": LOSSES, "norm": dcgan.NORMS, "upsample": dcgan.UPSAMPLES}
+    _check(settings, {**choices, "precision": PRECISIONS})
     if settings.gamma and settings.norm == "batch":
         raise ValueError(
             f"gamma={settings.gamma} with norm='batch': a gradient penalty needs a discriminator "
@@ -165,6 +166,7 @@ class GAN:
 
     def validate(self, network: torch.nn.Module) -> float:
         """Kernel distance (x1000) to the validation patients; the noise is fixed."""
+        self.features.to(next(network.parameters()).device)
         synthetic = self.features(self.generate(network, self.validation_noise))
         return float(kernel_distance(synthetic, self.validation_features))
 

@@ -1,0 +1,82 @@
+"""The methods for which every promise about training is tested, each in a tiny form.
+
+A new method joins by one line in METHODS, and has to: test_training.py compares the table with the
+files of helpers/methods.
+"""
+
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from helpers import config
+from helpers.data import Data, Split, batches
+from helpers.methods.classification import Classification, ClassifierSettings
+from helpers.methods.gan import GAN, with_recipe
+from helpers.runs import open_run
+from helpers.sources import Scan
+
+
+def bands(count, seed):
+    """Scans of 64 px with two bright bands at varying depth: the simplest of retinas."""
+    rng = np.random.default_rng(seed)
+    rows = np.arange(64)[None, :, None] - 28 - rng.normal(0, 4, (count, 1, 1))
+    bands = 170 * np.exp(-((rows / 3) ** 2)) + 120 * np.exp(-(((rows - 14) / 2) ** 2))
+    return (bands[:, None] + rng.gamma(4, 8, (count, 1, 64, 64))).clip(0, 255).astype(np.uint8)
+
+
+def split(count, seed):
+    scans = [Scan(f"{seed}/{i}", "oct", "bands", "DRUSEN", f"{seed}-{i}") for i in range(count)]
+    return Split(bands(count, seed), scans)
+
+
+def make_data():
+    return Data(split(64, 1), split(24, 2), split(24, 3), "bands", "DRUSEN", "0123456789abcdef")
+
+
+class Thumbnails:
+    """Stands in for Features where what is measured does not matter: 64 mean grey values."""
+
+    def to(self, device):
+        return self
+
+    def __call__(self, images):
+        pixels = torch.as_tensor(images)
+        pixels = pixels / 127.5 - 1 if pixels.dtype == torch.uint8 else pixels
+        return F.adaptive_avg_pool2d(pixels, 8).flatten(1).cpu().numpy()
+
+
+def gan(folder, *, recipe="best", **changes):
+    given = dict(preset="tiny", runs=folder, run="test", recipe=recipe, width=4, precision="fp32",
+                 validation_images=8) | changes  # fmt: skip
+    arguments = [f"--{name}={value}" for name, value in given.items()]
+    settings = with_recipe(config.resolve(config.TrainGan, arguments, {}))
+    data = make_data()
+    torch.manual_seed(settings.seed)
+    method = GAN(settings, data.validation.images, Thumbnails())
+    draw = partial(batches, data.train.images, settings.batch_size, seed=settings.seed)
+    return method, draw, open_run(settings, data, {}), settings
+
+
+def classification(folder, **changes):
+    given = dict(classes=("NORMAL", "DRUSEN"), backbone="test_efficientnet", pretrained=False,
+                 size=64, batch_size=8, precision="fp32", runs=str(folder), run="test",
+                 log_every=16, validate_every=48)  # fmt: skip
+    settings = ClassifierSettings(**{**given, **changes})
+    data = make_data()
+    labels = [np.arange(len(side)) % 3 // 2 for side in (data.train, data.validation)]  # 2 to 1
+    torch.manual_seed(settings.seed)
+    method = Classification(settings, labels[0], (data.validation.images, labels[1]))
+    draw = partial(batches, data.train.images, settings.batch_size, labels=labels[0],
+                   seed=settings.seed)  # fmt: skip
+    return method, draw, open_run(settings, data, {}), settings
+
+
+# name: function of a folder and of settings to change -> the four arguments of train
+METHODS = {
+    "gan paper": partial(gan, recipe="paper"),
+    "gan best": gan,
+    "gan penalties": partial(gan, loss="relativistic", gamma=1, norm="none"),
+    "classification": classification,
+}

@@ -1,0 +1,200 @@
+"""Two processes on a CPU: they compute what one would, stay equal, and share the work."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from chaos import differences, end_of
+from methods import METHODS
+from ranks import few_steps
+
+from helpers.data import batches
+
+ROOT = Path(__file__).parents[1]
+each_method = pytest.mark.parametrize("method", METHODS)
+
+
+def environment(**more):
+    return {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", **more}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What two ranks of tests/ranks.py left, and their folder."""
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+               str(ROOT / "tests" / "ranks.py"), str(folder)]  # fmt: skip
+    done = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=900, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)], folder
+
+
+def test_there_were_two(ranks):
+    (first, second), _ = ranks
+    assert first["processes"] == second["processes"] == 2
+
+
+@each_method
+def test_two_ranks_equal_one_process_with_the_whole_batch(ranks, tmp_path, method):
+    (first, second), _ = ranks
+    one = few_steps(method, tmp_path, rank=0, count=1, batch_size=8)
+    for kind in ("gradients", "weights"):
+        for name, value in one[kind].items():
+            assert value.dtype == torch.float64
+            for rank in (first, second):
+                torch.testing.assert_close(rank[method]["few"][kind][name], value,
+                                           rtol=1e-9, atol=1e-12, msg=f"{kind} {name}")  # fmt: skip
+        assert any(value.abs().max() > 0 for value in one[kind].values())
+
+
+@each_method
+def test_ranks_stay_equal_with_batch_statistics_and_draw_noise_of_their_own(ranks, method):
+    first, second = (rank[method]["peace"] for rank in ranks[0])
+    for part in ("networks", "optimizers"):
+        assert differences(first[part], second[part]) == []
+    assert not torch.equal(first["noise"], second["noise"])
+    assert first["given"] == (0, 0, 2) and second["given"] == (0, 1, 2)
+
+
+@each_method
+def test_stopped_by_one_rank_both_go_on_like_an_uninterrupted_run(ranks, method):
+    results, folder = ranks
+    for rank in results:
+        for part in ("networks", "optimizers", "noise", "random"):
+            assert differences(rank[method]["peace"][part], rank[method]["resumed"][part]) == []
+        assert rank[method]["resumed"]["given"][0] == 4  # where the stop was, not where a save was
+    assert differences(end_of(folder / f"peace {method}"), end_of(folder / f"war {method}")) == []
+
+
+def test_losses_that_explode_on_one_rank_take_both_back(ranks):
+    first, second = (rank["poisoned"] for rank in ranks[0])
+    assert differences(first["networks"], second["networks"]) == []
+    for rank in (first, second):
+        groups = [g for o in rank["optimizers"].values() for g in o["param_groups"]]
+        assert all(group["slowed"] == 0.5 for group in groups)
+
+
+def test_only_the_first_rank_writes(ranks):
+    (first, second), folder = ranks
+    assert first["writes"] == [] and second["writes"] == []  # of the first nothing is recorded
+    assert (folder / "peace gan best" / "test" / "finished.json").exists()
+
+
+@each_method
+def test_the_log_counts_the_images_of_all_ranks(ranks, method):
+    log = (ranks[1] / f"peace {method}" / "test" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(log[-1])["step"] == 6 and json.loads(log[-1])["images"] == 6 * 2 * 8
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shards_are_disjoint_and_complete(count):
+    images = np.arange(24, dtype=np.uint8)[:, None, None, None]
+    shards = [batches(images, 2, seed=3, rank=rank, world_size=count) for rank in range(count)]
+    whole = batches(images, 2 * count, seed=3)
+    for _ in range(24 // (2 * count) * 2):  # two epochs
+        seen = torch.stack([next(shard).flatten() for shard in shards], 1).flatten()
+        assert torch.equal(seen, next(whole).flatten())
+    epoch = [next(shards[rank]) for _ in range(24 // (2 * count)) for rank in range(count)]
+    levels = ((torch.cat(epoch).flatten() + 1) * 127.5).round().int()
+    assert sorted(levels.tolist()) == list(range(24))
+
+
+NOTEBOOK = """
+import os, signal, sys, threading
+import jupytext, torch
+torch.set_num_threads(2)
+
+home = os.getpid()
+touched = []
+def trap(name, ask):
+    def asked(*arguments, **more):
+        # accelerate asks through NVML, which leaves CUDA alone; the forked processes may use it
+        if os.getpid() == home and os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK") != "1":
+            touched.append(name)
+            raise AssertionError(f"torch.cuda.{name} before the launch")
+        return ask(*arguments, **more)
+    return asked
+for name in ("is_available", "_lazy_init", "current_device", "get_device_capability",
+             "get_device_properties", "get_rng_state", "is_bf16_supported", "mem_get_info"):
+    setattr(torch.cuda, name, trap(name, getattr(torch.cuda, name)))
+
+cells = [c.source for c in jupytext.read(sys.argv[1]).cells if c.cell_type == "code"]
+(launch,) = [i for i, source in enumerate(cells) if "launch(train" in source]
+handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+names = {"__name__": "__main__"}
+for source in cells[: launch + 1]:
+    if source is cells[launch]:
+        source = source.split("# from here on")[0]
+    exec(source, names)
+assert not touched and not torch.cuda.is_initialized()
+assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+print("images", names["run"].metrics()[-1]["images"], "steps", names["run"].metrics()[-1]["step"])
+
+from helpers.processes import launch
+def fails(rank_one_says):
+    if os.environ["RANK"] == "1":
+        raise ValueError(rank_one_says)
+try:
+    launch(fails, "no such scan", processes=2)
+except RuntimeError as error:
+    print("failed", error)
+
+def asks(path):
+    from helpers.processes import interruptible
+    with interruptible() as asked:
+        open(f"{path}/ready{os.environ['RANK']}", "w").close()
+        import time
+        end = time.monotonic() + 60
+        while not asked and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(0.3)  # what the launcher passes on of one Ctrl-C must not cut the save short
+        open(f"{path}/saved{os.environ['RANK']}", "w").close()
+def ctrl_c():
+    import time
+    while len([n for n in os.listdir(sys.argv[2]) if n.startswith("ready")]) < 2:
+        time.sleep(0.05)
+    os.killpg(0, signal.SIGINT)  # what a terminal does, and Jupyter
+threading.Thread(target=ctrl_c).start()
+launch(asks, sys.argv[2], processes=2)
+print("saved", sorted(n for n in os.listdir(sys.argv[2]) if n.startswith("saved")))
+"""
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """Notebook 02 up to its training, then launched from there on two processes."""
+    folder = tmp_path_factory.mktemp("launched")
+    command = [sys.executable, "-c", NOTEBOOK, str(ROOT / "notebooks" / "02_train_dcgan.py"),
+               str(folder)]  # fmt: skip
+    settings = {"OCT_PRESET": "tiny", "OCT_RUNS": str(folder / "runs"), "OCT_PROCESSES": "2",
+                "OCT_STEPS": "3", "MPLBACKEND": "Agg"}  # fmt: skip
+    done = subprocess.run(
+        command, env=environment(**settings), capture_output=True, text=True, timeout=900,
+        cwd=ROOT, start_new_session=True,
+    )  # fmt: skip
+    return done
+
+
+def test_no_cuda_call_before_the_launch(launched):
+    assert "before the launch" not in launched.stderr, launched.stderr[-3000:]
+    assert launched.returncode == 0, launched.stderr[-3000:]
+
+
+def test_the_notebook_launches_two_processes(launched):
+    assert "images 48.0 steps 3" in launched.stdout  # 3 steps x 8 images x 2
+
+
+def test_what_fails_in_a_process_is_said_where_it_was_launched(launched):
+    assert "failed process 1 of 2: ValueError: no such scan" in launched.stdout
+
+
+def test_one_ctrl_c_lets_every_process_save(launched):
+    assert "saved ['saved0', 'saved1']" in launched.stdout, launched.stderr[-3000:]
