@@ -9,6 +9,7 @@ from helpers.measures.texture import at_size
 SIZE = 64  # px to which pictures are reduced before they are aligned
 FINEST = 0.2  # cycles per such px: the finest detail compared, which a 64 px generator still draws
 REACH = (1 / 8, 1 / 6)  # of height and width: how far a copy may be shifted and still be found
+FAINT = 8  # grey levels: detail fainter than this is not raised to the contrast of the rest
 STEP = 4 / 3  # of such px: shifts are tried at this distance
 
 
@@ -34,7 +35,7 @@ def _spectra(pictures):
     a shift would compare with the other side, out of it.
     """
     detail = pictures - _smooth(pictures, SIZE / 16)
-    detail = detail / (_smooth(detail**2, SIZE / 16).sqrt() + 8)
+    detail = detail / (_smooth(detail**2, SIZE / 16).sqrt() + FAINT)
     taper = torch.ones(SIZE)
     edge = torch.sin(torch.linspace(0, torch.pi / 2, SIZE // 8 + 2)[1:-1]) ** 2
     taper[: SIZE // 8], taper[-(SIZE // 8) :] = edge, edge.flip(0)

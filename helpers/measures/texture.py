@@ -20,15 +20,17 @@ MEASURES = {
     "spectrum_slope_lateral": "slope of the lateral spectrum (log power per log frequency)",
     "fine_detail_axial": "axial power above 0.25 cycles/px (dB of all)",
     "fine_detail_lateral": "lateral power above 0.25 cycles/px (dB of all)",
-    "checkerboard_2px": "excess power at 0.5 cycles/px (dB)",
-    "checkerboard_4px": "excess power at 0.25 cycles/px (dB)",
+    "checkerboard_2px": "power in excess at 0.5 cycles/px (dB)",
+    "checkerboard_4px": "power in excess at 0.25 cycles/px (dB)",
     "shadow_count": "vessel shadows per scan",
     "vitreous_level": "brightness of the vitreous (grey levels)",
     "vitreous_noise": "noise in the vitreous (grey levels)",
     "retina_contrast": "contrast of retina to vitreous (Michelson)",
 }
 LAGS = 12  # px: the longest distance at which speckle is compared with itself
-SHADOW = 0.11  # the least depth of a vessel's shadow, as a share of the light about it
+GRAIN = 10  # px: what varies more slowly than this along the scan is structure, not speckle
+SHADOW = 0.06  # the least depth of a vessel's shadow, as a share of the light about it
+STRAY = 2.0  # dB: by so much a spectrum without a checkerboard strays from its surroundings
 
 
 def at_size(images, size):
@@ -77,7 +79,8 @@ def _spectrum(frequency, power):
     def excess(place):
         away = np.abs(frequency - place)
         around = np.median(power[(away > 0.035) & (away < 0.1)])
-        return 10 * np.log10(power[away < 0.017].max() / max(around, 1e-9))
+        ratio = power[away < 0.017].max() / max(around, 1e-9)
+        return max(0.0, 10 * np.log10(max(ratio, 1e-9)) - STRAY)
 
     return slope, 10 * np.log10(max(fine, 1e-9)), excess(0.5), excess(0.25)
 
@@ -121,7 +124,7 @@ def _speckle(levels, inside):
     an edge left in them do not. Size: twice the lag at which the autocorrelation falls to one
     half. Contrast: standard deviation over mean, in %.
     """
-    rest = levels - gaussian_filter1d(levels, 6, axis=1)
+    rest = levels - gaussian_filter1d(levels, GRAIN, axis=1)
     side = max(8, levels.shape[1] // 16)
     lags = min(LAGS, side)
 
@@ -152,20 +155,23 @@ def _speckle(levels, inside):
 
 
 def find_shadows(levels, ridge):
-    """Columns of the vessel shadows of one picture: where the RPE and what lies below is dimmed.
+    """Columns of the vessel shadows of one picture (H, W), given the rows of its RPE.
 
-    The light within 3 % of the height above and 6 % below the ridge is followed along the scan; a
-    shadow is a dip by SHADOW of what it is to both sides, 0.6 to 6 % of the width wide.
+    A vessel dims everything below it, so the light is followed along the scan in three bands:
+    above the RPE, in it, and below. A shadow is a dip in all three, by SHADOW of the light to both
+    sides and 0.5 to 6 % of the width wide; what the choroid or a patchy RPE does alone is none.
     """
     height, width = levels.shape
-    rows = np.arange(height)[:, None]
-    band = (rows > ridge - 0.03 * height) & (rows < ridge + 0.06 * height)
-    light = (levels * band).sum(0) / np.maximum(band.sum(0), 1)
-    light = gaussian_filter1d(light, 0.004 * width)
-    around = median_filter(light, max(5, width // 8), mode="nearest")
-    dip = 1 - light / np.maximum(around, 1)
-    found, _ = find_peaks(dip, prominence=SHADOW, width=(0.006 * width, 0.06 * width))
-    return found
+    rows, dips = np.arange(height)[:, None], []
+    for top, bottom in ((-0.1, -0.03), (-0.03, 0.03), (0.03, 0.1)):
+        band = (rows > ridge + top * height) & (rows <= ridge + bottom * height)
+        light = (levels * band).sum(0) / np.maximum(band.sum(0), 1)
+        light = gaussian_filter1d(light, 0.006 * width)
+        around = median_filter(light, max(5, width // 8), mode="nearest")
+        dips.append(1 - light / np.maximum(around, 1))
+    width_limits = (0.005 * width, 0.06 * width)
+    least = np.min(dips, axis=0)
+    return find_peaks(least, height=SHADOW / 2, prominence=SHADOW, width=width_limits)[0]
 
 
 def measure(images, progress=False):
