@@ -13,11 +13,21 @@ tests/measure_layers.py measures its error.
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.ndimage import binary_closing, gaussian_filter1d, maximum_filter1d
+from scipy.ndimage import binary_closing, gaussian_filter1d
 from scipy.signal import find_peaks
 from tqdm.auto import tqdm
 
-from helpers.measures.surfaces import WORK, along, band_edge, find_paths, lower_envelope, to_work
+from helpers.measures.surfaces import (
+    WORK,
+    band_edge,
+    find_paths,
+    find_pit,
+    layered,
+    lower_envelope,
+    mean_at,
+    settle,
+    to_work,
+)
 from helpers.padding import without_padding
 
 SURFACES = ("ILM", "RPE", "BM")
@@ -116,31 +126,30 @@ def _grey(image):
     return image
 
 
-def _at(picture, path, low, high):
-    """Mean of a picture (256, 256) over rows path + low to path + high of every column."""
-    row = np.arange(low, high + 1)[:, None] + np.round(path).astype(int)
-    return np.take_along_axis(picture, np.clip(row, 0, WORK - 1), 0).mean(0)
-
-
 def _one(work, smooth, ilm, ridge, shape, um_per_px):
     """Layers of one picture from its paths on 256 x 256 pixels."""
-    rise = _at(smooth, ilm, 3, 12) - _at(smooth, ilm, -12, -3)
-    fall = _at(smooth, ridge, -1, 1) - _at(smooth, ridge, 7, 14)
+    rise = mean_at(smooth, ilm, 3, 12) - mean_at(smooth, ilm, -12, -3)
+    fall = mean_at(smooth, ridge, -1, 1) - mean_at(smooth, ridge, 7, 14)
     inside = (ilm > 2) & (ridge < WORK - 6) & (ridge - ilm > 8)
     sure = gaussian_filter1d(np.minimum(rise / 0.10, fall / 0.10), 4)
     seen = inside & (sure > 1)
     seen |= binary_closing(seen, np.ones(17)) & inside  # shadows of vessels
+    sharp = mean_at(smooth, ilm, 1, 3) - mean_at(smooth, ilm, -3, -1)
+    unrest = sum(np.std(path - gaussian_filter1d(path, 6)) for path in (ilm, ridge))
     confidence = {
-        "seen": float(seen.mean()), "ilm": float(rise.mean()), "rpe": float(fall.mean()),
-        "layered": _layered(smooth, ridge),
-    }  # fmt: skip
+        "seen": seen.mean(),  # share of columns in which both edges stand out
+        "layered": layered(smooth, ridge),  # share of the variance that layers explain
+        "sharp": sharp.mean() / max(rise.mean(), 0.01),  # how abrupt the ILM is
+        "clear": sharp.mean() * fall.mean() / (0.5 + unrest),  # contrast of smooth paths
+    }
+    confidence = {name: float(value) for name, value in confidence.items()}
     reason = _reason(confidence, ilm, ridge)
     if reason:
         empty = np.full(shape[1], np.nan)
         rows = {name: empty.copy() for name in SURFACES}
         return Layers(shape, rows, False, reason, empty.copy(), empty.copy(),
                       confidence=confidence, um_per_px=um_per_px)  # fmt: skip
-    base = _settle(lower_envelope(ridge, seen + 0.01), ridge, seen)
+    base = settle(lower_envelope(ridge, seen + 0.01), ridge, seen)
     half = band_edge(work, ridge, seen & (base - ridge < 1))
     down, across = shape[0] / WORK, shape[1] / WORK
     lift = np.where(seen, base - ridge, 0)
@@ -150,15 +159,15 @@ def _one(work, smooth, ilm, ridge, shape, um_per_px):
     ]
     at = (np.arange(shape[1]) + 0.5) / across - 0.5
 
-    def wide(values, scale=down, shift=0.5):
+    def wide(values):
         values = np.interp(at, np.arange(WORK), np.where(seen, values, np.nan))
-        return (values + shift) * scale - shift
+        return (values + 0.5) * down - 0.5
 
     rows = {"ILM": wide(ilm), "RPE": wide(ridge - 0.75 * half), "BM": wide(base + half)}
     rows["RPE"] = np.minimum(rows["RPE"], rows["BM"])
     x = np.arange(WORK)[seen]
     slope = np.polyfit(x, base[seen], 1)[0]
-    fovea, depth = _fovea(base + half - ilm, seen)
+    fovea, depth = find_pit(base + half - ilm, seen)
     if fovea is not None:
         row = (np.interp(fovea, np.arange(WORK), ilm) + 0.5) * down - 0.5
         fovea = (float((fovea + 0.5) * across - 0.5), float(row))
@@ -170,34 +179,18 @@ def _one(work, smooth, ilm, ridge, shape, um_per_px):
     )  # fmt: skip
 
 
-def _settle(base, ridge, seen):
-    """The envelope without rises that do not come down again before the scan ends.
-
-    Such a rise cannot be told from a bent BM (beside the disc it is one): BM follows the RPE there.
-    """
-    low = np.nonzero(seen & (base - ridge < 0.75))[0]
-    if len(low) == 0:
-        return base
-    ends = np.r_[0 : low[0], low[-1] + 1 : WORK]
-    base = base.copy()
-    base[ends] = np.minimum(base[ends], ridge[ends])
-    return base
-
-
-def _layered(smooth, ridge):
-    """Share of the variance about the RPE that layers along it explain, 0 to 1."""
-    flat = along(smooth[None], ridge[None].astype(np.float32), 40)[0]
-    return float(flat.mean(1).var() / max(flat.var(), 1e-6))
-
-
 def _reason(confidence, ilm, ridge):
     """Why a picture cannot be measured; "" if it can."""
     if (ilm <= 2).mean() > 0.25:
         return "the ILM leaves the picture"
     if (ridge >= WORK - 6).mean() > 0.25:
         return "the RPE leaves the picture"
-    if confidence["layered"] < 0.3:
+    if confidence["layered"] < 0.3 or confidence["seen"] < 0.4:
         return "no layers found"
+    if not 0.04 < np.median(ridge - ilm) / WORK < 0.65:
+        return "what was found is too thin or too thick for a retina"
+    if confidence["sharp"] < 0.52 or confidence["clear"] < 0.04:
+        return "low confidence: blurred or ragged layers"
     if confidence["seen"] < 0.75:
         return "low confidence: the layers are lost in too many columns"
     return ""
@@ -233,26 +226,6 @@ def find_drusen(lift, least=2.0, floor=0.75):
     return found
 
 
-def _fovea(thickness, seen):
-    """Column and depth in px of 256 of the deepest pit in the middle of the scan; None, nan."""
-    smooth = gaussian_filter1d(
-        np.interp(np.arange(WORK), np.arange(WORK)[seen], thickness[seen]), 4
-    )
-    reach = 75
-    rims = [maximum_filter1d(smooth, reach, origin=shift) for shift in (reach // 2, -(reach // 2))]
-    pit = np.minimum(*rims) - smooth
-    edge = int(0.2 * WORK)
-    likely = pit * (1 - ((np.arange(WORK) + 0.5) / WORK * 2 - 1) ** 2)
-    best = edge + int(likely[edge:-edge].argmax())
-    depth = pit[best]
-    if depth < 4:
-        return None, np.nan
-    half = smooth < smooth[best] + depth / 3
-    first = best - half[best::-1].argmin() if not half[: best + 1].all() else 0
-    last = best + half[best:].argmin() if not half[best:].all() else WORK - 1
-    return (first + last) / 2, depth
-
-
 def measure(images, progress=False):
     """{name: (N,) float} for every name of MEASURES; NaN where the ruler says unusable.
 
@@ -279,7 +252,7 @@ def describe(layers):
     near = seen & (np.abs(column - centre) < width / 12)
     rpe, bm = layers.rows["RPE"][seen], layers.rows["BM"]
     smooth = gaussian_filter1d(rpe, width / 64)
-    line = np.polyval(np.polyfit(column[seen], bm[seen], 2)[:1], (width / 2) ** 2)
+    bow = np.polyfit(column[seen], bm[seen], 2)[0] * (width / 2) ** 2
     drusen = layers.drusen
     return {
         "usable": 1.0,
@@ -296,5 +269,5 @@ def describe(layers):
         "fovea_column": np.nan if layers.fovea is None else (layers.fovea[0] + 0.5) * wide,
         "fovea_depth": layers.fovea_depth * tall,
         "tilt": layers.tilt * width * tall,
-        "curvature": line * tall,
+        "curvature": bow * tall,
     }

@@ -187,3 +187,49 @@ def band_edge(work, ridge, flat):
     fine = np.arange(0, 5, 0.1)
     slope = np.gradient(np.interp(np.arange(-1, 6, 0.1), np.arange(-reach, reach + 1), profile))
     return fine[gaussian_filter1d(slope, 5)[10 : 10 + len(fine)].argmin()]
+
+
+def mean_at(picture, path, low, high):
+    """Mean of a picture (256, 256) over rows path + low to path + high of every column."""
+    row = np.arange(low, high + 1)[:, None] + np.round(path).astype(int)
+    return np.take_along_axis(picture, np.clip(row, 0, WORK - 1), 0).mean(0)
+
+
+def settle(base, ridge, seen):
+    """The envelope without rises that do not come down again before the scan ends.
+
+    Such a rise cannot be told from a bent BM (beside the disc it is one): BM follows the RPE there.
+    """
+    low = np.nonzero(seen & (base - ridge < 0.75))[0]
+    if len(low) == 0:
+        return base
+    ends = np.r_[0 : low[0], low[-1] + 1 : WORK]
+    base = base.copy()
+    base[ends] = np.minimum(base[ends], ridge[ends])
+    return base
+
+
+def layered(smooth, ridge):
+    """Share of the variance about the RPE that layers along it explain, 0 to 1."""
+    flat = along(smooth[None], ridge[None].astype(np.float32), 40)[0]
+    return float(flat.mean(1).var() / max(flat.var(), 1e-6))
+
+
+def find_pit(thickness, seen):
+    """Column and depth in px of 256 of the deepest pit in the middle of the scan; None, nan."""
+    smooth = gaussian_filter1d(
+        np.interp(np.arange(WORK), np.arange(WORK)[seen], thickness[seen]), 4
+    )
+    reach = 75
+    rims = [maximum_filter1d(smooth, reach, origin=shift) for shift in (reach // 2, -(reach // 2))]
+    pit = np.minimum(*rims) - smooth
+    edge = int(0.2 * WORK)
+    likely = pit * (1 - ((np.arange(WORK) + 0.5) / WORK * 2 - 1) ** 2)
+    best = edge + int(likely[edge:-edge].argmax())
+    depth = pit[best]
+    if depth < max(4, smooth.max() / 8):  # shallower are troughs between vessels and the disc
+        return None, np.nan
+    half = smooth < smooth[best] + depth / 3
+    first = best - half[best::-1].argmin() if not half[: best + 1].all() else 0
+    last = best + half[best:].argmin() if not half[best:].all() else WORK - 1
+    return (first + last) / 2, depth
