@@ -19,9 +19,10 @@ from helpers.methods.classification import (
     Classification,
     ClassifierSettings,
     fit,
-    load_classifier,
     numbered,
 )
+from helpers.networks import classifiers
+from helpers.networks.classifiers import load_classifier
 from helpers.runs import open_run
 from helpers.simulate import make_eyes
 from helpers.sources import Scan
@@ -187,7 +188,7 @@ def test_rare_classes_weigh_as_much_as_common_ones():
 
 
 def test_any_backbone_and_words_for_what_cannot_work(monkeypatch, few):
-    network = classification.Network("resnet10t", 32, CLASSES)
+    network = classifiers.Network("resnet10t", 32, CLASSES)
     assert network(torch.zeros(2, 1, 48, 40)).shape == (2, 2)
     with pytest.raises(ValueError, match="Label CNV is none of the classes NORMAL, DRUSEN"):
         fit(few[0], ["CNV"] * 16, CLASSES)
@@ -203,6 +204,6 @@ def test_any_backbone_and_words_for_what_cannot_work(monkeypatch, few):
     def no_network(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr(classification.timm, "create_model", no_network)
+    monkeypatch.setattr(classifiers.timm, "create_model", no_network)
     with pytest.raises(OSError, match="backbone='resnet18'.*tf_efficientnet_lite0"):
-        classification.Network("resnet18", 32, CLASSES, pretrained=True)
+        classifiers.Network("resnet18", 32, CLASSES, pretrained=True)

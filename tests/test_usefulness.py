@@ -8,15 +8,14 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 
+from helpers.measures.learning_curve import nested, worth
 from helpers.measures.scores import auroc_difference, choose_threshold, scores
 from helpers.measures.usefulness import (
     CONTRASTS,
     joined,
-    nested,
     same_size,
     scans,
     usefulness_report,
-    worth,
 )
 from helpers.methods.classification import fit
 from helpers.simulate import make_eyes
