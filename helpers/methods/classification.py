@@ -253,7 +253,7 @@ def linear_head(features, labels, patients=None, *, seed=0):
         model = GridSearchCV(model, grid, scoring="neg_log_loss", cv=split)
         model = model.fit(features, labels, groups=patients).best_estimator_
     else:
-        model.set_params(logisticregression__C=STRENGTHS[len(STRENGTHS) // 2]  # 0.01)
+        model.set_params(logisticregression__C=STRENGTHS[len(STRENGTHS) // 2])
         model.fit(features, labels)
     scaler, logistic = model
     weight = logistic.coef_ / scaler.scale_
