@@ -153,7 +153,7 @@ def _usefulness(report, name):
     rows += [
         ("real, tested on synthetic", between(part["arms"]["real_to_synthetic"]["auroc"]),
          "do synthetic scans show what they are called?"),
-        *((what, between(value), "difference, paired by patient")
+        *((what.replace("_", " "), between(value), "difference, paired by patient")
           for what, value in part["differences"].items()),
         ("worth in real scans", between(part["worth"], 0), part["worth"]["text"]),
         ("control: shuffled labels", between(controls["shuffled_labels"]), "chance is 0.50"),
@@ -166,7 +166,11 @@ def _usefulness(report, name):
 
 
 def _measures(report, name):
+    usable = report[name]["usable"]
     rows = []
+    if name == "anatomy":
+        remark = f"real {100 * usable['test']:.0f}, training {100 * usable.get('training', 0):.0f}"
+        rows.append(("readable for the ruler, %", f"{100 * usable['synthetic']:.0f}", remark))
     for measure, found in report[name]["measures"].items():
         if found["effect"] is None:
             continue

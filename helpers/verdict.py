@@ -36,9 +36,10 @@ def _useful(part):
     if part["auroc"] is None or part["auroc"].get("value") is None:
         return _missing(question, who, part)
     real, made = part["arms"]["real"]["auroc"], part["auroc"]
+    shuffled = part["differences"]["synthetic - shuffled_labels"]["low"] or 0
     if made["low"] is None:
         answer = "uncertain: too few patients"
-    elif made["low"] <= 0.5:
+    elif min(made["low"] - 0.5, shuffled) <= 0:
         answer = "not shown: chance is not excluded"
     elif made["low"] >= real["value"] - 0.05:
         answer = "yes, about as well as from real scans"

@@ -186,7 +186,8 @@ def _pair_panels(figure, part, synthetic, seen):
         cell.axis("off")
     for place, pair in enumerate(pairs):
         two = cells[place // 2, 2 * (place % 2) : 2 * (place % 2) + 2]
-        images = synthetic[pair["synthetic"]], seen[pair["training"]]
+        nearest = seen[pair["training"]]
+        images = synthetic[pair["synthetic"]], nearest[..., ::-1] if pair["mirrored"] else nearest
         for cell, image in zip(two, images):
             cell.imshow(pixels(image[None])[0], cmap="gray", vmin=0, vmax=255)
         two[0].set_title(f"synthetic, {pair['distance']:.2f}", fontsize=8, color=ACCENT, pad=2)
