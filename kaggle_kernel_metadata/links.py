@@ -2,8 +2,8 @@
 
     python kaggle_kernel_metadata/links.py [owner/name]       make links REPO=owner/name
 
-That is: the README's badges and pip lines, and the first code cell of every notebook. The tag from
-which helpers is installed is v and the version of pyproject.toml.
+That is: badges and pip lines of the READMEs, and the first code cell of every notebook. The tag
+from which helpers is installed is v and the version of pyproject.toml.
 """
 
 import re
@@ -18,7 +18,7 @@ LINKS = re.compile(rf"((?:github\.com|research\.google\.com/github)/){SLUG}(?=/b
 CELL = re.compile(rf'(REPOSITORY = \\?"https://github\.com/){SLUG}(?=\\?")')
 TAG = re.compile(r'(TAG = \\?")v[\w.]+(?=\\?")')
 INSTALL = re.compile(rf"(git\+https://github\.com/){SLUG}@v\d[\w.]*")
-PLACES = ("README.md", "notebooks/*.py", "notebooks/*.ipynb", "kaggle_kernel_metadata/*/*.json")
+PLACES = ("README.md", "notebooks/*.py", "notebooks/*.ipynb", "kaggle_kernel_metadata/README.md")
 
 
 def project(root=ROOT) -> dict:
@@ -34,6 +34,10 @@ def tag(root=ROOT) -> str:
     return f"v{project(root)['version']}"
 
 
+def places(root=ROOT) -> list[Path]:
+    return sorted(path for pattern in PLACES for path in root.glob(pattern))
+
+
 def write(root=ROOT, repository: str | None = None) -> list[Path]:
     """Write ``repository`` (owner/name; None: as it stands) everywhere; the files changed."""
     if repository:
@@ -42,7 +46,7 @@ def write(root=ROOT, repository: str | None = None) -> list[Path]:
         path = root / "pyproject.toml"
         path.write_text(PROJECT.sub(rf"\g<1>{repository}", path.read_text()))
     changed = []
-    for path in sorted(path for pattern in PLACES for path in root.glob(pattern)):
+    for path in places(root):
         text = path.read_text()
         new = CELL.sub(rf"\g<1>{address(root)}", LINKS.sub(rf"\g<1>{address(root)}", text))
         new = INSTALL.sub(rf"\g<1>{address(root)}@{tag(root)}", new)

@@ -210,10 +210,9 @@ def holds_together(root, address, tag):
     assert len(first) == 1  # the same in every notebook, .py and .ipynb
     (cell,) = first
     assert f'REPOSITORY = "https://github.com/{address}"\nTAG = "{tag}"\n' in cell
-    allowed = {root / "README.md", root / "pyproject.toml", *root.glob("notebooks/*.[pi][yp]*")}
-    for path in root.rglob("*"):
-        if path.is_file() and path.suffix != ".png" and address in path.read_text():
-            assert path in allowed
+    files = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".png"]
+    named = {path for path in files if address in path.read_text()}
+    assert named <= {root / "pyproject.toml", *links.places(root)}
 
 
 def test_the_address_stands_in_one_place_and_everything_follows(tmp_path):
@@ -225,9 +224,9 @@ def test_the_address_stands_in_one_place_and_everything_follows(tmp_path):
     assert links.write(root) == []  # `make links` has been run
     old = {path: path.read_text() for path in root.glob("notebooks/*.ipynb")}
     changed = links.write(root, "jane-doe/oct.suite")
-    assert len(changed) == 1 + len(list(root.glob("notebooks/*.[pi][yp]*")))
+    assert {root / "README.md", *root.glob("notebooks/*.[pi][yp]*")} <= set(changed)
     holds_together(root, "jane-doe/oct.suite", links.tag())
-    for path in (root / "README.md", *changed):
+    for path in links.places(root):
         assert links.address() not in path.read_text()
     for path, text in old.items():  # figures and all
         assert path.read_text() == text.replace(links.address(), "jane-doe/oct.suite")
