@@ -13,6 +13,8 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
+from helpers.measures.texture import line_spectra
+
 ACCENT, REAL, PALE = "#c8501e", "#333333", "#a8a8a8"
 STYLE = {
     "figure.dpi": 100,
@@ -226,11 +228,8 @@ def power_spectrum(images, axis):
 
     Returns (frequencies in cycles per pixel, power). A Hann window keeps the edges out of it.
     """
-    lines = np.moveaxis(pixels(images), axis, -1)
-    lines = lines - lines.mean(-1, keepdims=True)
-    window = np.hanning(lines.shape[-1])
-    power = np.abs(np.fft.rfft(lines * window)) ** 2 / (window**2).sum()
-    return np.fft.rfftfreq(lines.shape[-1])[1:], power.mean((0, 1))[1:]
+    frequency, power = line_spectra(pixels(images), axis)
+    return frequency, power.mean(0)
 
 
 def power_spectra(real, synthetic, *, caption="", path=None):

@@ -9,7 +9,12 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, shift
 
 from helpers.measures.alignment import Alignment
-from helpers.measures.memorisation import copies, memorisation_report, preference
+from helpers.measures.memorisation import (
+    copies,
+    design_effect,
+    memorisation_report,
+    preference,
+)
 from helpers.measures.texture import at_size
 from helpers.simulate import CONDITIONS, make_eye
 
@@ -155,6 +160,27 @@ def test_the_expected_share_and_p_value_hold_when_nothing_is_copied():
     assert np.mean([d["excess"]["low"] > 0 for d in drawn]) < 0.03
     least = copies(np.ones(10), np.zeros(3))  # three scans set a threshold, but a poor one
     assert least["expected_share"] == 0.25 and least["copied_share"] == 0 and least["high"] < 0.31
+
+
+def test_scans_of_few_patients_set_a_less_certain_threshold():
+    rng = np.random.default_rng(0)
+    people, names = rng.normal(size=10), np.repeat(np.arange(10), 12)
+    alike = people[names] + 0.1 * rng.normal(size=120)
+    assert design_effect(alike, names) == pytest.approx(12, rel=0.1)
+    assert design_effect(rng.normal(size=120), names) < 3
+    assert design_effect(alike, None) == design_effect(alike, np.arange(120)) == 1
+    one, each = copies(alike, alike, names), copies(alike, alike)
+    assert one["threshold"] == each["threshold"]
+    assert each["expected_share"] < 0.01 < 0.05 < one["expected_share"] < 0.15
+    assert one["expected_high"] > 2 * each["expected_high"]
+    # other patients, no copies: the share below the threshold is in the interval
+    inside = []
+    for _ in range(300):
+        ours = rng.normal(size=10)[names] + 0.3 * rng.normal(size=120)
+        theirs = rng.normal(size=5000) * np.hypot(1, 0.3)
+        found = copies(theirs, ours, names)
+        inside.append(found["copied_share"] <= found["expected_high"])
+    assert np.mean(inside) >= 0.9  # 0.975 wanted: ten patients, whose scans differ little, are few
 
 
 def test_a_generator_that_prefers_its_training_patients_shows():

@@ -14,28 +14,63 @@ FALSE_SHARE = 0.01  # of unseen real scans that may be called copies, where ther
 HEADLINE = ("copied_share", "low", "high", "expected_share", "excess", "p_value")
 
 
-def copies(synthetic, unseen):
+def design_effect(values, groups):
+    """By how much the values (N,) of groups (N,) tell less than N independent ones: 1 or more.
+
+    1 + (m - 1) rho, rho the intraclass correlation and m the size of the group a value is in, on
+    average (Kish 1965, Survey Sampling, section 5.4). None: every value stands for itself.
+    """
+    names, member, sizes = np.unique(
+        np.arange(len(values)) if groups is None else groups, return_inverse=True,
+        return_counts=True,
+    )  # fmt: skip
+    n, count = len(values), len(names)
+    if count == n or count < 2:
+        return float(n / count)
+    means = np.bincount(member, values) / sizes
+    between = (sizes * (means - np.mean(values)) ** 2).sum() / (count - 1)
+    within = ((values - means[member]) ** 2).sum() / (n - count)
+    typical = (n - (sizes**2).sum() / n) / (count - 1)
+    rho = (between - within) / max(between + (typical - 1) * within, 1e-12)
+    return float(1 + ((sizes**2).sum() / n - 1) * np.clip(rho, 0, 1))
+
+
+def _threshold(unseen):
+    """(the k-th smallest of U distances, k / (U + 1)): at most FALSE_SHARE, but k at least 1."""
+    rank = max(1, int(FALSE_SHARE * (len(unseen) + 1)))
+    return float(np.sort(unseen)[rank - 1]), rank / (len(unseen) + 1)
+
+
+def copies(synthetic, unseen, patients=None):
     """What share of synthetic scans are copies, from distances to the nearest training scan.
 
-    synthetic (N,), unseen (U,): of the synthetic scans and of real ones that taught nothing. The
-    threshold is the k-th smallest of `unseen`, k / (U + 1) at most FALSE_SHARE but k at least 1.
-    `copied_share` of the synthetic scans lie below it, low and high by Clopper and Pearson
-    (Biometrika 1934); `expected_share`, k / (U + 1), would if none were a copy; with few unseen
-    scans that is itself uncertain: its 95 % interval is that of a Beta(k, U + 1 - k) variable.
-    `excess`: copied beyond expected, as a share of the rest, with both intervals at their worst.
-    `p_value`: how often as many would lie below it, were no scan a copy.
+    synthetic (N,), unseen (U,): of the synthetic scans and of real ones that taught nothing, whose
+    patients are (U,) names. Below the threshold lie k of the U, and `copied_share` of the synthetic
+    scans, low and high by Clopper and Pearson (Biometrika 1934). `expected_share` would if none
+    were a copy: k / (U + 1), or, if that is more, the share of a patient's scans below the
+    threshold that the other patients set, on average. With few patients it is itself uncertain: a
+    Beta variable of that mean and (U + 1) / `design_effect` counts; expected_low and expected_high
+    are its 95 % interval. `excess`: copied beyond expected, as a share of the rest, with both
+    intervals at their worst. `p_value`: how often as many would be copies, were none.
     """
-    n, reference = len(synthetic), len(unseen)
-    rank = max(1, int(FALSE_SHARE * (reference + 1)))
-    threshold = float(np.sort(unseen)[rank - 1])
+    n, unseen = len(synthetic), np.asarray(unseen)
+    threshold, expected = _threshold(unseen)
+    if patients is not None and len(np.unique(patients)) > 1:
+        below = [
+            unseen[patients == name] < _threshold(unseen[patients != name])[0]
+            for name in np.unique(patients)
+        ]
+        expected = max(expected, float(np.concatenate(below).mean()))
     copied = int((np.asarray(synthetic) < threshold).sum())
     low = float(beta.ppf(0.025, copied, n - copied + 1)) if copied else 0.0
     high = float(beta.ppf(0.975, copied + 1, n - copied)) if copied < n else 1.0
-    expected = rank / (reference + 1)
-    expected_low, expected_high = beta.ppf([0.025, 0.975], rank, reference + 1 - rank)
+    few = design_effect(unseen, patients)
+    counts = (len(unseen) + 1) / few
+    false = expected * counts, (1 - expected) * counts
+    expected_low, expected_high = beta.ppf([0.025, 0.975], *false)
 
-    def beyond(share, false):
-        return float(max(0.0, (share - false) / (1 - false)))
+    def beyond(share, wrong):
+        return float(max(0.0, (share - wrong) / (1 - wrong)))
 
     return {
         "copied_share": copied / n,
@@ -49,7 +84,8 @@ def copies(synthetic, unseen):
             "low": beyond(low, expected_high),
             "high": beyond(high, expected_low),
         },
-        "p_value": float(betabinom.sf(copied - 1, n, rank, reference + 1 - rank)),
+        "p_value": float(betabinom.sf(copied - 1, n, *false)),
+        "design_effect": few,
         "threshold": threshold,
         "median_synthetic": float(np.median(synthetic)),
         "median_unseen": float(np.median(unseen)),
@@ -129,8 +165,9 @@ def memorisation_report(
         """From distances (N, T), (U or T, T), (N, U) or None."""
         nearest = to_training.min(1)
         reference = np.where(barred, np.inf, real_to_training).min(1)
-        reference = reference[np.isfinite(reference)]
-        result = copies(nearest, reference)
+        free = np.isfinite(reference)
+        reference = reference[free]
+        result = copies(nearest, reference, None if names is None else np.asarray(names)[free])
         if to_unseen is not None:
             result |= preference(to_training, to_unseen, training_names, names, seed=seed)
         lists = {"nearest_synthetic": nearest, "nearest_unseen": reference}
@@ -147,29 +184,25 @@ def memorisation_report(
     deep = {"copied_share": None, "reason": "no features were given"}
     if features is not None:
         made, seen, new = (
-            None
-            if rows is None
-            else _some(rows, which) / np.linalg.norm(_some(rows, which), axis=1, keepdims=True)
+            None if rows is None else _unit(np.asarray(rows)[which])
             for rows, which in zip((*features, None)[:3], chosen)
         )
-        deep = measured(
-            1 - made @ seen.T,
-            1 - (seen if alone else new) @ seen.T,
-            None if alone else 1 - made @ new.T,
-        )
+        new = seen if alone else new
+        deep = measured(1 - made @ seen.T, 1 - new @ seen.T, None if alone else 1 - made @ new.T)
 
     report = {name: pixels[name] for name in HEADLINE}
-    report |= {"n_synthetic": len(chosen[0]), "n_training": len(chosen[1])}
-    report |= {
-        "n_unseen": len(pixels["nearest_unseen"]),
-        "unseen_are": "training scans of other patients" if alone else "unseen",
-    }
-    report |= {"pixels": pixels, "features": deep}
+    report["n_synthetic"], report["n_training"] = len(chosen[0]), len(chosen[1])
+    report["n_unseen"] = len(pixels["nearest_unseen"])
+    report["pixels"], report["features"] = pixels, deep
     report["closest"] = _closest(
         alignment, synthetic_images, to_training, pixels["threshold"], chosen
     )
     report["warnings"] = _warnings(pixels, alone, names)
     return report
+
+
+def _unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def _some(items, chosen):
