@@ -111,8 +111,9 @@ PRESET_VALUES = {
                      validate_every=48, validation_images=8, report_images=16),
         "demo": dict(size=128, n_simulated=200, hours=0.1, validate_every=6000,
                      validation_images=100),
-        "colab": dict(data="oct2017", hours=3.0),
-        "kaggle": dict(data="oct2017", hours=10.5, session_hours=11.5),
+        "colab": dict(data="oct2017", hours=3.0, log_every=4000, validate_every=40_000),
+        "kaggle": dict(data="oct2017", hours=10.5, session_hours=11.5, log_every=6000,
+                       validate_every=60_000),
     },
     "Evaluate": {
         "tiny": dict(n_simulated=24, report_images=16, reading_scans=1),
