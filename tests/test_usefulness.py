@@ -279,6 +279,8 @@ def test_what_cannot_be_measured_has_words(cohort):
     assert report["warnings"] and set(CONTRASTS) == {"synthetic", "conditional", "real"}
     with pytest.raises(ValueError, match="contrast='none': there are synthetic"):
         report_of(cohort, amd, contrast="none")
+    with pytest.raises(ValueError, match="name the synthetic one"):
+        usefulness_report(*[amd] * 3, [*CLASSES, "DME"], simple_fit, contrast="real")
     small = scans(np.zeros((4, 5)), ["AMD", "NORMAL"] * 2)
     with pytest.raises(ValueError, match="use same_size first"):
         report_of(cohort, small)

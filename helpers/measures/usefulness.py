@@ -98,6 +98,8 @@ def usefulness_report(
     if contrast not in CONTRASTS:
         raise ValueError(f"contrast={contrast!r}: there are {', '.join(CONTRASTS)}")
     classes, positive = list(classes), positive_class(classes, positive)
+    if contrast == "real" and positive is None:
+        raise ValueError("contrast='real' with several classes: name the synthetic one, positive=")
     shapes = {np.shape(part.images)[1:] for part in (real, synthetic, test, validation) if part}
     if len(shapes) > 1:
         raise ValueError(f"Images of different sizes {sorted(shapes)}: use same_size first")
