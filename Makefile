@@ -54,3 +54,7 @@ clean: ## remove runs and caches, keep .venv
 	rm -rf runs .pytest_cache .ruff_cache
 
 .PHONY: help env demo test notebooks kaggle kaggle-check kaggle-offline links clean
+
+chaos: env ## kill, fill the disk, damage files while every method trains; 60 events (20 minutes)
+	PYTHONPATH=. $(RUN) tests/chaos.py
+.PHONY: chaos

@@ -64,6 +64,22 @@ def launch(function, *arguments, processes: int = 0) -> None:
             raise RuntimeError(f"process {rank} of {processes}: {message}") from error
 
 
+def make_accelerator(precision: str) -> Accelerator:
+    """This process's accelerator for "fp32", "bf16" or "fp16". RuntimeError if it does not know of
+    the other processes that were launched with it: each would train, and write, for itself."""
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if count > 1 and not torch.cuda.is_available():
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # without it, it takes no notice of them
+    AcceleratorState._reset_state()  # a notebook may train twice, with another precision
+    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
+    if accelerator.num_processes != count:
+        raise RuntimeError(
+            f"{count} processes were launched and {accelerator.num_processes} found together. Make "
+            "no Accelerator before train()."
+        )
+    return accelerator
+
+
 @contextmanager
 def _handlers_kept():
     """The launcher leaves its signal handlers behind."""

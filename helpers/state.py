@@ -6,13 +6,11 @@ import math
 from dataclasses import asdict, dataclass, field
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torchvision.utils import save_image
 
 from helpers import checkpoint
-from helpers.processes import average_statistics
+from helpers.processes import average_statistics, make_accelerator
 from helpers.runs import Run
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -72,10 +70,7 @@ class Training:
 
     def __init__(self, method, draw, run: Run, settings):
         self.method, self.draw, self.run, self.settings = method, draw, run, settings
-        precision = choose_precision(settings.precision)
-        AcceleratorState._reset_state()  # a notebook may train twice, with another precision
-        precision = {"fp32": "no"}.get(precision, precision)
-        self.accelerator = accelerator = Accelerator(mixed_precision=precision)
+        self.accelerator = accelerator = make_accelerator(choose_precision(settings.precision))
         self.main = accelerator.is_main_process
         self.batch_size = settings.batch_size * accelerator.num_processes
         for network in method.networks.values():

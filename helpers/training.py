@@ -59,14 +59,14 @@ def train(method, draw, run: Run, settings) -> Run:
 
     bar = tqdm(total=s.steps or None, disable=not main, unit="step", smoothing=0.05)
     with interruptible() as asked, bar:
-        over, leave = agreed([budget.over(at.step), False], t.accelerator)
-        while not (over or leave):
+        over, interrupted, late = agreed([budget.over(at.step), False, False], t.accelerator)
+        while not (over or interrupted or late):
             record = t.step()
             at.seconds = budget.seconds
             judging = at.step % judge_every == 0
-            exploded, over, leave = agreed(
-                [not t.sound(record, weights=judging), budget.over(at.step),
-                 bool(asked) or budget.sitting_over()], t.accelerator,
+            exploded, over, interrupted, late = agreed(
+                [not t.sound(record, weights=judging), budget.over(at.step), bool(asked),
+                 budget.sitting_over()], t.accelerator,
             )  # fmt: skip
             if exploded:
                 t.slow_down(record)
@@ -81,7 +81,7 @@ def train(method, draw, run: Run, settings) -> Run:
             bar.set_postfix_str(_status(record, at.best, budget.minutes_left(at.step)), False)
             if main and (words := budget.forecast(at.step, at.images)):
                 bar.write(words)
-        if leave and not over:
+        if not over:
             if main and at.best == math.inf:
                 t.export()  # something to look at; the first validation replaces it
             saved = t.save()
@@ -90,10 +90,10 @@ def train(method, draw, run: Run, settings) -> Run:
     if main and over and saved:
         run.finish(at.step, at.seconds, at.best, 0 if s.steps and at.step >= s.steps else s.hours)
     elif main:
-        why = "Interrupted" if asked else "This sitting is over"
+        why = "Interrupted" if interrupted else "This sitting is over"
         print(f"{why} at step {at.step}. {run.folder.name} is usable; the same command continues "
               "it.")  # fmt: skip
-    if not (saved and run.flush()):
+    if main and not (saved and run.flush()):
         raise OSError(
             f"{run.folder}: no room to save the end of this training. Free some space or point "
             "OCT_RUNS at another folder; the same command continues from the last checkpoint."

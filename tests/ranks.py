@@ -11,11 +11,11 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
+from accelerate import PartialState
 from methods import METHODS
 
 from helpers import checkpoint
+from helpers.processes import make_accelerator
 from helpers.training import train
 
 LR = 0.05
@@ -58,8 +58,7 @@ def few_steps(name: str, folder, rank: int, count: int, batch_size: int) -> dict
         method.class_weights = method.class_weights.double()
     method.optimizers = {n: torch.optim.SGD(net.parameters(), LR) for n, net in
                          method.networks.items()}  # fmt: skip
-    AcceleratorState._reset_state()
-    accelerator = Accelerator()
+    accelerator = make_accelerator("fp32")
     assert accelerator.num_processes == count
     torch.manual_seed(0)
     stream, gradients = draw(start=0, rank=rank, world_size=count), None
@@ -99,11 +98,8 @@ def trained(name: str, folder, steps=6, disturb=None) -> dict:
     if disturb:
         disturb(method)
     train(method, watched, run, settings)
-    return {**whole(method), "given": given[-1], "noise": torch.rand(4), "random": draw_all()}
-
-
-def draw_all() -> dict:
-    return checkpoint.random_state()
+    return {**whole(method), "given": given[-1], "noise": torch.rand(4),
+            "random": checkpoint.random_state()}  # fmt: skip
 
 
 def at_step(number: int, what):
@@ -123,8 +119,7 @@ def at_step(number: int, what):
 
 
 def main(folder: Path) -> None:
-    PartialState()
-    rank, count = int(os.environ["RANK"]), PartialState().num_processes
+    rank, count = int(os.environ["RANK"]), make_accelerator("fp32").num_processes
     writes = []
     if rank:
 

@@ -87,7 +87,7 @@ class Classification:
         labels = np.asarray(labels)
         counts = labels.sum(0) if s.multilabel else np.bincount(labels, minlength=len(s.classes))
         rarity = len(labels) / counts.clip(1) - 1 if s.multilabel else 1 / counts.clip(1)
-        weights = rarity if s.multilabel else rarity / rarity.mean()
+        weights = rarity if s.multilabel else rarity * len(labels) / len(s.classes)
         self.class_weights = torch.tensor(weights, dtype=torch.float32)
         self.validation, self.steps_done = validation, 0
 
@@ -95,7 +95,8 @@ class Classification:
         weights = self.class_weights.to(logits.device)
         if self.settings.multilabel:
             return F.binary_cross_entropy_with_logits(logits, labels.float(), pos_weight=weights)
-        return F.cross_entropy(logits, labels, weight=weights)
+        # not divided by the batch's sum of weights: parts of a batch on several GPUs add up to it
+        return F.cross_entropy(logits, labels, weight=weights, reduction="none").mean()
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up over a tenth of the steps, then a cosine down to zero at the last one.
