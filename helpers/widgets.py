@@ -18,7 +18,7 @@ STYLE = """<style>
 .reading kbd {background: #3a3a3a; color: #fff; border: 1px solid #666; border-radius: 3px;
  padding: 0 5px; font-family: inherit; box-shadow: none;}
 .reading button {background: #3a3a3a; color: #e8e8e8; border: 1px solid #555; border-radius: 4px;}
-.reading button:hover:enabled {background: #4a4a4a;}
+.reading button:hover:enabled:not(.mod-active):not(.mod-primary) {background: #4a4a4a;}
 .reading .widget-toggle-button.mod-active {background: #e8e8e8; color: #111; font-weight: 600;}
 .reading button.mod-primary {background: #2f6db5; border-color: #2f6db5; color: #fff;
  font-weight: 600;}
@@ -29,7 +29,9 @@ STYLE = """<style>
  overflow: hidden; cursor: pointer;}
 .reading .reading-keys textarea::placeholder {color: #aaa;}
 .reading .reading-keys textarea:focus {border-color: #2f6db5; box-shadow: 0 0 0 2px #2f6db5;}
+.reading .widget-toggle-buttons {margin-bottom: 12px;}
 .reading img {border: 1px solid #000; background: #000;}
+.reading .widget-inline-hbox.widget-hprogress {height: 10px; margin-bottom: 12px;}
 .reading .progress {background: #3a3a3a;}
 .reading .progress-bar {background: #2f6db5;}
 </style>"""
@@ -49,7 +51,7 @@ class ReadingTest(ipywidgets.VBox):
     """
 
     def __init__(self, test: BlindedTest, *, display=560):
-        self.test, self.reader, self._uses_keys, self._typed = test, None, False, ""
+        self.test, self.reader, self._typed = test, None, ""
         questions = {
             "real or synthetic?": {"real": "real", "synthetic": "synthetic"},
             "how sure? 1 is a guess, 5 is certain": {str(c): c for c in CONFIDENCE},
@@ -82,22 +84,30 @@ class ReadingTest(ipywidgets.VBox):
             format="jpeg", layout={"width": f"{display}px", "height": f"{display}px"}
         )
         self.typing = ipywidgets.Textarea(
-            placeholder="click here to answer by keys", rows=1,
+            placeholder="keys: click here first", rows=1,
             layout={"width": "272px", "height": "34px"},
         )  # fmt: skip
         self.typing.add_class("reading-keys")
         self.typing.observe(self._type, "value")
         side = ipywidgets.VBox(
             [self.status, self.progress, *blocks, ipywidgets.HBox([self.next, self.pause]),
-             self.typing, self.message],
+             self.typing],
             layout={"width": "320px", "margin": "0 0 0 24px"},
         )  # fmt: skip
-        self._style = ipywidgets.HTML(STYLE, layout={"display": "none"})
         self._reading = ipywidgets.HBox([self.picture, side], layout={"flex_flow": "row wrap"})
-        self._welcome = [ipywidgets.HTML(_instructions(test)),
-                         ipywidgets.HBox([self.name, self.start]), self.message]  # fmt: skip
-        super().__init__([self._style, *self._welcome])
+        self._welcome = ipywidgets.HTML(_instructions(test))
+        self._ask_name = ipywidgets.HBox([self.name, self.start])
+        self._ask_whether = ipywidgets.HBox([self.go_on, self.other])
+        style = ipywidgets.HTML(STYLE, layout={"display": "none"})
+        super().__init__([style, self._reading, self._welcome, self._ask_name, self.message,
+                          self._ask_whether])  # fmt: skip
         self.add_class("reading")
+        self._turn_to(self._welcome, self._ask_name)
+
+    def _turn_to(self, *shown):
+        """Show a page. All of them stay in the browser, so that keys find their field at once."""
+        for part in (self._reading, self._welcome, self._ask_name, self._ask_whether):
+            part.layout.display = None if part in shown else "none"
 
     def leave(self, message=""):
         """Back to the first page: the picture is gone, the clock stands, the name is free."""
@@ -106,7 +116,7 @@ class ReadingTest(ipywidgets.VBox):
             self.reader.close()
         self.reader, self.picture.value = None, b""
         self._say(message)
-        self.children = [self._style, *self._welcome]
+        self._turn_to(self._welcome, self._ask_name)
 
     def _say(self, text, warning=False):
         kind = "reading-warning" if warning else ""
@@ -132,8 +142,7 @@ class ReadingTest(ipywidgets.VBox):
                 "If that was you, go on. If not, choose another name."
             )
             self.go_on.description = f"Go on as {name}"
-            choice = ipywidgets.HBox([self.go_on, self.other])
-            self.children = [self._style, self._welcome[0], self.message, choice]
+            self._turn_to(self._welcome, self._ask_whether)
         else:
             self._go_on(None)
 
@@ -143,7 +152,7 @@ class ReadingTest(ipywidgets.VBox):
 
     def _go_on(self, _):
         self._say("")
-        self.children = [self._style, self._reading]
+        self._turn_to(self._reading)
         self._show()
 
     def _show(self):
@@ -170,7 +179,8 @@ class ReadingTest(ipywidgets.VBox):
 
     def _chosen(self, _=None):
         self.next.disabled = any(choice.value is None for choice in self.choices)
-        if self._uses_keys and hasattr(self.typing, "focus"):  # ipywidgets 7 has none
+        # Keys must not go elsewhere: in a notebook, "d d" deletes the cell. ipywidgets 7 cannot.
+        if self.reader and hasattr(self.typing, "focus"):
             self.typing.focus()
 
     def _type(self, change):
@@ -179,7 +189,6 @@ class ReadingTest(ipywidgets.VBox):
         self._typed = now
         if not self.reader or self.picture.value == b"":
             return
-        self._uses_keys = True
         same = next((i for i, (a, b) in enumerate(zip(before, now)) if a != b), len(before))
         for key in now[same : same + max(0, len(now) - len(before))].lower():
             if key in ENTER:
@@ -231,7 +240,7 @@ def _instructions(test):
 You will see {len(test)} OCT B-scans, one at a time, each stretched to a square. Half are of
 patients; the other half were made by a computer and show nobody. For each, give
 <ul>{"".join(f"<li>{item}</li>" for item in asked)}</ul>
-Until you press <b>Next</b>, choices may be changed; afterwards not. By keys: click into the field
-under the buttons, press the letters in [brackets], then <kbd>space</kbd> or <kbd>Enter</kbd>.<br>
+Until you press <b>Next</b>, choices may be changed; afterwards not. By keys: press the letters in
+[brackets], then <kbd>space</kbd> or <kbd>Enter</kbd>.<br>
 Each answer is saved at once. Pause when you like, or close the page; the same name goes on where it
 stopped. The time for each scan is noted. You are not told which answers were right.<br>&nbsp;"""
