@@ -23,9 +23,10 @@ from helpers.data import batches
 from helpers.networks.classifiers import PACKAGED, Classifier, Network
 from helpers.training import average_gradients, choose_precision
 
-# Fine-tuned by `fit`: as good as 140 steps, within a minute of one core. ImageNet's 224 px would
-# take three times as long. The README has the figures.
-SHORT = {"size": 128, "steps": 60}
+# What `fit` fine-tunes with: a minute and a half of one core. By two-fold cross-validation over
+# 38 patients (Noor, AMD against NORMAL, one seed) AUROC 0.95; 60 steps 0.93; the linear head 0.92
+# at 224 px and 0.90 at 128 px. Fine-tuning at 224 px takes three times as long.
+SHORT = {"size": 128, "steps": 140}
 STRENGTHS = np.logspace(-4, -1, 4)  # C of the linear head: small C, strong shrinkage
 
 
