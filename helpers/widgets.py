@@ -159,8 +159,8 @@ class ReadingTest(ipywidgets.VBox):
         """The next scan, nothing chosen yet, and the clock starts."""
         done = len(self.reader.rows)
         if not self.reader.left:
-            return self.leave(f"Thank you, {self.reader.name}: all {done} scans are read, and your "
-                              "answers are saved.")  # fmt: skip
+            self.name.value, name = "", self.reader.name
+            return self.leave(f"Thank you, {name}: all {done} scans are read and saved.")
         try:
             content = self.test.picture(self.reader.left[0])
         except (OSError, ValueError) as error:

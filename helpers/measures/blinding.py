@@ -246,8 +246,8 @@ class Reader:
         except BlockingIOError:
             self._lock.close()
             raise RuntimeError(
-                f"Somebody is answering as {name.strip()} right now in another notebook. Close it, "
-                "or choose another name."
+                f"Somebody is answering as {name.strip()} right now in another notebook. Press "
+                "Pause there or shut down its kernel, or choose another name."
             ) from None
         except OSError:
             pass  # some network drives cannot lock
