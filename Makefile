@@ -31,7 +31,7 @@ test: env ## unit tests, then every notebook under the tiny preset
 notebooks: env ## write each notebook's .ipynb from its .py and run it, figures and all
 	for stem in $(NOTEBOOKS); do \
 		$(RUN) -m jupytext --to ipynb --output notebooks/$$stem.ipynb notebooks/$$stem.py && \
-		$(RUN) -m jupyter execute --inplace notebooks/$$stem.ipynb || exit 1; \
+		TQDM_DISABLE=1 $(RUN) -m jupyter execute --inplace notebooks/$$stem.ipynb || exit 1; \
 	done
 
 kaggle: env ## push a notebook: KAGGLE_USER=name NB=02 [SETTINGS="OCT_PRESET=kaggle"] [OFFLINE=1] [ATTACH=02]

@@ -69,7 +69,7 @@ def measure_usefulness(sides: Sides, features: Features, *, classifier="linear",
 
     def ready(split, label):
         patients = getattr(split, "patients", None)
-        images = usefulness.same_size(split.images, size)
+        images = texture.at_size(split.images, size)
         images = features(images, progress) if classifier == "linear" else images
         return usefulness.scans(images, label, patients)
 

@@ -5,11 +5,13 @@ one grey scale, 0 to 255. Each function returns a matplotlib Figure (closed, so 
 shows it once) and also writes it as PNG if `path` is given.
 """
 
+import io
 import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython import display
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
@@ -48,6 +50,19 @@ def _finish(figure, caption, path):
         figure.savefig(path)
     plt.close(figure)
     return figure
+
+
+def compact(figure, caption=""):
+    """The figure as an image of 32 shades of each colour: a third of the bytes in a notebook."""
+    if caption:
+        text = textwrap.fill(caption, int(figure.get_figwidth() * 15.5))
+        figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color=REAL)
+    plt.close(figure)
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png", dpi=90)
+    shades = np.array(Image.open(full).convert("RGB")) | 7
+    Image.fromarray(shades).quantize(dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    return display.Image(small.getvalue())
 
 
 def _show(axes, levels):

@@ -88,6 +88,10 @@ def _alike(part, question):
     known = {n: m for n, m in part["measures"].items() if m["effect"] is not None}
     if not known:
         return _missing(question, who, {"reason": "no measure is defined on both sides"})
+    if part["usable"]["synthetic"] < part["usable"]["test"] / 2:
+        return _line(question, who, "no: most of it cannot be read as a retina",
+                     f"{100 * part['usable']['synthetic']:.0f} % readable for the ruler",
+                     f"{100 * part['usable']['test']:.0f} % of real scans")  # fmt: skip
     off = sorted(
         (n for n, m in known.items() if abs(m["effect"]) > LARGE and _apart(m)),
         key=lambda n: -abs(known[n]["effect"]),

@@ -67,10 +67,8 @@ if {"KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG"} & os.environ.keys():
 
 # %%
 import csv
-import io
 import shutil
 import tempfile
-import textwrap
 import warnings
 from collections import Counter
 from dataclasses import asdict
@@ -78,7 +76,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython import display
 from PIL import Image
 from scipy.spatial.distance import cdist
 
@@ -97,20 +94,8 @@ warnings.simplefilter("ignore", UserWarning)  # prepare's warnings are shown by 
 # One small thing for the pages below: `picture` puts a caption under a figure and turns it into a
 # small PNG with fewer shades, because speckle does not compress, and this file is shared.
 
-
 # %%
-def picture(figure, caption=""):
-    """The figure as an image, in 32 shades of each colour."""
-    if caption:
-        caption = textwrap.fill(caption, int(figure.get_figwidth() * 15.5))
-        figure.supxlabel(caption, x=0.01, ha="left", fontsize=8, color=plots.REAL)
-    plt.close(figure)
-    full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=90)
-    shades = np.array(Image.open(full).convert("RGB")) | 7
-    Image.fromarray(shades).quantize(dither=Image.Dither.NONE).save(small, "png", optimize=True)
-    return display.Image(small.getvalue())
-
+picture = plots.compact
 
 # %% [markdown]
 # ## Settings

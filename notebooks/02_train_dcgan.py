@@ -79,11 +79,12 @@ from helpers import config, plots
 from helpers.data import batches, describe, prepare
 from helpers.generate import export, load_generator, sample
 from helpers.losses import adversarial
-from helpers.measures.distances import distance_report, print_table
+from helpers.measures.distances import distance_report
 from helpers.measures.features import Features
 from helpers.methods import gan
 from helpers.networks import dcgan
 from helpers.processes import launch
+from helpers.report import complete, print_table
 from helpers.runs import open_run
 from helpers.training import train
 
@@ -280,7 +281,7 @@ plots.curves(run.metrics(), path=run.folder / "curves.png")
 # curve here that is meant to fall.
 
 # %%
-report = distance_report(synthetic, full.train, full.test, features=features, **yardstick)
+report = complete(distance_report(synthetic, full.train, full.test, features=features, **yardstick))
 plots.gallery(
     data.test.images, synthetic, rows=2, source=f"{Path(data.source).name}, patients held out",
     report=report, path=run.folder / "gallery.png",

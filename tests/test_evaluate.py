@@ -153,6 +153,15 @@ def test_command_line(tmp_path, eyes, capsys, monkeypatch):
     assert stopped.value.code == 1 and "neither a folder" in capsys.readouterr().err
 
 
+def test_few_readable_scans_are_no_anatomy():
+    measure = {"effect": 0.1, "low": -0.2, "high": 0.3}
+    anatomy = {"measures": {"tilt": measure}, "usable": {"test": 1.0, "synthetic": 0.1}}
+    for share, answer in ((0.1, "no: most of it"), (0.9, "no large shift was found")):
+        anatomy["usable"]["synthetic"] = share
+        lines = verdict(complete({"anatomy": anatomy}))
+        assert next(x for x in lines if "anatomy" in x["question"])["answer"].startswith(answer)
+
+
 def test_complete_names_what_is_missing():
     report = complete({"kernel_distance": {"value": 3.0}}, {"reading": "nobody read"})
     assert "kernel_distance" not in report["not_measured"]

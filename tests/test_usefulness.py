@@ -10,10 +10,10 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 
 from helpers.measures.learning_curve import nested, worth
 from helpers.measures.scores import auroc_difference, choose_threshold, scores
+from helpers.measures.texture import at_size
 from helpers.measures.usefulness import (
     CONTRASTS,
     joined,
-    same_size,
     scans,
     usefulness_report,
 )
@@ -265,8 +265,8 @@ def test_subsets_are_nested_balanced_and_of_few_patients(cohort):
 def test_sizes_and_bits_are_the_same_for_all_sources():
     floats = np.linspace(-1, 1, 2 * 64 * 64, dtype=np.float32).reshape(2, 1, 64, 64)
     levels = ((floats + 1) * 127.5).round().astype(np.uint8)
-    assert np.array_equal(same_size(floats, 64), levels)
-    assert same_size(levels, 32).shape == (2, 1, 32, 32) and same_size(floats, 32).dtype == np.uint8
+    assert np.array_equal(at_size(floats, 64), levels)
+    assert at_size(levels, 32).shape == (2, 1, 32, 32) and at_size(floats, 32).dtype == np.uint8
     both = joined(scans(levels, "AMD"), scans(levels, "NORMAL"))
     assert both.labels.tolist() == ["AMD"] * 2 + ["NORMAL"] * 2
 
@@ -282,7 +282,7 @@ def test_what_cannot_be_measured_has_words(cohort):
     with pytest.raises(ValueError, match="name the synthetic one"):
         usefulness_report(*[amd] * 3, [*CLASSES, "DME"], simple_fit, contrast="real")
     small = scans(np.zeros((4, 5)), ["AMD", "NORMAL"] * 2)
-    with pytest.raises(ValueError, match="use same_size first"):
+    with pytest.raises(ValueError, match="at_size first"):
         report_of(cohort, small)
     with pytest.raises(ValueError, match="40 test patient.*among the others"):
         report_of(cohort | {"validation": cohort["test"]}, people(np.random.default_rng(3), 20, 1))

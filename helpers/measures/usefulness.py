@@ -8,8 +8,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm.auto import tqdm
 
@@ -65,19 +63,6 @@ def joined(*parts: Scans) -> Scans:
                    for n in ("images", "labels", "patients")))  # fmt: skip
 
 
-def same_size(images, size) -> np.ndarray:
-    """Images (N, C, H, W), uint8 or float in [-1, 1], to uint8 (N, C, size, size).
-
-    Real and synthetic scans go the same way into 8 bits and to the synthetic ones' size, so that
-    neither resolution nor rounding tells them apart. Antialiased bicubic.
-    """
-    levels = torch.as_tensor(np.asarray(images))
-    levels = levels.float() if levels.dtype == torch.uint8 else (levels.float() + 1) * 127.5
-    if levels.shape[-2:] != (size, size):
-        levels = F.interpolate(levels, (size, size), mode="bicubic", antialias=True)
-    return levels.round().clamp(0, 255).byte().numpy()
-
-
 def usefulness_report(
     real, synthetic, test, classes, fit, *, contrast, validation=None, positive=None,
     sizes=(10, 25, 50, 100), seeds=(0, 1, 2), resamples=1000, seed=0, progress=False,
@@ -86,8 +71,9 @@ def usefulness_report(
 
     real, test, validation: Scans of different real patients; the generator may have seen `real`
     only, and nothing was chosen on `test`. synthetic: Scans of the generator alone. Images are
-    all of one size (`same_size`). contrast: one of CONTRASTS, where the classes beside `positive`
-    come from; "real" takes those of `real`. Thresholds are chosen on `validation`, else 0.5.
+    all of one size (`texture.at_size`). contrast: one of CONTRASTS, where the classes beside
+    `positive` come from; "real" takes those of `real`. Thresholds are chosen on `validation`, else
+    0.5.
 
     `auroc` is the headline: trained on synthetic, tested on real (TSTR). `arms` are trained on
     real, synthetic and both, and on real and tested on synthetic; `curve` the first and third at
@@ -102,7 +88,7 @@ def usefulness_report(
         raise ValueError("contrast='real' with several classes: name the synthetic one, positive=")
     shapes = {np.shape(part.images)[1:] for part in (real, synthetic, test, validation) if part}
     if len(shapes) > 1:
-        raise ValueError(f"Images of different sizes {sorted(shapes)}: use same_size first")
+        raise ValueError(f"Images of different sizes {sorted(shapes)}: use texture.at_size first")
     generated = synthetic
     if contrast == "real":
         generated = synthetic.take(synthetic.labels == positive)
