@@ -12,6 +12,7 @@ It never names a method. A method is a plain object with
 """
 
 import math
+from contextlib import suppress
 
 from tqdm.auto import tqdm
 
@@ -77,10 +78,12 @@ def train(method, draw, run: Run, settings) -> Run:
             if judging and not over:
                 saved = t.save(best=t.judge())
                 budget.ending = max(budget.ending, budget.seconds - at.seconds)
-            bar.update(at.step - bar.n)
-            bar.set_postfix_str(_status(record, at.best, budget.minutes_left(at.step)), False)
-            if main and (words := budget.forecast(at.step, at.images)):
-                bar.write(words)
+            words = budget.forecast(at.step, at.images)
+            with suppress(OSError):  # where what is said goes into a file on the full disk
+                bar.set_postfix_str(_status(record, at.best, budget.minutes_left(at.step)), False)
+                bar.update(at.step - bar.n)
+                if main and words:
+                    bar.write(words)
         if not over:
             if main and at.best == math.inf:
                 t.export()  # something to look at; the first validation replaces it

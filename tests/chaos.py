@@ -59,9 +59,11 @@ def fork(name: str, folder: Path, steps: int, resumed, reached) -> int:
         train(method, draw, run, settings)
         os._exit(0)
     except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
+        try:
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:  # the log lies on the disk that is filled
+            os._exit(1)
 
 
 def wait_for(condition, child: int) -> bool:
@@ -103,7 +105,11 @@ def strike(kind: str, child: int, folder: Path, reached, chance: random.Random) 
             began = reached.value
             wait_for(lambda: reached.value > began + INTERVAL, child)
     os.kill(child, signal.SIGTERM if kind == "term" else signal.SIGKILL)
-    os.waitpid(child, 0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+        raise RuntimeError(
+            f"{kind}: died by itself\n{folder.with_suffix('.log').read_text()[-3000:]}"
+        )
     if kind in ("flip", "cut"):
         steps = sorted((folder / "test" / "checkpoints").glob("step-*.safetensors"))
         if steps:
@@ -178,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, default=15, help="for each method (15)")
     parser.add_argument("--kinds", default=";".join(KINDS), help="; between them")
-    parser.add_argument("--steps", type=int, default=90, help="of each training (90)")
+    parser.add_argument("--steps", type=int, default=180, help="of each training (180)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     kinds, own_disk = options.kinds.split(";"), "CHAOS_NAMESPACE" in os.environ
@@ -197,6 +203,7 @@ def main() -> None:
             print(json.dumps(result), flush=True)
             total += len(result["lost"])
             failed |= bool(result["too much"] or result["differences"])
+            failed |= len(result["lost"]) < options.events  # --steps too few for them
             for kind in kinds:
                 steps = [steps for k, steps in result["lost"] if k == kind]
                 print(f"  {name:16} {kind:16} {len(steps):3} times, steps done again: "
