@@ -84,7 +84,7 @@ class ReadingTest(ipywidgets.VBox):
             format="jpeg", layout={"width": f"{display}px", "height": f"{display}px"}
         )
         self.typing = ipywidgets.Textarea(
-            placeholder="keys: click here first", rows=1,
+            placeholder="keys go into this field", rows=1,
             layout={"width": "272px", "height": "34px"},
         )  # fmt: skip
         self.typing.add_class("reading-keys")

@@ -11,6 +11,7 @@ readers' files go to OUT. The scans are simulated eyes and blurred ones; OUT/sca
 import csv
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -124,12 +125,11 @@ def rows(test, name):
 
 
 def drive(out, where, playwright):
+    shutil.rmtree(out / "test", ignore_errors=True)
     test = reading.prepare_test(
         *scans(out), out / "test", n=N, size=128, real_labels="DRUSEN", synthetic_labels="DRUSEN",
         diagnoses=("DRUSEN", "CNV", "DME", "NORMAL"),
     )  # fmt: skip
-    for path in (out / "test").glob("readers/*"):
-        path.unlink()
     for name in ("reading.ipynb", "second.ipynb"):
         cells = [nbformat.v4.new_code_cell(CELL)]
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
