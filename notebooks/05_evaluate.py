@@ -29,8 +29,8 @@
 #
 # | preset | what is compared | where | time |
 # |---|---|---|---|
-# | `tiny` | 16 scans of a GAN trained for seconds | anywhere; checks every cell | 1 minute |
-# | `demo` (default) | 500 scans of a GAN on simulated eyes | 2 cores | 6 minutes; 18 with training |
+# | `tiny` | 16 scans of a GAN trained for seconds | anywhere | 1 minute |
+# | `demo` (default) | 500 scans of a GAN on simulated eyes | 2 CPU cores | 6 minutes; 18 to train too |
 # | `colab`, `kaggle` | 1,000 scans of a run on OCT2017 | one GPU | mostly reading files |
 #
 # Any run is judged with `OCT_RUN=name`, any folder of images with `OCT_SYNTHETIC=folder`, against
@@ -39,7 +39,7 @@
 #
 # In the demo the GAN does badly, and the page says so: its drusen are half as high as they should
 # be, a classifier that learned from it is near chance where real scans reach 0.97, and a
-# checkerboard gives every scan away. It copied nobody. A better generator has to move each of these.
+# checkerboard gives every scan away. It copied nobody. A better generator has to move them all.
 #
 # Nothing that is made here is for clinical use.
 
