@@ -30,7 +30,7 @@
 # | preset | what is compared | where | time |
 # |---|---|---|---|
 # | `tiny` | 16 scans of a GAN trained for seconds | anywhere | 1 minute |
-# | `demo` (default) | 500 scans of a GAN on simulated eyes | 2 CPU cores | 6 minutes; 18 to train too |
+# | `demo` (default) | 500 scans of a GAN on simulated eyes | 2 cores | 6 minutes; 18 to train too |
 # | `colab`, `kaggle` | 1,000 scans of a run on OCT2017 | one GPU | mostly reading files |
 #
 # Any run is judged with `OCT_RUN=name`, any folder of images with `OCT_SYNTHETIC=folder`, against
