@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -14,6 +15,8 @@ from accelerate.state import AcceleratorState
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.nn.modules.batchnorm import _BatchNorm
+
+_TOLD_TO_STOP = []  # signals that ended a training of this process
 
 
 def is_first() -> bool:
@@ -46,6 +49,9 @@ def launch(function, *arguments, processes: int = 0) -> None:
     def work() -> None:
         torch.set_num_threads(1)  # OpenMP's threads do not live on in a forked process
         function(*arguments)
+        if _TOLD_TO_STOP:  # then the launcher waits for the end of this process, not for an answer
+            sys.stdout.flush()
+            os._exit(0)
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -141,6 +147,7 @@ def interruptible():
             raise KeyboardInterrupt
         if not asked:
             asked.append(time.monotonic())
+            _TOLD_TO_STOP.append(number)
             if is_first():
                 print("\nFinishing this step and saving; once more to stop at once.")
 

@@ -163,7 +163,10 @@ def ctrl_c():
         time.sleep(0.05)
     os.killpg(0, signal.SIGINT)  # what a terminal does, and Jupyter
 threading.Thread(target=ctrl_c).start()
+import time
+began = time.monotonic()
 launch(asks, folder, processes=2)
+print("waited", time.monotonic() - began)
 print("saved", sorted(n for n in os.listdir(folder) if n.startswith("saved")))
 """
 
@@ -175,7 +178,7 @@ def launched(tmp_path_factory):
     command = [sys.executable, "-c", NOTEBOOK, str(ROOT / "notebooks" / "02_train_dcgan.py"),
                str(folder)]  # fmt: skip
     settings = {"OCT_PRESET": "tiny", "OCT_RUNS": str(folder / "runs"), "OCT_PROCESSES": "2",
-                "OCT_STEPS": "3", "MPLBACKEND": "Agg"}  # fmt: skip
+                "OCT_STEPS": "3", "OCT_N_SIMULATED": "9", "MPLBACKEND": "Agg"}  # fmt: skip
     done = subprocess.run(
         command, env=environment(**settings), capture_output=True, text=True, timeout=900,
         cwd=ROOT, start_new_session=True,
@@ -196,5 +199,7 @@ def test_what_fails_in_a_process_is_said_where_it_was_launched(launched):
     assert "failed process 1 of 2: ValueError: no such scan" in launched.stdout
 
 
-def test_one_ctrl_c_lets_every_process_save(launched):
+def test_one_ctrl_c_lets_every_process_save_and_returns_at_once(launched):
     assert "saved ['saved0', 'saved1']" in launched.stdout, launched.stderr[-3000:]
+    (waited,) = [line for line in launched.stdout.splitlines() if line.startswith("waited")]
+    assert float(waited.split()[1]) < 25  # the launcher kills after 30 s
