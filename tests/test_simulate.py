@@ -1,8 +1,10 @@
 """The simulated eye: its truth agrees with its pixels, and both pictures show one anatomy."""
 
 import hashlib
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,12 +113,13 @@ def test_same_seed_same_bytes_in_every_process():
     assert here == [digest(make_eye(11, condition, eye="OS", size=128)) for condition in CONDITIONS]
     assert len(set(here)) == len(CONDITIONS)
     program = (
-        "from tests.test_simulate import *;"
+        "from test_simulate import *;"
         "print(*[digest(make_eye(11, c, eye='OS', size=128)) for c in CONDITIONS])"
     )
     answer = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True,
-        env={"PYTHONHASHSEED": "77", "PYTHONPATH": "."}, cwd=__file__.rsplit("tests", 1)[0],
+        env={"PYTHONHASHSEED": "77", "PYTHONPATH": os.pathsep.join(("tests", "."))},
+        cwd=Path(__file__).parents[1],
     )  # fmt: skip
     assert answer.stdout.split() == here
 
