@@ -42,18 +42,23 @@ class TrainGan:
     runs: str = "runs"
     run: str = ""  # name of the run's folder; empty: the model's name
     # what
-    model: str = "dcgan"
+    model: str = "dcgan"  # dcgan | residual
+    conditional: bool = False  # one network for every class of the source; residual only
     recipe: str = "best"  # paper | best; a field below that is set wins over the recipe
-    # below, None: as the recipe has it (helpers.methods.gan.RECIPES)
+    # below, None: as the recipe has it (helpers.recipes)
     loss: str | None = None  # bce | hinge | relativistic
     gamma: float | None = None  # weight of the gradient penalties R1 and R2; 0: off
+    balance: float | None = None  # discriminator's loss that gamma is adapted to keep; 0: fixed
+    penalty_every: int | None = None  # steps from one penalty to the next, weighted by as much
     z_dim: int | None = None  # length of the noise vector
     width: int | None = None  # channels next to the image, doubled with every halving
+    blocks: int | None = None  # residual blocks at each resolution
     upsample: str | None = None  # transposed | nearest
     norm: str | None = None  # of the discriminator: batch | none
     minibatch_std: bool | None = None  # the discriminator sees the batch's spread
     mirror: bool | None = None  # real scans are mirrored at random (right eye, left eye)
     augment: float | None = None  # share of scans shown changed to the discriminator; 0: off
+    overfitting: float | None = None  # that the share is adapted to keep; 0: the share is fixed
     batch_size: int | None = None
     lr: float | None = None  # Adam's learning rate
     lr_discriminator: float | None = None  # where it differs
@@ -66,6 +71,7 @@ class TrainGan:
     # how long: the first limit that is reached ends the training; 0: no such limit
     steps: int = 0
     hours: float = 0.0  # of training, over all sittings
+    patience: int = 10  # validations without a better one that end the training; 0: no end
     session_hours: float = 0.0  # ends one sitting, counted from the start of the process
     useful_images: int = 25_000  # a budget that ends before is told what to change
     processes: int = 0  # 0: one for each GPU; 2 without a GPU: two on the CPU

@@ -20,7 +20,10 @@ from helpers.checkpoint import read_generator
 from helpers.checkpoint import weights_hash as hash_of
 
 # what "network" in a generator file's metadata stands for: module and class
-NETWORKS = {"dcgan": ("helpers.networks.dcgan", "Generator")}
+NETWORKS = {
+    "dcgan": ("helpers.networks.dcgan", "Generator"),
+    "residual": ("helpers.networks.residual_gan", "Generator"),
+}
 
 
 def generator_file(run):
@@ -45,9 +48,10 @@ def load_generator(path, device="cpu"):
     """The trained generator of a run's folder or of a generator.safetensors, ready to sample.
 
     Returns a module in evaluation mode whose forward takes z (B, z_dim), N(0, 1), and returns
-    images (B, C, S, S) in [-1, 1]. `.metadata` is what training wrote beside the weights (class,
-    step, seed, ...), `.weights_hash` the file's SHA-256. Raises FileNotFoundError or ValueError
-    naming the file if there is none, it is damaged, or its network is unknown.
+    images (B, C, S, S) in [-1, 1]; one that was trained on several classes also takes labels (B,),
+    whole numbers, places in `.metadata["classes"]`. `.metadata` is what training wrote beside the
+    weights (class, step, seed, ...), `.weights_hash` the file's SHA-256. Raises FileNotFoundError
+    or ValueError naming the file if there is none, it is damaged, or its network is unknown.
     """
     path = generator_file(path)
     weights, metadata = read_generator(path)
@@ -61,33 +65,57 @@ def load_generator(path, device="cpu"):
     return generator.to(device).eval().requires_grad_(False)
 
 
-def draw_noise(n, z_dim, seed):
-    """Noise (n, z_dim), N(0, 1), on the CPU. Row i depends on the seed and i alone, not on n."""
+def draw_noise(n, z_dim, seed, batch=64):
+    """Noise (up to `batch`, z_dim), N(0, 1), on the CPU, n rows in all, batch by batch.
+
+    Row i depends on the seed and i alone, not on n or the batch.
+    """
     if n < 1:
         raise ValueError(f"n={n}: ask for at least one image")
     source = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.randn(z_dim, generator=source) for _ in range(n)])
+    return (
+        torch.stack([torch.randn(z_dim, generator=source) for _ in range(min(batch, n - start))])
+        for start in range(0, n, batch)
+    )
 
 
-def sample_batches(generator, n, seed=0, batch=64):
-    """Images (up to `batch`, C, S, S), float in [-1, 1] on the CPU, batch by batch, n in all."""
-    parts = draw_noise(n, generator.z_dim, seed).split(batch)
-    return (_render(generator, noise) for noise in parts)
+def classes_of(generator):
+    """The classes that a generator can be asked for; of one class only, that one."""
+    about = getattr(generator, "metadata", {})
+    return about.get("classes", [about.get("class", "synthetic")])
+
+
+def sample_batches(generator, n, seed=0, batch=64, class_name=None):
+    """Images (up to `batch`, C, S, S), float in [-1, 1] on the CPU, batch by batch, n in all.
+
+    class_name: for a generator of several classes, one of them; without it, the one it was judged
+    by in training. ValueError naming its classes if it knows no such class.
+    """
+    label = None
+    if getattr(generator, "classes", 0):
+        known = classes_of(generator)
+        class_name = class_name or getattr(generator, "metadata", {}).get("class", known[0])
+        if class_name not in known:
+            raise ValueError(f"class {class_name}: this generator draws {', '.join(known)}")
+        label = known.index(class_name)
+    parts = draw_noise(n, generator.z_dim, seed, batch)
+    return (_render(generator, noise, label) for noise in parts)
 
 
 @torch.inference_mode()
-def _render(generator, noise):
+def _render(generator, noise, label):
     noise = noise.to(next(generator.parameters()).device)
-    return generator(noise).float().clamp(-1, 1).cpu()
+    labels = () if label is None else (noise.new_full((len(noise),), label).long(),)
+    return generator(noise, *labels).float().clamp(-1, 1).cpu()
 
 
-def sample(generator, n, seed=0, batch=64):
-    """Images (n, C, S, S), float in [-1, 1] on the CPU.
+def sample(generator, n, seed=0, batch=64, class_name=None):
+    """Images (n, C, S, S), float in [-1, 1] on the CPU; `class_name` as in sample_batches.
 
     The noise is fixed by the seed whatever the batch; pixels differ by rounding at most, since
     convolutions of another batch size may add up in another order.
     """
-    return torch.cat(list(sample_batches(generator, n, seed, batch)))
+    return torch.cat(list(sample_batches(generator, n, seed, batch, class_name)))
 
 
 def export(generator, folder, n, seed=0, class_name=None, weights_hash=None, *, progress=True):
@@ -95,19 +123,21 @@ def export(generator, folder, n, seed=0, class_name=None, weights_hash=None, *, 
 
     The PNGs are 8-bit grey (colour for three channels); each carries text chunks that say it is
     synthetic, with which weights and which seed it was made. images.csv has file, class, seed,
-    index, weights_sha256, size. class_name and weights_hash default to what load_generator found.
-    Returns the paths. A folder that holds the same set is written again, with the same content;
-    one that holds anything else raises FileExistsError.
+    index, weights_sha256, size. A generator of several classes writes n of each, from the same
+    noise, unless class_name chooses one; one of a single class is labelled class_name. class_name
+    and weights_hash default to what load_generator found. Returns the paths. A folder that holds
+    the same set is written again, with the same content; one that holds anything else raises
+    FileExistsError.
     """
     folder = Path(folder)
-    class_name = class_name or generator.metadata.get("class", "synthetic")
+    classes = [class_name] if class_name else classes_of(generator)
     weights_hash = weights_hash or generator.weights_hash
-    size = generator.size
-    files = [f"{class_name}/{index:06d}.png" for index in range(n)]
+    rows = [(f"{c}/{i:06d}.png", c, seed, i, weights_hash, generator.size)
+            for c in classes for i in range(n)]  # fmt: skip
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["file", "class", "seed", "index", "weights_sha256", "size"])
-    writer.writerows([f, class_name, seed, i, weights_hash, size] for i, f in enumerate(files))
+    writer.writerows(rows)
     # the list gets its final name when every image is there
     listing, unfinished = folder / "images.csv", folder / "images.csv.part"
     same = any(p.is_file() and p.read_text() == table.getvalue() for p in (listing, unfinished))
@@ -116,19 +146,19 @@ def export(generator, folder, n, seed=0, class_name=None, weights_hash=None, *, 
             f"{folder}: not empty, and it does not hold this very set (same weights, class, seed "
             "and number). Choose another folder or empty it."
         )
-    batches = sample_batches(generator, n, seed)
-    (folder / class_name).mkdir(parents=True, exist_ok=True)
+    drawn = {c: sample_batches(generator, n, seed, class_name=c) for c in classes}
+    for c in classes:
+        (folder / c).mkdir(parents=True, exist_ok=True)
     unfinished.write_text(table.getvalue())
 
-    paths = [folder / file for file in files]
-    with ThreadPoolExecutor() as pool, tqdm(total=n, unit="image", disable=not progress) as bar:
-        start = 0
-        for images in batches:
+    paths = [folder / row[0] for row in rows]
+    todo = zip(paths, [_text(c, weights_hash, seed, i) for _, c, _, i, *_ in rows])
+    with ThreadPoolExecutor() as pool, tqdm(total=len(rows), unit="image",
+                                            disable=not progress) as bar:  # fmt: skip
+        for images in (batch for batches in drawn.values() for batch in batches):
             levels = ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-            indices = range(start, start + len(levels))
-            texts = [_text(class_name, weights_hash, seed, index) for index in indices]
-            list(pool.map(_write_png, levels, paths[start : start + len(levels)], texts))
-            start += len(levels)
+            places, texts = zip(*(next(todo) for _ in levels))
+            list(pool.map(_write_png, levels, places, texts))
             bar.update(len(levels))
     unfinished.replace(listing)
     return paths
@@ -162,17 +192,18 @@ def is_synthetic(path):
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m helpers.generate", description=__doc__)
     parser.add_argument("run", help="a run's folder, or a generator.safetensors")
-    parser.add_argument("--n", type=int, default=1000, help="how many images (1000)")
+    parser.add_argument("--n", type=int, default=1000, help="images of each class (1000)")
+    parser.add_argument("--class", dest="class_", help="of a generator of several, this one only")
     parser.add_argument("--out", required=True, help="a new folder for the images")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other images (0)")
     options = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         generator = load_generator(options.run, device)
-        export(generator, options.out, options.n, options.seed)
+        paths = export(generator, options.out, options.n, options.seed, options.class_)
     except (OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
-    print(f"{options.n} images and images.csv in {options.out}")
+    print(f"{len(paths)} images and images.csv in {options.out}")
 
 
 if __name__ == "__main__":

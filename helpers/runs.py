@@ -19,7 +19,7 @@ from helpers.processes import is_first
 
 # What may change between two sittings of one run: where it lies, how long it goes on, who watches.
 NOT_IDENTITY = ("preset", "data", "runs", "run", "steps", "hours", "session_hours", "useful_images",
-                "processes", "log_every", "validate_every")  # fmt: skip
+                "processes", "log_every", "validate_every", "patience")  # fmt: skip
 ATTACHED = Path("/kaggle/input")  # where Kaggle shows an earlier session's output, read-only
 PACKAGES = ("torch", "torchvision", "accelerate", "timm", "numpy")
 _HELD = {}  # open lock files of this process
@@ -112,11 +112,12 @@ def explained(folder):
         ) from error
 
 
-def open_run(settings, data, parameters: dict[str, int]) -> Run:
+def open_run(settings, data, parameters: dict[str, int], learned=None) -> Run:
     """The folder $OCT_RUNS/$OCT_RUN for these settings and this data, locked for writing.
 
     ``settings`` is a dataclass with ``runs`` and ``run``; ``data`` a ``helpers.data.Data``;
-    ``parameters`` counts the parameters by network. A folder that holds a run of the same settings
+    ``parameters`` counts the parameters by network; ``learned``, where more is trained on than the
+    class in ``data``, all of it. A folder that holds a run of the same settings
     and data is continued; one of others is left alone and NAME-2, NAME-3, ... is taken. If the
     output of an earlier Kaggle session is attached and has come further, it is copied there first.
 
@@ -125,6 +126,8 @@ def open_run(settings, data, parameters: dict[str, int]) -> Run:
     """
     identity = {k: v for k, v in dataclasses.asdict(settings).items() if k not in NOT_IDENTITY}
     identity["data_manifest"] = data.manifest_hash
+    if learned is not None:
+        identity["learned_manifest"] = learned.manifest_hash
     identity = json.loads(json.dumps(identity))  # tuples become lists, as in config.json
     wanted = Path(settings.runs) / settings.run
     for number in range(1, 1000):
@@ -148,7 +151,8 @@ def open_run(settings, data, parameters: dict[str, int]) -> Run:
             "identity": identity,
             "settings": dataclasses.asdict(settings),
             "data": {"source": Path(data.source).name, "class": data.class_, "notes": data.notes,
-                     "training_scans": len(data.train), "left_out": len(data.left_out)},
+                     "training_scans": len((learned or data).train),
+                     "left_out": len(data.left_out)},
             "parameters": parameters,
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in PACKAGES},

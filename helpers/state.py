@@ -60,6 +60,7 @@ class Progress:
     images: int = 0  # seen by all processes together
     seconds: float = 0.0  # of training, over all sittings
     judged: int = 0  # the step of the last validation
+    worse: int = 0  # validations since the best one
     best: float = math.inf  # score so far
     slowed: bool = False  # the learning rate was lowered because losses exploded
     records: dict[str, list[float]] = field(default_factory=dict)  # losses not yet in the log
@@ -104,7 +105,15 @@ class Training:
             return False
         state = found[0][1]
         for name, network in self.method.networks.items():
-            network.load_state_dict(state["networks"][name])
+            try:
+                network.load_state_dict(state["networks"][name])
+            except (KeyError, RuntimeError) as error:
+                why = str(error).splitlines()[-1].strip()
+                raise ValueError(
+                    f"{self.run.checkpoints}: the checkpoint is of another {name}, of another size "
+                    f"or number of channels ({why}). Set OCT_RUN to another name, or take the "
+                    "checkpoint away."
+                ) from error
             checkpoint.load_optimizer(self.method.optimizers[name], state["optimizers"][name])
         self.average.load_state_dict(state["average"])
         if self.accelerator.scaler is not None and state["scaler"]:
@@ -190,8 +199,25 @@ class Training:
         if improved := value < at.best:
             at.best = value
             self.export()
+        at.worse = 0 if improved else at.worse + 1
         self.run.log(at.step, images=at.images, seconds=at.seconds, **{method.judged_by: value})
         return improved
+
+    @property
+    def patience_over(self) -> bool:
+        """Whether the validations since the best one are as many as settings.patience allows."""
+        patience = getattr(self.settings, "patience", 0)
+        return bool(patience) and self.at.worse >= patience
+
+    def out_of_patience(self) -> bool:
+        """The same, and said."""
+        over = self.patience_over
+        if over and self.main:
+            print(
+                f"{self.at.worse} validations without a better one than {self.at.best:.3g}: "
+                f"it ends at step {self.at.step} and the best is kept; OCT_PATIENCE=0 goes on."
+            )
+        return over
 
     def export(self) -> None:
         """Write the moving average as it is now to the file that stands for this run."""

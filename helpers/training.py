@@ -30,10 +30,11 @@ def train(method, draw, run: Run, settings) -> Run:
     ``draw(start=, device=, rank=, world_size=)`` is an endless iterator of one process's batches
     from the ``start``-th on: ``functools.partial(data.batches, images, batch_size, seed=seed)``.
     The budget is ``settings.steps`` and ``settings.hours`` (``helpers.budget``), counted over
-    resumes. A run folder with checkpoints is continued; a finished one is returned as it is. Writes
-    metrics.jsonl, previews/, checkpoints/ and, at every validation that is the best so far, the
-    exported network. Ctrl-C and SIGTERM save and return. A full disk does not stop the training,
-    only its end.
+    resumes; ``settings.patience`` validations in a row without a better one end it before, where
+    there is such a setting. A run folder with checkpoints is continued; a finished one is returned
+    as it is. Writes metrics.jsonl, previews/, checkpoints/ and, at every validation that is the
+    best so far, the exported network. Ctrl-C and SIGTERM save and return. A full disk does not stop
+    the training, only its end.
 
     Raises ValueError if no budget is set, FloatingPointError if losses explode a second time,
     OSError naming the run's folder if it cannot be written at the beginning or at the end.
@@ -60,7 +61,9 @@ def train(method, draw, run: Run, settings) -> Run:
 
     bar = tqdm(total=s.steps or None, disable=not main, unit="step", smoothing=0.05)
     with interruptible() as asked, bar:
-        over, interrupted, late = agreed([budget.over(at.step), False, False], t.accelerator)
+        over, interrupted, late = agreed(
+            [budget.over(at.step) or t.out_of_patience(), False, False], t.accelerator
+        )
         while not (over or interrupted or late):
             record = t.step()
             at.seconds = budget.seconds
@@ -77,6 +80,7 @@ def train(method, draw, run: Run, settings) -> Run:
                 t.log()
             if judging and not over:
                 saved = t.save(best=t.judge())
+                (over,) = agreed([t.out_of_patience()], t.accelerator)
                 budget.ending = max(budget.ending, budget.seconds - at.seconds)
             words = budget.forecast(at.step, at.images)
             with suppress(OSError):  # where what is said goes into a file on the full disk
@@ -91,7 +95,8 @@ def train(method, draw, run: Run, settings) -> Run:
         elif at.judged != at.step:
             saved = t.save(best=t.judge())
     if main and over and saved:
-        run.finish(at.step, at.seconds, at.best, 0 if s.steps and at.step >= s.steps else s.hours)
+        early = (s.steps and at.step >= s.steps) or t.patience_over
+        run.finish(at.step, at.seconds, at.best, 0 if early else s.hours)
     elif main:
         why = "Interrupted" if interrupted else "This sitting is over"
         print(f"{why} at step {at.step}. {run.folder.name} is usable; the same command continues "

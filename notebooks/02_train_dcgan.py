@@ -23,7 +23,22 @@
 # are from scans of patients that the networks never saw.
 #
 # You will see how the two networks are built and why, what their losses mean, how to read the
-# curves, and how to judge the pictures without fooling yourself.
+# curves, and how to judge the pictures without fooling yourself. And you will see **what fails
+# first, and what mends it**, each with a picture and a number made right here:
+#
+# | failure | where to look | number | what mends it |
+# |---|---|---|---|
+# | checkerboards | Model, Measure | height of the spectral line at 2 px | bilinear resampling |
+# | collapse | Look | variety, as a share of that of real scans | paired loss, penalties |
+# | the discriminator memorises | Look | overfitting $r_v$ | augmentation, larger penalties |
+#
+# The DCGAN is where to start: small, fast, and it shows all of this. **Its successor is one setting
+# away**, `OCT_MODEL=residual`: residual networks without normalisation, bilinear resampling, a loss
+# that compares, and two gradient penalties. It costs time per step (the generator's step looks at
+# real scans too, and a penalty is a gradient of a gradient) and one more number to get right, the
+# weight of the penalties. **In this suite it is unfinished**: in the trials of the README it drew
+# no better than the DCGAN, and some of them fell apart. With `OCT_CONDITIONAL=1` it learns every
+# class of the source at once. Text and code below serve both.
 #
 # | preset | pictures | where | training time |
 # |---|---|---|---|
@@ -31,6 +46,7 @@
 # | `demo` (default) | 128 px, simulated eyes | 2 CPU cores | 6 minutes |
 # | `colab` | 256 px, OCT2017 | one T4 | 3 hours, set by `OCT_HOURS` |
 # | `kaggle` | 256 px, OCT2017 | 2 x T4, or one | 10.5 hours, set by `OCT_HOURS` |
+# | any, with `OCT_MODEL=residual` | as above | as above | as above; it pays more for each step |
 #
 # Nothing that is made here is for clinical use.
 
@@ -72,18 +88,21 @@ from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from helpers import config, plots
+from helpers import checkpoint, config, plots
 from helpers.data import batches, describe, prepare
-from helpers.generate import export, load_generator, sample
+from helpers.generate import classes_of, export, load_generator, sample
 from helpers.losses import adversarial
+from helpers.measures import texture
 from helpers.measures.distances import distance_report
 from helpers.measures.features import Features
 from helpers.methods import gan
-from helpers.networks import dcgan
+from helpers.networks import dcgan, residual_gan
 from helpers.processes import launch
+from helpers.recipes import penalty_weight, with_recipe
 from helpers.report import complete, print_table
 from helpers.runs import open_run
 from helpers.training import train
@@ -100,13 +119,14 @@ def show_source(*things):
 #
 # Every setting has a default; a preset changes some of them; the environment changes any
 # (`OCT_SIZE=128`); and as a script this notebook takes `--size=128`. A star marks what differs
-# from the default. `recipe` decides everything that is left open: `paper` is the DCGAN that
-# everybody runs; `best` has half its width, smaller batches, longer steps, mirrored scans,
-# augmentation and a moving average, each because it measurably helped on OCT (README).
+# from the default. `model` is `dcgan` or `residual`, and `recipe` decides everything that is left
+# open: `paper` is the DCGAN that everybody runs; `best` has half its width, smaller batches, longer
+# steps, mirrored scans, augmentation and a moving average, each because it measurably helped on OCT
+# (README). The residual model has a `best` only.
 
 # %%
 # os.environ["OCT_PRESET"] = "kaggle"  # or "colab": on those machines, take the first # away
-settings = gan.with_recipe(config.resolve(config.TrainGan))
+settings = with_recipe(config.resolve(config.TrainGan))
 settings.run = settings.run or settings.model
 print(config.show(settings))
 
@@ -122,6 +142,10 @@ print(config.show(settings))
 # every patient and rendered with what OCT physics does to a picture. That makes the notebook work
 # anywhere, and it is honest only if said aloud: **the default GAN imitates a simulation**. Point
 # `OCT_DATA` at a folder of real scans to learn from patients.
+#
+# One class is *judged*, that of `OCT_CLASS`. It is also the one learned, unless the GAN is
+# conditional: then scans of all classes are, each with its label. The split is that of the whole
+# source, so that no patient teaches in one class and examines in another.
 
 
 # %%
@@ -132,19 +156,23 @@ def scans(class_, size, most=None):
     )  # fmt: skip
 
 
-data = scans(settings.class_, settings.size)  # what the networks see
+data = scans(settings.class_, settings.size)  # the class judged, as the networks see it
+settings.class_ = data.class_  # as the source spells it; a source of one class leaves no choice
+learned = scans("all", settings.size) if settings.conditional else data
+classes, labels = np.unique(learned.train.labels, return_inverse=True)
 full = scans(settings.class_, max(256, settings.size))  # what they are measured against
 yardstick = {}
 if data.other_class:
     other = scans(data.other_class, max(256, settings.size), most=1000)
     yardstick = {"other_class": other.test.images, "other_class_name": other.class_}
-print(describe(data))
+print(describe(learned))
 
 # %%
-plots.grid(
-    data.train.images[:: max(1, len(data.train) // 16)][:16],
-    caption=f"Scans to learn from: {data.class_}, {settings.size} px, one grey scale.",
+figure = plots.grid(
+    learned.train.images[:: max(1, len(learned.train) // 16)][:16],
+    caption=f"Scans to learn from: {', '.join(classes)}, {settings.size} px, one grey scale.",
 )
+plots.compact(figure)
 
 # %% [markdown]
 # What to look for in them, because it is what the generator has to learn: the dark **vitreous** on
@@ -170,14 +198,38 @@ plots.grid(
 #   generator also pass through units that are off.
 #
 # OCT has one channel, and it stays one from end to end.
+#
+# The **residual** GAN (after R3GAN: Huang et al., NeurIPS 2024) came eight years later and keeps
+# the pyramid, but little else:
+#
+# - **residual blocks**: a block adds a correction to what it is given, $x + B(\sigma(A(x)))$. The
+#   sum lets the gradient pass all blocks unchanged, which is what makes deep networks trainable;
+# - **Fixup start** (Zhang et al., ICLR 2019) in place of BatchNorm: the last convolution $B$ of
+#   every block starts at zero, so that the whole network starts as a shallow one and the signal can
+#   neither die nor explode. Without BatchNorm each scan is judged alone, and a gradient penalty on
+#   each scan makes sense;
+# - **skip outputs** (Karras et al., CVPR 2020): every resolution draws a picture of its own, and
+#   the sum of them, doubled and doubled, is the scan. Layers are coarse: they are drawn first, by
+#   the small resolutions, while fine ones still learn;
+# - **grain noise** (Karras et al., CVPR 2019): speckle differs in every pixel, and to unfold that
+#   out of some dozen numbers wastes a network. So it is fed with noise, one number for each 2 x 2
+#   px, of which it learns only the strength. It starts at zero strength;
+# - **bilinear resampling** where the DCGAN has transposed convolutions, see below;
+# - the **class**, where conditional: the generator gets an embedding of it beside $z$, and the
+#   discriminator's logit is an inner product with one (projection: Miyato & Koyama, ICLR 2018).
 
 # %%
-show_source(dcgan.Generator, dcgan.Discriminator)
+shown = {
+    "dcgan": (dcgan.Generator, dcgan.Discriminator),
+    "residual": (residual_gan.Block, residual_gan.Generator, residual_gan.Discriminator),
+}
+show_source(*shown[settings.model])
 
 # %%
 torch.manual_seed(settings.seed)
 features = Features()  # no GPU is touched before the training is launched on all of them
-method = gan.GAN(settings, full.validation.images, features)
+names = tuple(map(str, classes)) if settings.conditional else ()
+method = gan.GAN(settings, full.validation.images, features, classes=names)
 parameters = {
     name: sum(weight.numel() for weight in network.parameters())
     for name, network in method.networks.items()
@@ -186,14 +238,58 @@ for name, count in parameters.items():
     print(f"{name:14} {count / 1e6:6.2f} million parameters")
 
 # %% [markdown]
-# Before any training the generator draws coarse, patterned noise: that is what the discriminator is
-# first shown. (Drawn with the statistics of the batch, as in training: BatchNorm's running averages
+# Before any training the generator draws blots or patterns: that is what the discriminator is first
+# shown. (Drawn with the statistics of the batch, as in training: a BatchNorm's running averages
 # know nothing yet.)
 
 # %%
-with torch.no_grad():
-    untrained = method.networks["generator"](method.preview_noise)
+untrained = method.preview(method.networks["generator"])
 plots.grid(untrained[:8], caption="The untrained generator, eight draws of noise.")
+
+# %% [markdown]
+# **First failure: checkerboards.** Look closely at an untrained DCGAN. In a transposed convolution
+# with stride 2 each of the four pixels of a 2 x 2 cell is computed by another quarter of the
+# kernel's weights (Odena et al., Distill 2016). Nothing makes the four agree, so a pattern with a
+# period of 2 px is there from the first step, and training has to unlearn it in every layer. It is
+# a giveaway: in the **spectrum**, how much contrast there is at each fineness, it is a line at 0.5
+# cycles per pixel that no retina has. What mends it is to resample first, bilinear, and to convolve
+# then, so that even and odd pixels share one kernel. Two untrained generators, as wide as yours:
+
+
+# %%
+def line_at_2px(images):
+    """Its height over the spectrum around it, in dB: median over pictures, each at one contrast."""
+    levels = plots.pixels(images)  # (N, H, W)
+    mean, spread = (measure(levels, (1, 2), keepdims=True) for measure in (np.mean, np.std))
+    even = ((levels - mean) / (4 * spread + 1e-9)).clip(-1, 1)
+    return float(np.median(texture.measure(even[:, None])["checkerboard_2px"]))
+
+
+torch.manual_seed(settings.seed)
+drawn = {}
+for name, build in {"transposed": dcgan.Generator, "bilinear": residual_gan.Generator}.items():
+    fresh = build(size=settings.size, width=settings.width)
+    with torch.no_grad():
+        images = fresh(torch.randn(32, fresh.z_dim))
+    drawn[name] = (images - images.mean()) / (4 * images.std())
+line = {name: line_at_2px(images) for name, images in drawn.items()}
+for name, height in line.items():
+    print(f"{name:12} line at 2 px: {height:4.1f} dB above its surroundings")
+
+# %%
+with plt.rc_context(plots.STYLE):
+    figure, (*cells, panel) = plt.subplots(
+        1, 3, figsize=(plots.WIDTH, 2.7), width_ratios=(1, 1, 1.5)
+    )
+    for cell, (name, images), colour in zip(cells, drawn.items(), (plots.ACCENT, plots.REAL)):
+        cell.imshow(images[0, 0, :32, :32], cmap="gray", vmin=-1, vmax=1)
+        cell.set(title=name, xticks=[], yticks=[])
+        panel.semilogy(*plots.power_spectrum(images, axis=2), color=colour, label=name)
+    panel.set(xlabel="cycles per pixel, lateral", ylabel="power (grey levels squared)")
+    panel.legend()
+plots.compact(figure, caption="Untrained generators at one contrast: 32 x 32 px of one picture "
+    f"each, and the mean spectrum of 32. Line at 2 px: {line['transposed']:.1f} dB with transposed "
+    f"convolutions, {line['bilinear']:.1f} dB with bilinear resampling.")  # fmt: skip
 
 # %% [markdown]
 # ## Loss
@@ -205,10 +301,17 @@ plots.grid(untrained[:8], caption="The untrained generator, eight draws of noise
 #
 # $$L_D = -\log\sigma(D(x)) - \log\bigl(1-\sigma(D(G(z)))\bigr) \qquad L_G = -\log\sigma(D(G(z)))$$
 #
-# Two alternatives are one setting away (`OCT_LOSS`): **hinge** stops caring once an image is on the
-# right side by a margin of 1; the **relativistic** loss asks only that a real scan scores above a
-# synthetic one, and needs the gradient penalties R1 and R2 (`OCT_GAMMA`) and a discriminator
-# without BatchNorm (`OCT_NORM=none`).
+# That is the DCGAN's. Two alternatives are one setting away (`OCT_LOSS`). **Hinge** stops caring
+# once an image is on the right side by a margin of 1. The **relativistic** loss
+# (Jolicoeur-Martineau, ICLR 2019), which the residual GAN has, asks only that a real scan scores
+# *above* a synthetic one, pair by pair:
+#
+# $$L_D = -\log\sigma\bigl(D(x)-D(G(z))\bigr) \qquad L_G = -\log\sigma\bigl(D(G(z))-D(x)\bigr)$$
+#
+# Why that is better: with the first loss there is one threshold, and a generator that draws one
+# plausible scan again and again lies on the right side of it. In pairs every synthetic scan is held
+# against a real one, and a kind of eye that the generator has given up keeps scoring above it: the
+# loss has no place to rest where modes are dropped (Sun et al., NeurIPS 2020).
 
 # %%
 logits = torch.linspace(-4, 4, 161)
@@ -228,11 +331,70 @@ figure
 # Left: what the discriminator pays when a synthetic scan scores high. Right: what the generator
 # pays when it scores low. BCE and the relativistic loss flatten out where their owner is winning;
 # hinge gives the generator the same push everywhere.
+#
+# **Gradient penalties.** A loss says where to go, not whether one arrives. Take the smallest GAN
+# there is (Mescheder, Geiger & Nowozin, ICML 2018): the real scan is the number 0, the generator
+# draws $\theta$, the discriminator is $D(x)=\psi x$. The best end is $\theta=\psi=0$, and plain
+# training circles around it: whenever the generator arrives, the slope is still there and drives it
+# past. The penalties
+#
+# $$R_1=\tfrac{\gamma}{2}\,\lVert\nabla_x D\rVert^2 \text{ on real scans} \qquad
+# R_2=\tfrac{\gamma}{2}\,\lVert\nabla_x D\rVert^2 \text{ on synthetic ones}$$
+#
+# flatten the discriminator where scans lie, so that it comes to rest when there is nothing left to
+# tell apart. They need one logit per scan that depends on no other: no BatchNorm (`OCT_NORM=none`).
+
 
 # %%
-show_source(
-    adversarial.LOSSES[settings.loss][0], adversarial.LOSSES[settings.loss][1], gan.GAN.step
-)
+def duel(gamma, steps=400, rate=0.1):
+    """The path of (theta, psi) with the relativistic loss and both penalties."""
+    theta, psi = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True)
+    (judge, forge), penalty = adversarial.LOSSES["relativistic"], adversarial.zero_centred_penalty
+    path = []
+    for _ in range(steps):
+        real, fake = torch.zeros(1, 1, 1, 1, requires_grad=True), theta.view(1, 1, 1, 1)
+        on_real, on_fake = (psi * real).flatten(), (psi * fake).flatten()
+        flatter = gamma / 2 * (penalty(on_real, real) + penalty(on_fake, fake))
+        (d_psi,) = torch.autograd.grad(judge(on_real, on_fake) + flatter, psi, retain_graph=True)
+        (d_theta,) = torch.autograd.grad(forge(on_real, on_fake), theta)
+        with torch.no_grad():
+            psi -= rate * d_psi
+            theta -= rate * d_theta
+        path.append((theta.item(), psi.item()))
+    return np.array(path)
+
+
+# %%
+paths = {gamma: duel(gamma) for gamma in (0.0, 0.3)}
+sizes = np.array(dcgan.SIZES)
+with plt.rc_context(plots.STYLE):
+    figure, (left, right) = plt.subplots(1, 2, figsize=(plots.WIDTH, 3))
+    for (gamma, path), colour in zip(paths.items(), (plots.PALE, plots.ACCENT)):
+        left.plot(*path.T, color=colour, lw=1, label=f"gamma {gamma:g}")
+    left.plot(0, 0, "k+", ms=9)
+    left.set(xlabel="what the generator draws; real: 0", ylabel="slope of the discriminator")
+    left.legend()
+    right.loglog(sizes, [penalty_weight(size) for size in sizes], "o-", color=plots.REAL)
+    right.plot(settings.size, penalty_weight(settings.size), "o", color=plots.ACCENT)
+    right.set(xlabel="size of the scans (px)", ylabel="gamma by the rule", xticks=sizes)
+    right.set_xticks(sizes, sizes)
+    right.minorticks_off()
+ends = " and ".join(f"{abs(path[-1, 0]):.2f} with gamma {g:g}" for g, path in paths.items())
+plots.compact(figure, caption=f"Left: the smallest GAN; after 400 steps its generator is off by "
+    f"{ends}. Right: the weight of the penalties by the rule below, yours coloured.")  # fmt: skip
+
+# %% [markdown]
+# How large? Too small, and the discriminator tells everything apart and its gradient is of no use;
+# too large, and it is flat and tells nothing. The right weight grows fast with the size of the
+# picture: the more pixels say the same thing, the less the logit depends on each, and the sum of
+# squares shrinks. The rule on the right goes through the weights that R3GAN's authors found by hand
+# for photographs of 64 and 256 px; on OCT it has not been checked. `OCT_GAMMA` overrides it, and
+# `OCT_BALANCE` adapts it while training, so that the discriminator's loss stays near a value.
+# Training warns if that loss says that the weight is far off. Because a penalty is dear, it is
+# taken every `penalty_every` steps, times as much.
+
+# %%
+show_source(*adversarial.LOSSES[settings.loss], adversarial.zero_centred_penalty, gan.GAN.step)
 
 # %% [markdown]
 # ## Train
@@ -246,14 +408,20 @@ show_source(
 # is nearly always the better generator; its reach grows with the number of scans seen (a *ramp*),
 # since an average that remembers the untrained network would be worse than none.
 #
+# The file that is kept is that of the best validation, and training ends early after
+# `OCT_PATIENCE` validations in a row without a better one.
+#
 # `launch` starts one process per GPU; each takes its share of every batch, and their gradients are
 # averaged. Under `torchrun`, and where there is one GPU or none, it simply calls `train`. The run
 # is continued if it was interrupted, also from the output of an earlier session that is attached on
 # Kaggle, and shown without training if it is finished.
 
 # %%
-run = open_run(settings, data, parameters)
-shuffled = partial(batches, data.train.images, settings.batch_size, seed=settings.seed)
+run = open_run(settings, data, parameters, learned if settings.conditional else None)
+shuffled = partial(
+    batches, learned.train.images, settings.batch_size, seed=settings.seed,
+    labels=labels if settings.conditional else None,
+)  # fmt: skip
 launch(train, method, shuffled, run, settings, processes=settings.processes)
 if os.environ.get("RANK", "0") != "0":
     sys.exit()  # of several processes one looks and measures
@@ -267,7 +435,8 @@ print(config.shown(run.folder))
 # grain, and the lesion last, because it is the smallest and rarest thing in the picture.
 
 # %%
-plots.filmstrip(run.previews, caption="Eight fixed draws of noise while training goes on.")
+caption = "Eight fixed draws of noise while training goes on."
+plots.compact(plots.filmstrip(run.previews, caption=caption))
 
 # %%
 generator = load_generator(run.folder)
@@ -275,22 +444,131 @@ synthetic = sample(generator, settings.report_images, seed=settings.seed)
 plots.curves(run.metrics(), path=run.folder / "curves.png")
 
 # %% [markdown]
-# Left, the losses. Were it a draw, with $D=0$ everywhere, BCE would read $2\\log 2 = 1.39$ for the
-# discriminator and $\\log 2 = 0.69$ for the generator. A discriminator loss near 0 means that it
-# nearly always wins: the generator is still pushed, but learns little from it. Right, the only
-# curve here that is meant to fall.
+# Left, the losses. Were it a draw, with $D=0$ everywhere, BCE would read $2\log 2 = 1.39$ for the
+# discriminator and $\log 2 = 0.69$ for the generator; the relativistic loss 0.69 for both. A
+# discriminator loss near 0 means that it nearly always wins: the generator is still pushed, but
+# learns little from it. Right, the only curve here that is meant to fall.
+
+# %%
+rows = [sample(generator, 8, settings.seed, class_name=name) for name in classes_of(generator)]
+figure = plots.grid(
+    torch.cat(rows),
+    caption="Synthetic, not chosen; one row for each class that this generator knows: "
+    f"{', '.join(classes_of(generator))}. A column has one noise.",
+)
+plots.compact(figure)
 
 # %%
 report = complete(distance_report(synthetic, full.train, full.test, features=features, **yardstick))
-plots.gallery(
+figure = plots.gallery(
     data.test.images, synthetic, rows=2, source=f"{Path(data.source).name}, patients held out",
     report=report, path=run.folder / "gallery.png",
 )  # fmt: skip
+plots.compact(figure)
 
 # %% [markdown]
-# Now be the sceptic. Are all synthetic scans of one eye (**mode collapse**)? Is there a regular
-# grid in the grain (**checkerboards**, from the upsampling)? Do layers run through, or end in
-# mid-air? Are there bumps under the RPE, and are they drusen or dents?
+# Now be the sceptic. Do layers run through, or end in mid-air? Are there bumps under the RPE, and
+# are they drusen or dents? Two questions need more than eyes.
+#
+# **Second failure: collapse.** The generator finds a few scans that pass and draws them again and
+# again, whatever the noise. *Variety* is a number for it: the variance of the image features (those
+# of the kernel distance below) over synthetic scans, as a share of that over validation scans. Near
+# 100 % is right, below 5 % is a collapse, and training warns of it. Real training scans show what
+# other patients reach. And since a number is not a look: of as many scans on either side, the two
+# most alike. Two real ones may be neighbours in one eye; two synthetic ones have no such excuse.
+
+# %%
+described = {"real": method.validation_features, "synthetic": features(synthetic)}
+some = full.train.images[:: len(full.train) // 500 + 1]
+spread = described["real"].var(0).sum()
+variety = {"synthetic": described["synthetic"].var(0).sum() / spread}
+variety["real, training"] = features(some).var(0).sum() / spread
+for name, share in variety.items():
+    print(f"{name:16} variety {share:6.1%} of that of validation scans")
+
+
+# %%
+def most_alike(vectors):
+    """The places of the two nearest rows, and how far apart they are."""
+    vectors = torch.from_numpy(vectors)
+    away = torch.cdist(vectors, vectors).fill_diagonal_(torch.inf)
+    return divmod(int(away.argmin()), len(vectors)), float(away.min())
+
+
+count = min(len(full.validation), len(synthetic))
+pictures, apart = [], {}
+for name, images in (("real", full.validation.images), ("synthetic", synthetic)):
+    pair, apart[name] = most_alike(described[name][:count])
+    pictures.append(texture.at_size(images[list(pair)], settings.size))
+figure = plots.grid(np.concatenate(pictures), titles=2 * ["real"] + 2 * ["synthetic"],
+    caption=f"The two most alike of {count} real and of {count} synthetic scans; distance in "
+    f"features {apart['real']:.1f} and {apart['synthetic']:.1f}. Variety of the synthetic scans: "
+    f"{variety['synthetic']:.0%} of that of real ones.")  # fmt: skip
+plots.compact(figure)
+
+# %% [markdown]
+# What mends it: the relativistic loss, whose pairs give no rest to a generator that leaves eyes
+# out; penalties, since a discriminator with steep slopes chases the generator from one scan to the
+# next; larger batches, or a smaller learning rate. A DCGAN may be shown the spread of its batch
+# (`OCT_MINIBATCH_STD=1`), which gives a collapse away.
+#
+# **Third failure: the discriminator memorises.** With some hundred scans it need not learn what a
+# retina looks like; it can learn *these* scans by heart. Then scans of other patients look false to
+# it, and what it tells the generator is no longer "more like a retina" but "more like patient 17".
+# Adaptive discriminator augmentation (Karras et al., NeurIPS 2020, eq. 1) has a number for that:
+#
+# $$r_v=\frac{\mathrm{E}\,D(\text{training})-\mathrm{E}\,D(\text{validation})}
+# {\mathrm{E}\,D(\text{training})-\mathrm{E}\,D(\text{synthetic})}$$
+#
+# It is 0 if unseen patients look as real as those it trains on, and 1 if they look as false as what
+# the generator draws. The newest checkpoint still has the discriminator, so let us ask it.
+
+# %%
+step, state = checkpoint.load_latest(run.checkpoints)
+discriminator = method.networks["discriminator"].cpu().train()  # BatchNorm works as in training
+discriminator.load_state_dict(state["networks"]["discriminator"])
+
+
+@torch.no_grad()
+def logits_of(images, most=256):
+    order = np.random.default_rng(settings.seed).permutation(len(images))[:most]
+    pixels = torch.from_numpy(texture.at_size(images[order], settings.size)).float() / 127.5 - 1
+    label = [torch.full((len(pixels),), method.judged)] if settings.conditional else []
+    parts = zip(*(whole.split(settings.batch_size) for whole in (pixels, *label)))
+    return torch.cat([discriminator(*part) for part in parts]).numpy()
+
+
+# %%
+sets = {"training": data.train, "validation": data.validation}
+scores = {name: logits_of(side.images) for name, side in sets.items()}
+scores["synthetic"] = logits_of(synthetic)
+middle = {name: float(values.mean()) for name, values in scores.items()}
+r_v = (middle["training"] - middle["validation"]) / (middle["training"] - middle["synthetic"])
+bins = np.histogram_bin_edges(np.concatenate(list(scores.values())), 30)
+with plt.rc_context(plots.STYLE):
+    figure, axes = plt.subplots(figsize=(plots.WIDTH * 0.75, 2.8))
+    for (name, values), colour in zip(scores.items(), (plots.REAL, plots.PALE, plots.ACCENT)):
+        axes.hist(values, bins, density=True, color=colour, alpha=0.6, label=name)
+        axes.axvline(middle[name], color=colour, ls="--", lw=1)
+    axes.set(xlabel="the discriminator's logit; dashed: mean", ylabel="share of scans per unit")
+    axes.legend()
+plots.compact(figure, caption=f"What the discriminator of step {step} thinks of scans that it "
+    f"trained on, of unseen patients and of the synthetic ones. r_v = {r_v:.2f}.")  # fmt: skip
+
+# %% [markdown]
+# Three hills in one place: it cannot tell, early in training or at the best of ends. Training and
+# validation together and synthetic apart: it knows retinas. Validation between them, or with the
+# synthetic ones: it memorises, and what follows is worse and worse pictures from ever smaller
+# losses. (After a few steps, or where training and synthetic means are nearly one, the ratio says
+# nothing and may leave 0 to 1. The scans are shown unchanged, and as the moving average draws
+# them, so training's own `overfitting` reads a little differently.)
+#
+# What mends it: **augmentation**, the same random shifts, tilts and greys for real *and* synthetic
+# scans, on a share `OCT_AUGMENT` of them, so that no scan comes twice, and yet the generator need
+# not draw the changes. `OCT_OVERFITTING=0.3` moves the share while it trains, so that $r_v$ stays
+# near 0.3. A larger **gamma**: to single out one scan among its like takes a steep slope just
+# there, and that is what R1 forbids. More patients, or other classes (`OCT_CONDITIONAL=1`). And the
+# stop rule, which ends what cannot be mended.
 
 # %% [markdown]
 # ## Measure
@@ -321,19 +599,25 @@ plots.distance_bars(report, caption="How far from unseen patients, beside the ya
 plots.power_spectra(data.test.images, synthetic, caption="Contrast at each fineness.")
 
 # %% [markdown]
-# The spectra show what the eye overlooks: how much contrast there is at each fineness, in depth
-# and along the scan. A generator that falls off too early blurs the speckle; a spike at 0.5 or
-# 0.25 cycles per pixel is the checkerboard.
-#
-# Finally a small data set, each PNG marked as synthetic in its own metadata. The same from the
-# command line, for any run: `python -m helpers.generate RUN --n 1000 --out DIR --seed 0`.
+# The spectra show what the eye overlooks, in depth and along the scan. A generator that falls off
+# too early blurs the speckle; a spike at 0.5 or 0.25 cycles per pixel is the checkerboard. How much
+# of it has training unlearned? The same number as for the untrained generators above:
+
+# %%
+for name, images in (("real, unseen", data.test.images), ("synthetic", synthetic)):
+    print(f"{name:14} line at 2 px: {line_at_2px(images[:64]):4.1f} dB above its surroundings")
+
+# %% [markdown]
+# Finally a small data set, 64 scans of every class it knows, each PNG marked as synthetic in its
+# own metadata. The same from the command line, for any run:
+# `python -m helpers.generate RUN --n 1000 --out DIR --seed 0`.
 
 # %%
 shutil.rmtree(run.folder / "synthetic", ignore_errors=True)  # of an earlier, shorter training
 pictures = export(generator, run.folder / "synthetic", n=64, seed=settings.seed)
 for name in ("gallery.png", "curves.png", "report.json"):
     print(config.shown(run.folder / name))
-print(f"{len(pictures)} pictures in {config.shown(pictures[0].parent)}")
+print(f"{len(pictures)} pictures in {config.shown(run.folder / 'synthetic')}")
 
 # %% [markdown]
 # ## Limits
@@ -344,4 +628,8 @@ print(f"{len(pictures)} pictures in {config.shown(pictures[0].parent)}")
 #   does not say that the drusen are plausible, or that a classifier would learn from them, or that
 #   no patient was copied. Notebook 05 asks those questions.
 # - A GAN says nothing about how often a finding occurs: rare findings are dropped first.
+# - The three numbers are warnings, not proofs: variety in features of photographs can be high while
+#   every eye has the same druse, and $r_v$ depends on which few patients validate.
+# - A conditional GAN learns whatever tells the classes apart. If they come from different devices,
+#   that is the device.
 # - Not for clinical use.

@@ -98,6 +98,7 @@ from helpers.measures import blinding, damage, layers, reading
 from helpers.measures import texture as grain
 from helpers.measures.features import Features
 from helpers.methods import gan
+from helpers.recipes import with_recipe
 from helpers.report import complete, print_table
 from helpers.runs import Run, open_run
 from helpers.training import train
@@ -132,7 +133,7 @@ features = Features(device, cache=cache / "features")
 def trained(name, gan_settings):
     """The run of that name; trained as in notebook 02 if there is none."""
     if not (runs / name / "generator.safetensors").exists():
-        gan_settings = gan.with_recipe(replace(gan_settings, run=name, runs=str(runs)))
+        gan_settings = with_recipe(replace(gan_settings, run=name, runs=str(runs)))
         about = dict(class_=gan_settings.class_, framing=gan_settings.framing,
                      n_simulated=gan_settings.n_simulated, cache=cache)  # fmt: skip
         data = prepare(gan_settings.data, size=gan_settings.size, **about)
@@ -153,8 +154,9 @@ if not synthetic:
     synthetic = trained(settings.run or (newest or ["dcgan"])[-1], own)
     recipe = json.loads((synthetic / "config.json").read_text())["settings"]
     steps = Run(synthetic).metrics()[-1]["step"]  # as many for the contrast, however long
-    recipe |= {"class_": "NORMAL", "steps": steps, "hours": 0.0}
-    contrast = contrast or trained(f"{synthetic.name}-contrast", config.TrainGan(**recipe))
+    recipe |= {"class_": "NORMAL", "steps": steps, "hours": 0.0, "patience": 0}
+    if not recipe.get("conditional"):  # one network of every class brings its contrast along
+        contrast = contrast or trained(f"{synthetic.name}-contrast", config.TrainGan(**recipe))
 
 # %% [markdown]
 # **What it is judged against.** Real scans, split by patient as for training. Three roles must not

@@ -23,7 +23,8 @@ from methods import Thumbnails, make_data
 
 from helpers import config
 from helpers.data import batches
-from helpers.methods.gan import GAN, with_recipe
+from helpers.methods.gan import GAN
+from helpers.recipes import with_recipe
 from helpers.runs import open_run
 from helpers.state import Training
 

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from helpers import config
 from helpers.data import Data, Split, batches
 from helpers.methods.classification import Classification, ClassifierSettings
-from helpers.methods.gan import GAN, with_recipe
+from helpers.methods.gan import GAN
+from helpers.recipes import with_recipe
 from helpers.runs import open_run
 from helpers.sources import Scan
 
@@ -48,14 +49,17 @@ class Thumbnails:
 
 
 def gan(folder, *, recipe="best", **changes):
+    conditional = changes.get("conditional", 0)
     given = dict(preset="tiny", runs=folder, run="test", recipe=recipe, width=4, precision="fp32",
                  validation_images=8) | changes  # fmt: skip
     arguments = [f"--{name}={value}" for name, value in given.items()]
     settings = with_recipe(config.resolve(config.TrainGan, arguments, {}))
     data = make_data()
     torch.manual_seed(settings.seed)
-    method = GAN(settings, data.validation.images, Thumbnails())
-    draw = partial(batches, data.train.images, settings.batch_size, seed=settings.seed)
+    method = GAN(settings, data.validation.images, Thumbnails(), CLASSES if conditional else ())
+    labels = np.arange(len(data.train)) % 2 if conditional else None
+    draw = partial(batches, data.train.images, settings.batch_size, labels=labels,
+                   seed=settings.seed)  # fmt: skip
     return method, draw, open_run(settings, data, {}), settings
 
 
@@ -73,10 +77,15 @@ def classification(folder, **changes):
     return method, draw, open_run(settings, data, {}), settings
 
 
+CLASSES = ("DRUSEN", "NORMAL")
+RESIDUAL = dict(model="residual", penalty_every=3)
+
 # name: function of a folder and of settings to change -> the four arguments of train
 METHODS = {
     "gan paper": partial(gan, recipe="paper"),
     "gan best": gan,
     "gan penalties": partial(gan, loss="relativistic", gamma=1, norm="none"),
+    "gan residual": partial(gan, **RESIDUAL),
+    "gan conditional, adaptive": partial(gan, **RESIDUAL, conditional=1, overfitting=0.3),
     "classification": classification,
 }

@@ -1,7 +1,7 @@
 import pytest
 
 from helpers.config import Explore, TrainGan, resolve
-from helpers.methods.gan import RECIPES, with_recipe
+from helpers.recipes import RECIPES, penalty_weight, with_recipe
 
 
 def test_order_default_preset_environment_argument():
@@ -54,8 +54,65 @@ def test_a_recipe_fills_what_is_left_open():
     assert large.width == 8 * 512 // 256  # 512 channels at 4 px
     assert all(
         getattr(settings, name) == value
-        for name, value in RECIPES["paper"].items()
+        for name, value in RECIPES["dcgan"]["paper"].items()
         if name != "channels"
     )
     with pytest.raises(ValueError, match="recipe='worst'"):
         with_recipe(resolve(TrainGan, ["--recipe=worst"], {}))
+
+
+def residual(*arguments):
+    return with_recipe(resolve(TrainGan, ["--model=residual", *arguments], {}))
+
+
+def test_the_residual_recipe_fills_what_is_left_open():
+    settings = residual("--size=256")
+    for name, value in RECIPES["residual"]["best"].items():
+        if name != "channels":
+            assert getattr(settings, name) == value
+    assert settings.width == 8 * RECIPES["residual"]["best"]["channels"] // 256
+    assert settings.gamma == penalty_weight(256)
+    assert residual("--gamma=3").gamma == 3
+    assert residual("--loss=bce").balance == 0  # what it is adapted by is another loss
+    chosen = residual("--blocks=2", "--penalty_every=7", "--z_dim=9", "--conditional=1")
+    assert (chosen.blocks, chosen.penalty_every, chosen.z_dim, chosen.conditional) == (2, 7, 9, 1)
+
+
+def test_the_penalty_grows_with_the_size_as_published():
+    assert penalty_weight(64) == pytest.approx((2 * 0.2) ** 0.5, rel=0.01)  # begin, end
+    assert penalty_weight(256) == pytest.approx((150 * 15) ** 0.5, rel=0.01)
+    assert penalty_weight(128) == pytest.approx((0.4 * 2250) ** 0.25, rel=0.01)  # the line between
+    assert penalty_weight(512) == pytest.approx(2250**0.5 * 75**0.5, rel=0.01)
+
+
+WRONG = {
+    "--norm=batch": "norm='batch': choose one of none",
+    "--upsample=nearest": "upsample='nearest': choose one of bilinear",
+    "--minibatch_std=1": "minibatch_std=1",
+    "--recipe=paper": "recipe='paper': choose one of best",
+    "--blocks=0": "blocks=0: choose at least 1",
+    "--penalty_every=0": "penalty_every=0: choose at least 1",
+    "--overfitting=1": "overfitting=1.0",
+    "--overfitting=-0.1": "overfitting=-0.1",
+    "--overfitting=0.5 --augment=0.9": "overfitting=0.5 with augment=0.9.*at most 0.8",
+    "--balance=0.7": "balance=0.7: choose 0.*below log 2",
+    "--balance=0.5 --loss=hinge": "balance=0.5: gamma is adapted for loss=relativistic",
+    "--balance=0.5 --gamma=0": "balance=0.5.*from a gamma above 0",
+    "--size=96": "size=96",
+    "--model=residual2": "model='residual2': choose one of dcgan, residual",
+    "--model=dcgan --conditional=1": "conditional=1: only model=residual",
+    "--model=dcgan --penalty_every=0": "penalty_every=0",
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+def test_what_the_residual_model_cannot_do_is_named(arguments):
+    with pytest.raises(ValueError, match=WRONG[arguments]):
+        residual(*arguments.split())
+
+
+def test_what_only_the_residual_model_has_is_no_error_elsewhere():
+    settings = with_recipe(resolve(TrainGan, [], {}))
+    assert settings.model == "dcgan" and settings.blocks == 0 and settings.conditional is False
+    assert residual("--overfitting=0.5", "--augment=0.8").overfitting == 0.5
+    assert residual("--augment=1").augment == 1

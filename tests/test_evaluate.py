@@ -8,9 +8,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from helpers import evaluate as module
+from helpers.checkpoint import write_generator
 from helpers.evaluate import evaluate, main
 from helpers.evaluation_data import read_sides
 from helpers.measures.features import Features
+from helpers.networks.residual_gan import Generator
 from helpers.report import PARTS, complete
 from helpers.simulate import make_eye
 from helpers.verdict import verdict
@@ -167,3 +169,23 @@ def test_complete_names_what_is_missing():
     assert "kernel_distance" not in report["not_measured"]
     assert report["reading"] == {"readers": None, "reason": "nobody read"}
     json.dumps(report, allow_nan=False)
+
+
+def test_a_generator_of_several_classes_is_judged_by_its_own_and_brings_its_contrast(
+    eyes, tmp_path
+):
+    real, run = tmp_path / "real", tmp_path / "run"
+    for condition, images in eyes.items():
+        lay(real / condition, images, patients=12)
+    torch.manual_seed(0)
+    arguments = {"size": 64, "latent": 4, "width": 2, "blocks": 1, "classes": 2}
+    about = {"network": "residual", "arguments": arguments, "class": "NORMAL",
+             "classes": ["DRUSEN", "NORMAL"], "step": 1}  # fmt: skip
+    run.mkdir()
+    write_generator(run / "generator.safetensors", Generator(**arguments).state_dict(), about)
+    keep = dict(cache=tmp_path / "cache", size=64, n=4, progress=False)
+    sides = read_sides(real, run, class_="NORMAL", **keep)
+    assert (sides.synthetic.class_, sides.contrast) == ("NORMAL", "conditional")
+    assert sides.real.class_ == "NORMAL" and sides.other_real.class_ == "DRUSEN"
+    assert sides.other_synthetic.class_ == "DRUSEN"
+    assert (sides.synthetic.images != sides.other_synthetic.images).any()

@@ -12,6 +12,7 @@ from PIL import Image
 import helpers
 from helpers import generate
 from helpers.checkpoint import weights_hash, write_generator
+from helpers.networks import residual_gan
 from helpers.networks.dcgan import Generator
 
 ARGUMENTS = {"size": 64, "z_dim": 10, "width": 4, "upsample": "nearest"}
@@ -134,3 +135,72 @@ def test_real_pictures_are_not_called_synthetic(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"text\.png"):
         generate.is_synthetic(tmp_path / "text.png")
+
+
+CLASSES = ["CNV", "DRUSEN", "NORMAL"]
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """The file of a conditional residual generator of three classes."""
+    torch.manual_seed(0)
+    arguments = {"size": 64, "latent": 6, "width": 4, "blocks": 1, "classes": 3}
+    network = residual_gan.Generator(**arguments)
+    path = tmp_path_factory.mktemp("runs") / "residual" / "generator.safetensors"
+    path.parent.mkdir()
+    metadata = {"network": "residual", "arguments": arguments, "class": "DRUSEN",
+                "classes": CLASSES, "step": 20}  # fmt: skip
+    write_generator(path, network.state_dict(), metadata)
+    (noise,) = generate.draw_noise(5, network.z_dim, seed=3)
+    with torch.no_grad():
+        drawn = [network(noise, torch.full((5,), i)).clamp(-1, 1) for i in range(3)]
+    return path, dict(zip(CLASSES, drawn))
+
+
+def test_every_class_can_be_asked_for_and_a_wrong_one_is_named(three):
+    path, drawn = three
+    generator = generate.load_generator(path.parent)
+    for name in CLASSES:
+        images = generate.sample(generator, 5, seed=3, class_name=name)
+        torch.testing.assert_close(images, drawn[name])
+    torch.testing.assert_close(generate.sample(generator, 5, seed=3), drawn["DRUSEN"])
+    with pytest.raises(ValueError, match="class DME: this generator draws CNV, DRUSEN, NORMAL"):
+        generate.sample(generator, 5, class_name="DME")
+    assert generate.classes_of(generator) == CLASSES
+
+
+def rows_of(out):
+    with open(out / "images.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_set_of_several_classes_has_as_many_of_each(three, tmp_path, capsys):
+    path, drawn = three
+    out, more = tmp_path / "set", 70  # more than one batch of each
+    generate.main([str(path), "--n", "70", "--out", str(out), "--seed", "3"])
+    assert "210 images" in capsys.readouterr().out
+    rows = rows_of(out)
+    assert [row["class"] for row in rows] == [c for c in CLASSES for _ in range(more)]
+    assert [row["file"] for row in rows] == [f"{c}/{i:06d}.png" for c in CLASSES
+                                             for i in range(more)]  # fmt: skip
+    assert {p.name for p in out.iterdir()} == {*CLASSES, "images.csv"}
+    for name in CLASSES:
+        assert len(list((out / name).iterdir())) == more
+        for index, image in enumerate(drawn[name]):
+            with Image.open(out / f"{name}/{index:06d}.png") as picture:
+                assert picture.text["Class"] == name and picture.text["Index"] == str(index)
+                difference = np.asarray(picture) - (image[0].numpy() + 1) * 127.5
+                assert np.abs(difference).max() < 0.51
+    with Image.open(out / "NORMAL/000069.png") as picture:
+        assert (picture.text["Class"], picture.text["Index"]) == ("NORMAL", "69")
+
+
+def test_one_class_of_several_is_written_alone(three, tmp_path, capsys):
+    path, out = three[0], tmp_path / "set"
+    generate.main([str(path), "--n", "3", "--out", str(out), "--class", "NORMAL"])
+    assert [row["class"] for row in rows_of(out)] == ["NORMAL"] * 3
+    assert {p.name for p in out.iterdir()} == {"NORMAL", "images.csv"}
+    with pytest.raises(SystemExit) as stopped:
+        generate.main([str(path), "--out", str(tmp_path / "none"), "--class", "DME"])
+    assert stopped.value.code == 1 and "draws CNV, DRUSEN, NORMAL" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

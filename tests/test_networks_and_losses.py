@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
-from helpers.augment import augment, mirror
+from helpers import checkpoint
+from helpers.augment import MOST, AdaptiveShare, augment, mirror
 from helpers.config import TrainGan
 from helpers.losses.adversarial import LOSSES, zero_centred_penalty
-from helpers.methods.gan import with_recipe
 from helpers.networks.dcgan import SIZES, Discriminator, Generator
+from helpers.recipes import with_recipe
 
 
 def count(network):
@@ -108,3 +110,63 @@ def test_mirror_swaps_left_and_right_of_about_half():
     swapped = (mirror(images)[:, 0, 0, 0] > 0).float().mean()
     assert 0.35 < swapped < 0.65
     assert np.allclose(mirror(images).mean((1, 2, 3)), images.mean((1, 2, 3)), atol=1e-6)
+
+
+def share_after(calls, on_unseen, share=None, value=0.3, target=0.5, batch=500):
+    """The share, and what it noted, after `calls` steps; the discriminator gives real scans 1,
+    synthetic ones -1 and scans of patients it never saw `on_unseen`."""
+    share = share or AdaptiveShare(value, target, np.zeros((10, 1, 8, 8), np.uint8))
+    records = [
+        share.adapt(lambda scans: torch.full((len(scans),), on_unseen), torch.ones(batch),
+                    -torch.ones(batch), None, Accelerator()) for _ in range(calls)
+    ]  # fmt: skip
+    return share, records
+
+
+def test_the_share_rises_where_unseen_scans_look_synthetic_and_falls_where_they_look_real():
+    for on_unseen, signal, share in [(-1.0, 1, 0.4), (1.0, 0, 0.2), (-0.2, 0.6, 0.4)]:
+        _, records = share_after(4, on_unseen)
+        assert [r["augment"] for r in records[:3]] == [0.3] * 3  # it moves at every fourth step
+        assert records[3]["augment"] == pytest.approx(share)  # by 4 x 500 of 20,000 images
+        assert records[3]["overfitting"] == pytest.approx(signal)
+
+
+def test_the_share_keeps_its_bounds():
+    assert share_after(80, -1.0)[0].value == MOST == 0.8
+    share, records = share_after(80, 1.0)
+    assert share.value == 0
+    assert share_after(4, -1.0, share, batch=5)[0].value == 0  # a few steps say little yet
+    assert share_after(80, -1.0, share)[0].value == MOST
+
+
+def test_the_share_settles_where_overfitting_is_as_wanted():
+    share = AdaptiveShare(0.3, 0.5, np.zeros((10, 1, 8, 8), np.uint8))
+    for _ in range(50):  # the more is changed, the less it overfits
+        share_after(4, 1 - 2 * (0.9 - share.value), share, batch=50)
+    assert share.value == pytest.approx(0.4, abs=0.05)
+
+
+def test_the_share_is_restored_in_the_middle_of_its_way(tmp_path):
+    share, _ = share_after(6, -0.5)
+    checkpoint.save(tmp_path, 6, {"share": share.state_dict()})
+    fresh = AdaptiveShare(0.3, 0.5, np.zeros((10, 1, 8, 8), np.uint8))
+    fresh.load_state_dict(checkpoint.load_latest(tmp_path)[1]["share"])
+    assert share_after(7, 0.9, fresh)[1] == share_after(7, 0.9, share)[1]
+    assert fresh.value != 0.3
+
+
+def test_the_unseen_scans_are_changed_like_the_others_and_of_the_class_asked_for():
+    seen = []
+
+    def discriminator(scans, labels):
+        seen.append((scans, labels))
+        return scans.mean((1, 2, 3))
+
+    torch.manual_seed(0)
+    share = AdaptiveShare(0.5, 0.5, np.full((10, 1, 8, 8), 255, np.uint8))
+    for _ in range(4):
+        share.adapt(discriminator, torch.ones(50), torch.zeros(50), 2, Accelerator())
+    ((scans, labels),) = seen
+    assert labels.tolist() == [2] * 50 and labels.dtype == torch.long
+    touched = ((scans - 1).abs().amax((1, 2, 3)) > 1e-3).float().mean()
+    assert abs(touched - 0.75) < 0.2  # gain and offset, each of a half; a shift does not show

@@ -23,7 +23,8 @@ from helpers.data import batches
 from helpers.generate import sample
 from helpers.measures.distances import kernel_distance
 from helpers.measures.features import Features
-from helpers.methods.gan import GAN, with_recipe
+from helpers.methods.gan import GAN
+from helpers.recipes import with_recipe
 from helpers.runs import open_run
 from helpers.state import choose_precision, update_average
 from helpers.training import train
@@ -281,7 +282,7 @@ def test_settings_that_cannot_work_are_named(tmp_path, data, features):
         train(method, batches_of(data, settings), run, settings)
     with pytest.raises(ValueError, match="precision='half'"):
         choose_precision("half")
-    for setting, message in [("--model=residual", "model='residual'"), ("--size=100", "size=100"),
+    for setting, message in [("--model=vae", "model='vae'"), ("--size=100", "size=100"),
                              ("--norm=group", "norm='group'"), ("--augment=2", "augment=2"),
                              ("--batch_size=1", "at least 2")]:  # fmt: skip
         with pytest.raises(ValueError, match=message):

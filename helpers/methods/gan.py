@@ -4,69 +4,42 @@ A plain object for ``helpers.training.train``: it knows its networks, optimisers
 pictures; the loop knows the device, the clock, the average of the weights and the checkpoints.
 """
 
-import dataclasses
+import math
+import warnings
 
 import numpy as np
 import torch
 
-from helpers.augment import augment, mirror
+from helpers.augment import AdaptiveShare, augment, mirror
 from helpers.losses.adversarial import LOSSES, zero_centred_penalty
 from helpers.measures.distances import kernel_distance
-from helpers.networks import dcgan
+from helpers.measures.texture import at_size
+from helpers.networks import dcgan, residual_gan
 from helpers.processes import average_gradients
-from helpers.state import PRECISIONS
 
-# What `recipe` fills in where a setting is None.
-RECIPES = {
-    # Radford et al. 2016 in the form everybody runs (the PyTorch example).
-    "paper": dict(
-        loss="bce", gamma=0.0, z_dim=100, channels=512, upsample="transposed", norm="batch",
-        minibatch_std=False, mirror=False, augment=0.0, batch_size=64, lr=2e-4,
-        lr_discriminator=2e-4, beta1=0.5, beta2=0.999, ema_half_life=0.0, ema_ramp=0.0,
-        precision="fp32",
-    ),
-    # What trains better on OCT; the README's table says by how much each change does.
-    "best": dict(
-        loss="bce", gamma=0.0, z_dim=100, channels=256, upsample="transposed", norm="batch",
-        minibatch_std=False, mirror=True, augment=0.3, batch_size=16, lr=4e-4,
-        lr_discriminator=4e-4, beta1=0.5, beta2=0.999, ema_half_life=2_000.0, ema_ramp=0.3,
-        precision="auto",
-    ),
-}  # fmt: skip
+EARLY = 5000  # images before which a bad state is no alarm
+COLLAPSED = 0.05  # of the validation scans' variance in features, that of the synthetic ones
+DOUBLES = 4000  # images in which gamma doubles or halves while it is adapted
+MEMORY = 0.98  # of the mean of the discriminator's loss, per step
+BLIND, SURE = 0.68, 0.02  # losses of a relativistic discriminator that tells nothing; everything
 
 
-def with_recipe(settings):
-    """A copy of the settings in which every field that is None takes the recipe's value.
-
-    The width of a network follows from the size and the recipe's channels at 4 px (512 in the
-    PyTorch example), halved with every doubling: its plain extension beyond 64 px. Raises
-    ValueError naming a setting that cannot work, before any data is touched.
-    """
-    choices = {"model": ("dcgan",), "recipe": RECIPES, "size": dcgan.SIZES}
-    _check(settings, choices)
-    recipe = dict(RECIPES[settings.recipe])
-    recipe["width"] = recipe.pop("channels") * 8 // settings.size
-    missing = {name: value for name, value in recipe.items() if getattr(settings, name) is None}
-    settings = dataclasses.replace(settings, **missing)
-    choices = {"loss": LOSSES, "norm": dcgan.NORMS, "upsample": dcgan.UPSAMPLES}
-    _check(settings, {**choices, "precision": PRECISIONS})
-    if settings.gamma and settings.norm == "batch":
-        raise ValueError(
-            f"gamma={settings.gamma} with norm='batch': a gradient penalty needs a discriminator "
-            "whose samples do not see each other; set norm=none or gamma=0."
-        )
-    if not 0 <= settings.augment <= 1:
-        raise ValueError(f"augment={settings.augment}: choose a share between 0 (off) and 1.")
-    if min(settings.batch_size, settings.validation_images, settings.report_images) < 2:
-        raise ValueError("batch_size, validation_images and report_images: choose at least 2.")
-    return settings
-
-
-def _check(settings, choices: dict) -> None:
-    for name, known in choices.items():
-        if getattr(settings, name) not in known:
-            known = ", ".join(map(str, known))
-            raise ValueError(f"{name}={getattr(settings, name)!r}: choose one of {known}.")
+def build(settings, classes=()):
+    """The two networks of ``settings`` (a ``config.TrainGan``) and what rebuilds the generator."""
+    s = settings
+    arguments = {"size": s.size, "width": s.width}
+    if s.model == "residual":
+        arguments |= {"latent": s.z_dim, "blocks": s.blocks, "classes": len(classes)}
+        discriminator = residual_gan.Discriminator(s.size, s.width, s.blocks, len(classes))
+        generator = residual_gan.Generator(**arguments)
+    else:
+        arguments |= {"z_dim": s.z_dim, "upsample": s.upsample}
+        generator = dcgan.Generator(**arguments)
+        discriminator = dcgan.Discriminator(s.size, s.width, s.norm, s.minibatch_std)
+    about = {"network": s.model, "arguments": arguments}
+    if classes:
+        about["classes"] = list(classes)
+    return generator, discriminator, about
 
 
 class GAN:
@@ -74,29 +47,28 @@ class GAN:
 
     ``averaged`` is the network whose moving average is judged and exported. ``validate`` returns
     the kernel distance (x1000, smaller is better) of ``settings.validation_images`` synthetic
-    scans to the validation patients' scans, in the features of ``features``.
+    scans to the validation patients' scans, in the features of ``features``. With
+    ``settings.conditional`` the batches are pairs of scans and labels, ``classes`` their names, and
+    what is judged are scans of ``settings.class_``.
     """
 
     exported, judged_by = "generator", "kernel_distance"
 
-    def __init__(self, settings, validation: np.ndarray, features):
+    def __init__(self, settings, validation: np.ndarray, features, classes=()):
         s = self.settings = settings
         if len(validation) < 2:
             raise ValueError(
                 f"{len(validation)} validation scan(s): a distance needs two. Add patients to "
                 "OCT_DATA."
             )
-        self.architecture = {
-            "network": "dcgan",
-            "arguments": {
-                "size": s.size,
-                "z_dim": s.z_dim,
-                "width": s.width,
-                "upsample": s.upsample,
-            },
-        }
-        generator = dcgan.Generator(**self.architecture["arguments"])
-        discriminator = dcgan.Discriminator(s.size, s.width, s.norm, s.minibatch_std)
+        if s.conditional and len(classes) < 2:
+            raise ValueError(
+                f"conditional=1 and the data have one class ({', '.join(classes) or 'unnamed'}): "
+                "set OCT_CONDITIONAL=0 or add other classes to OCT_DATA."
+            )
+        if s.conditional and s.class_ not in classes:
+            raise ValueError(f"class={s.class_}: choose the one to judge, of {', '.join(classes)}.")
+        generator, discriminator, self.architecture = build(s, classes)
         self.networks = {"generator": generator, "discriminator": discriminator}
         self.averaged = generator
         self.optimizers = {
@@ -107,45 +79,78 @@ class GAN:
         }
         self.discriminator_loss, self.generator_loss = LOSSES[s.loss]
         noise = torch.Generator().manual_seed(s.seed)
-        self.preview_noise = torch.randn(16, s.z_dim, generator=noise)
-        self.validation_noise = torch.randn(s.validation_images, s.z_dim, generator=noise)
+        self.preview_noise = torch.randn(16, generator.z_dim, generator=noise)
+        self.validation_noise = torch.randn(s.validation_images, generator.z_dim, generator=noise)
+        self.judged = classes.index(s.class_) if s.conditional else None
         self.features = features
         self.validation_features = features(validation)
+        self.share = AdaptiveShare(s.augment, s.overfitting, at_size(validation, s.size))
+        self.steps, self.gamma, self.mean_loss = 0, s.gamma, s.balance or math.log(2) / 2
 
-    def step(self, real: torch.Tensor, accelerator) -> dict[str, float]:
-        """One update of the discriminator, then of the generator, from real scans (B, 1, S, S)."""
+    def step(self, batch, accelerator) -> dict[str, float]:
+        """One update of the discriminator, then of the generator, from real scans (B, 1, S, S).
+
+        Where the settings are conditional, the batch is (scans, labels), and a synthetic scan is
+        asked for of the class of the real one beside it.
+        """
         s, generator, discriminator = self.settings, *self.networks.values()
+        real, *labels = batch if s.conditional else (batch,)
         if s.mirror:
             real = mirror(real)
-        z = torch.randn(len(real), s.z_dim, device=real.device)
+        z = torch.randn(len(real), generator.z_dim, device=real.device)
         with accelerator.autocast():
-            fake = generator(z)
+            fake = generator(z, *labels)
 
-        shown_real = augment(real, s.augment).requires_grad_(s.gamma > 0)
-        shown_fake = augment(fake.detach(), s.augment).requires_grad_(s.gamma > 0)
+        due = self.gamma > 0 and self.steps % s.penalty_every == 0
+        shown_real = augment(real, self.share.value).requires_grad_(due)
+        shown_fake = augment(fake.detach(), self.share.value).requires_grad_(due)
         with accelerator.autocast():
-            on_real, on_fake = discriminator(shown_real).float(), discriminator(shown_fake).float()
+            on_real = discriminator(shown_real, *labels).float()
+            on_fake = discriminator(shown_fake, *labels).float()
         loss = self.discriminator_loss(on_real, on_fake)
         record = {"loss_discriminator": loss.detach()}
-        if s.gamma:
+        if due:
             penalty = zero_centred_penalty(on_real, shown_real)  # R1
             penalty = penalty + zero_centred_penalty(on_fake, shown_fake)  # R2
             record["penalty"] = penalty.detach()
-            loss = loss + s.gamma / 2 * penalty
+            loss = loss + s.penalty_every * self.gamma / 2 * penalty
         self._update("discriminator", loss, accelerator)
 
         discriminator.requires_grad_(False)  # its gradients are not needed on the generator's way
         with accelerator.autocast():
-            on_fake = discriminator(augment(fake, s.augment)).float()
+            on_fake = discriminator(augment(fake, self.share.value), *labels).float()
             if s.loss == "relativistic":  # the only loss whose generator looks at real scans too
-                on_real = discriminator(shown_real.detach()).float()
+                on_real = discriminator(shown_real.detach(), *labels).float()
         loss = self.generator_loss(on_real.detach(), on_fake)
+        if s.overfitting:
+            record |= self.share.adapt(discriminator, on_real, on_fake, self.judged, accelerator,
+                                       *labels)  # fmt: skip
         discriminator.requires_grad_(True)
         self._update("generator", loss, accelerator)
         record["loss_generator"] = loss.detach()
         margin = on_real - on_fake if s.loss == "relativistic" else on_real
         record["sign_real"] = margin.detach().sign().mean()  # 1: every real scan is recognised
-        return {name: value.item() for name, value in record.items()}
+        self.steps += 1
+        if s.gamma:
+            self._weigh(record, len(real), accelerator)
+        return {name: float(value) for name, value in record.items()}
+
+    def _weigh(self, record: dict, count: int, accelerator) -> None:
+        """Adapt gamma so that the discriminator's mean loss stays near ``settings.balance``.
+
+        Too small a gamma, and the discriminator tells everything apart (loss near 0) by a function
+        too steep to follow; too large a one, and it tells nothing apart (log 2). Which gamma lies
+        between depends on the size, the number of scans, and how far the generator has come, but
+        the loss that shows it does not. R3GAN lowers its gamma tenfold by a schedule instead.
+        """
+        loss = record["loss_discriminator"]
+        if accelerator.num_processes > 1:
+            loss = accelerator.reduce(loss.clone(), reduction="mean")
+        self.mean_loss = MEMORY * self.mean_loss + (1 - MEMORY) * min(loss.item(), 1.0)
+        if self.settings.balance:
+            move = count * accelerator.num_processes / DOUBLES
+            self.gamma *= 2 ** (move if self.mean_loss < self.settings.balance else -move)
+            record["gamma"] = self.gamma
 
     def _update(self, name: str, loss: torch.Tensor, accelerator) -> None:
         optimizer = self.optimizers[name]
@@ -155,24 +160,61 @@ class GAN:
         optimizer.step()
 
     @torch.no_grad()
-    def generate(self, network: torch.nn.Module, noise: torch.Tensor) -> torch.Tensor:
-        """Scans (N, 1, S, S) in [-1, 1] on the CPU from noise (N, z_dim), 64 at a time."""
+    def generate(self, network: torch.nn.Module, noise: torch.Tensor, labels=None) -> torch.Tensor:
+        """Scans (N, 1, S, S) in [-1, 1] on the CPU from noise (N, z_dim), 64 at a time.
+
+        ``labels`` (N,) of a conditional generator; without them all are of the class judged.
+        """
         device = next(network.parameters()).device
-        return torch.cat([network(z.to(device)).float().cpu() for z in noise.split(64)])
+        parts = [noise.split(64)]
+        if self.settings.conditional:
+            labels = torch.full((len(noise),), self.judged) if labels is None else labels
+            parts.append(labels.split(64))
+        drawn = [network(*(part.to(device) for part in both)) for both in zip(*parts)]
+        return torch.cat([scans.float().clamp(-1, 1).cpu() for scans in drawn])
 
     def preview(self, network: torch.nn.Module) -> torch.Tensor:
-        """The same 16 noise vectors every time, so that pictures compare: (16, 1, S, S)."""
-        return self.generate(network, self.preview_noise)
+        """The same 16 noise vectors every time, so that pictures compare: (16, 1, S, S).
+
+        A conditional generator shows all its classes, one after the other, in each half.
+        """
+        count = len(self.architecture.get("classes", ())) or 1
+        return self.generate(network, self.preview_noise, torch.arange(16) % 8 * count // 8)
 
     def validate(self, network: torch.nn.Module) -> float:
-        """Kernel distance (x1000) to the validation patients; the noise is fixed."""
+        """Kernel distance (x1000) to the validation patients; the noise is fixed.
+
+        Warns in words of a collapse and of a gamma that is far off.
+        """
         self.features.to(next(network.parameters()).device)
         synthetic = self.features(self.generate(network, self.validation_noise))
+        spread = synthetic.var(0).sum() / max(self.validation_features.var(0).sum(), 1e-12)
+        early = self.steps * self.settings.batch_size < EARLY
+        if spread < COLLAPSED and not early:
+            warnings.warn(
+                f"step {self.steps}: the synthetic scans are nearly one picture ({100 * spread:.0f}"
+                " % of the variety of real ones): collapse. The best checkpoint so far is kept; "
+                f"set a larger {'batch_size' if self.settings.norm == 'batch' else 'gamma'}, or a "
+                "smaller lr.",
+                stacklevel=2,
+            )
+        s = self.settings
+        if s.gamma and s.loss == "relativistic" and not early:
+            size = "large" if self.mean_loss > BLIND else "small" if self.mean_loss < SURE else ""
+            if size:
+                tells = "nothing" if size == "large" else "everything"
+                warnings.warn(
+                    f"step {self.steps}: the discriminator tells {tells} apart (loss "
+                    f"{self.mean_loss:.2f}): gamma={self.gamma:g} is probably too {size}.",
+                    stacklevel=2,
+                )
         return float(kernel_distance(synthetic, self.validation_features))
 
     def state_dict(self) -> dict:
-        """Nothing to remember beside the networks and optimisers."""
-        return {}
+        """Steps taken, which decide when a penalty is due, and what is adapted on the way."""
+        names = ("steps", "gamma", "mean_loss")
+        return {name: getattr(self, name) for name in names} | {"share": self.share.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        pass
+        self.share.load_state_dict(state["share"])
+        vars(self).update((name, value) for name, value in state.items() if name != "share")

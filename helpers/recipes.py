@@ -1,0 +1,110 @@
+"""What each model is trained with where the user says nothing, and what cannot work at all."""
+
+import dataclasses
+import math
+
+from helpers.augment import MOST
+from helpers.losses.adversarial import LOSSES
+from helpers.networks import dcgan, residual_gan
+from helpers.state import PRECISIONS
+
+# model -> recipe -> what is filled in where a setting is None; `channels` are those at 4 px
+RECIPES = {
+    "dcgan": {
+        # Radford et al. 2016 in the form everybody runs (the PyTorch example).
+        "paper": dict(
+            loss="bce", gamma=0.0, balance=0.0, penalty_every=1, z_dim=100, channels=512, blocks=0,
+            upsample="transposed", norm="batch", minibatch_std=False, mirror=False, augment=0.0,
+            overfitting=0.0, batch_size=64, lr=2e-4, lr_discriminator=2e-4, beta1=0.5,
+            beta2=0.999, ema_half_life=0.0, ema_ramp=0.0, precision="fp32",
+        ),
+        # What trains better on OCT; the README's table says by how much each change does.
+        "best": dict(
+            loss="bce", gamma=0.0, balance=0.0, penalty_every=1, z_dim=100, channels=256, blocks=0,
+            upsample="transposed", norm="batch", minibatch_std=False, mirror=True, augment=0.3,
+            overfitting=0.0, batch_size=16, lr=4e-4, lr_discriminator=4e-4, beta1=0.5,
+            beta2=0.999, ema_half_life=2_000.0, ema_ramp=0.3, precision="auto",
+        ),
+    },
+    "residual": {
+        # R3GAN's losses; the rest by trials on scans of another class than the one reported.
+        "best": dict(
+            loss="relativistic", balance=0.0, penalty_every=4, z_dim=64, channels=256, blocks=1,
+            upsample="bilinear", norm="none", minibatch_std=False, mirror=True, augment=0.3,
+            overfitting=0.0, batch_size=16, lr=3e-4, lr_discriminator=3e-4, beta1=0.5,
+            beta2=0.999, ema_half_life=2_000.0, ema_ramp=0.3, precision="auto",
+        ),
+    },
+}  # fmt: skip
+
+
+def penalty_weight(size: int) -> float:
+    """gamma for scans of ``size`` px.
+
+    R3GAN (NeurIPS 2024) publishes weights for photographs that were found by hand and fall tenfold
+    while it trains: from 2 to 0.2 at 64 px, from 150 to 15 at 256 px. The line through the middles
+    of the two in logarithms is 0.63 (size / 64)^3.1: 5.5 at 128 px, 410 at 512 px. It has not been
+    checked by a sweep on OCT yet.
+    """
+    return round(0.632 * (size / 64) ** 3.114, 2)
+
+
+def with_recipe(settings):
+    """A copy of the settings in which every field that is None takes the recipe's value.
+
+    The width of a network follows from the size and the recipe's channels at 4 px (512 in the
+    PyTorch example), halved with every doubling: its plain extension beyond 64 px. gamma, where a
+    loss needs one, is ``penalty_weight``. Raises ValueError naming a setting that cannot work,
+    before any data is touched.
+    """
+    _check(settings, {"model": RECIPES, "size": dcgan.SIZES})
+    _check(settings, {"recipe": RECIPES[settings.model]})
+    residual = settings.model == "residual"
+    recipe = dict(RECIPES[settings.model][settings.recipe])
+    recipe["width"] = recipe.pop("channels") * 8 // settings.size
+    if residual:
+        recipe["gamma"] = penalty_weight(settings.size)
+    missing = {name: value for name, value in recipe.items() if getattr(settings, name) is None}
+    settings = dataclasses.replace(settings, **missing)
+    networks = residual_gan if residual else dcgan
+    choices = {"loss": LOSSES, "norm": networks.NORMS, "upsample": networks.UPSAMPLES}
+    _check(settings, {**choices, "precision": PRECISIONS})
+    if settings.gamma and settings.norm == "batch":
+        raise ValueError(
+            f"gamma={settings.gamma} with norm='batch': a gradient penalty needs a discriminator "
+            "whose samples do not see each other; set norm=none or gamma=0."
+        )
+    if settings.balance and not (settings.loss == "relativistic" and settings.gamma):
+        raise ValueError(
+            f"balance={settings.balance}: gamma is adapted for loss=relativistic and from a gamma "
+            "above 0; set both, or balance=0."
+        )
+    if not 0 <= settings.balance < math.log(2):
+        raise ValueError(
+            f"balance={settings.balance}: choose 0 (a fixed gamma) or a loss below log 2 = 0.69, "
+            "that of a discriminator that tells nothing apart."
+        )
+    if settings.conditional and not residual:
+        raise ValueError("conditional=1: only model=residual takes a class; set it, or 0.")
+    if residual and settings.minibatch_std:
+        raise ValueError("minibatch_std=1: the residual discriminator judges each scan alone.")
+    for name in ("blocks", "penalty_every"):
+        if getattr(settings, name) < 1 and (residual or name == "penalty_every"):
+            raise ValueError(f"{name}={getattr(settings, name)}: choose at least 1.")
+    if not 0 <= settings.augment <= 1:
+        raise ValueError(f"augment={settings.augment}: choose a share between 0 (off) and 1.")
+    if not 0 <= settings.overfitting < 1 or (settings.overfitting and settings.augment > MOST):
+        raise ValueError(
+            f"overfitting={settings.overfitting} with augment={settings.augment}: choose 0 (a "
+            f"fixed share) or a value below 1, and a share of at most {MOST} to begin with."
+        )
+    if min(settings.batch_size, settings.validation_images, settings.report_images) < 2:
+        raise ValueError("batch_size, validation_images and report_images: choose at least 2.")
+    return settings
+
+
+def _check(settings, choices: dict) -> None:
+    for name, known in choices.items():
+        if getattr(settings, name) not in known:
+            known = ", ".join(map(str, known))
+            raise ValueError(f"{name}={getattr(settings, name)!r}: choose one of {known}.")

@@ -1,0 +1,399 @@
+"""The residual GAN: networks that start plain, penalties now and then, classes, an end in time."""
+
+import shutil
+import warnings
+
+import methods
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from methods import CLASSES, METHODS, RESIDUAL, Thumbnails, gan, make_data, split
+
+from helpers import checkpoint, config, load_generator
+from helpers.data import Data, batches
+from helpers.generate import sample
+from helpers.measures.texture import line_spectra
+from helpers.methods.gan import GAN
+from helpers.networks.residual_gan import SIZES, Block, Discriminator, Generator
+from helpers.recipes import with_recipe
+from helpers.training import train
+
+
+def grown(network):
+    """The network as if it had been trained: no weight is zero any more."""
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    return network
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_shapes_at_every_size_and_the_same_picture_for_the_same_noise(size):
+    torch.manual_seed(0)
+    generator, discriminator = Generator(size, 8, width=2), Discriminator(size, width=2)
+    assert generator.z_dim == 8 + (size // 2) ** 2
+    z = torch.randn(2, generator.z_dim)
+    images = grown(generator)(z)
+    assert images.shape == (2, 1, size, size) and images.isfinite().all()
+    assert torch.equal(generator(z), images)
+    assert not torch.allclose(images[0], images[1], atol=0.01)
+    assert discriminator(images).shape == (2,)
+
+
+def test_two_networks_of_one_seed_are_equal():
+    for network in (Generator, Discriminator):
+        states = []
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            states.append(torch.cat([w.flatten() for w in network(64, width=2).parameters()]))
+        assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+
+
+def test_a_size_that_cannot_be_built_is_named():
+    for network in (Generator, Discriminator):
+        with pytest.raises(ValueError, match="size=100.*64, 128, 256, 512"):
+            network(100)
+
+
+def test_no_scan_sees_the_others_of_its_batch():
+    torch.manual_seed(0)
+    images = torch.randn(4, 1, 64, 64)
+    for classes in (0, 3):
+        discriminator = grown(Discriminator(64, 4, classes=classes))
+        labels = torch.tensor([0, 1, 2, 0]) if classes else None
+        together = discriminator(images, labels)
+        alone = [discriminator(images[i : i + 1], labels if labels is None else labels[i : i + 1])
+                 for i in range(4)]  # fmt: skip
+        torch.testing.assert_close(torch.cat(alone), together)
+
+
+def test_at_256_px_the_generator_fits_into_10_mb():
+    settings = with_recipe(config.TrainGan(model="residual", size=256))
+    generator = Generator(256, settings.z_dim, settings.width, settings.blocks, classes=4)
+    assert len(checkpoint.generator_bytes(generator.state_dict(), {})) < 10e6
+    wider = Generator(256, settings.z_dim, 2 * settings.width, settings.blocks)
+    assert sum(w.numel() for w in wider.parameters()) > sum(
+        w.numel() for w in generator.parameters()
+    )
+
+
+def test_a_block_is_the_identity_at_the_start_and_learns():
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 16, 16)
+    assert torch.equal(Block(8, 4)(x), x)
+    for network in (Generator(64, width=4, blocks=2), Discriminator(64, width=4, blocks=2)):
+        for stage in network.stages:
+            assert len(stage) == 2
+            x = torch.randn(1, stage[0].first.in_channels, 8, 8)
+            assert torch.equal(stage(x), x)
+    stage(x).square().sum().backward()
+    assert all(block.second.weight.grad.abs().sum() > 0 for block in stage)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_no_checkerboard_at_the_start(axis):
+    torch.manual_seed(0)
+    generator = Generator(128, width=8)
+    with torch.no_grad():
+        images = generator(torch.randn(64, generator.z_dim))[:, 0]
+    frequency, power = line_spectra(images.numpy(), axis)
+    power = power.mean(0)
+    for place in (0.5, 0.25):
+        away = np.abs(frequency - place)
+        around = np.median(power[(away > 0.035) & (away < 0.1)])
+        assert power[away < 0.017].max() < 10**0.1 * around, place
+
+
+def test_the_grain_is_off_at_the_start_and_then_changes_texture_and_not_layout():
+    torch.manual_seed(0)
+    generator = Generator(128, width=8)
+    one, other = torch.randn(2, 1, generator.z_dim)
+    grains = torch.randn(32, generator.z_dim - 64)
+    same_eye = torch.cat([one[:, :64].expand(32, -1), grains], 1)
+    with torch.no_grad():
+        assert torch.equal(generator(same_eye[:1]), generator(one))
+        for strength in generator.grain:
+            strength.fill_(0.3)
+        changes = generator(same_eye) - generator(one)
+        by_eye = generator(other) - generator(one)
+
+    def coarse(change):
+        return F.avg_pool2d(change, 16).square().mean().sqrt()
+
+    def fine(change):
+        return (change - F.interpolate(F.avg_pool2d(change, 16), 128)).square().mean().sqrt()
+
+    assert fine(changes) > 2 * coarse(changes) and fine(changes) > 0.1
+    assert coarse(by_eye) > 5 * coarse(changes - changes.mean(0))
+
+
+def test_each_number_of_the_grain_works_where_it_lies():
+    torch.manual_seed(0)
+    generator = Generator(64, 8, width=4)
+    with torch.no_grad():
+        generator.grain[-1].fill_(1.0)
+        z = torch.zeros(1, generator.z_dim)
+        z[0, 8 + 20 * 32 + 5] = 1  # row 20, column 5 of 32
+        change = (generator(z) - generator(torch.zeros_like(z))).abs()[0, 0]
+    rows, columns = torch.nonzero(change > 1e-7, as_tuple=True)
+    assert rows.min() >= 36 and rows.max() <= 45 and len(rows)
+    assert columns.min() >= 6 and columns.max() <= 15
+
+
+def test_the_class_changes_the_picture():
+    torch.manual_seed(0)
+    generator = Generator(64, 8, width=4, classes=3)
+    z = torch.randn(1, generator.z_dim).expand(3, -1)
+    pictures = generator(z, torch.arange(3))
+    assert torch.equal(generator(z, torch.tensor([1, 1, 1]))[0], pictures[1])
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert (pictures[one] - pictures[other]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_the_logit_is_the_inner_product_of_features_and_class(classes):
+    torch.manual_seed(0)
+    discriminator, seen = Discriminator(64, 4, classes=classes), []
+    discriminator.gather.register_forward_hook(lambda *args: seen.append(args[2].flatten(1)))
+    images, labels = torch.randn(4, 1, 64, 64), torch.tensor([2, 0, 1, 2]) if classes else None
+    logits = discriminator(images, labels)
+    table = seen[0] @ discriminator.embedding.weight.T  # (4, classes)
+    assert table.shape == (4, max(1, classes))
+    expected = table[range(4), labels] if classes else table[:, 0]
+    torch.testing.assert_close(logits, expected)
+
+
+def first_step(folder, **changes):
+    """A method and its discriminator's gradients in its first step, from the same scans."""
+    method, *_ = gan(folder, model="residual", **changes)
+    real = next(batches(make_data().train.images, 8))
+    torch.manual_seed(1)
+    record = method.step(real, Accelerator())
+    weights = method.networks["discriminator"].parameters()
+    return record, torch.cat([w.grad.flatten() for w in weights])
+
+
+def test_a_penalty_that_is_due_every_k_steps_weighs_k_times_as_much(tmp_path):
+    record, without = first_step(tmp_path / "0", gamma=0)
+    assert "penalty" not in record
+    every, once = first_step(tmp_path / "1", gamma=3, penalty_every=1)
+    fifth, five = first_step(tmp_path / "5", gamma=3, penalty_every=5)
+    assert every["penalty"] == pytest.approx(fifth["penalty"]) and every["penalty"] > 0
+    assert (once - without).abs().max() > 1e-3
+    torch.testing.assert_close(five - without, 5 * (once - without), rtol=1e-3, atol=1e-5)
+
+
+def test_the_penalty_is_of_real_and_synthetic_scans(tmp_path):
+    """R1 + R2 of a linear discriminator is twice the square of its weights."""
+
+    class Linear(torch.nn.Linear):
+        def forward(self, images):
+            return super().forward(images.flatten(1))[:, 0]
+
+    method, *_ = gan(tmp_path, model="residual", augment=0)
+    linear = Linear(64 * 64, 1)
+    method.networks["discriminator"] = linear
+    method.optimizers["discriminator"] = torch.optim.Adam(linear.parameters())
+    expected = 2 * linear.weight.square().sum().item()
+    record = method.step(next(batches(make_data().train.images, 8)), Accelerator())
+    assert record["penalty"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_penalty_is_due_in_the_first_step_of_every_three_also_after_a_break(tmp_path):
+    stream, accelerator = batches(make_data().train.images, 8), Accelerator()
+    method = gan(tmp_path, **RESIDUAL)[0]
+    due = ["penalty" in method.step(next(stream), accelerator) for _ in range(5)]
+    assert due == [True, False, False, True, False]
+    resumed = gan(tmp_path / "resumed", **RESIDUAL)[0]
+    resumed.load_state_dict(method.state_dict())
+    assert ["penalty" in resumed.step(next(stream), accelerator) for _ in range(2)] == [False, True]
+
+
+def test_a_network_of_several_classes_needs_several(tmp_path):
+    settings = gan(tmp_path, model="residual", conditional=1)[3]
+    images = make_data().validation.images
+    with pytest.raises(ValueError, match=r"one class \(DRUSEN\).*OCT_CONDITIONAL=0"):
+        GAN(settings, images, Thumbnails(), ("DRUSEN",))
+    with pytest.raises(ValueError, match="one class"):
+        GAN(settings, images, Thumbnails())
+
+
+def test_the_preview_shows_every_class_and_validation_the_one_asked_for(tmp_path):
+    method = METHODS["gan conditional, adaptive"](tmp_path)[0]
+    asked = []
+
+    class Spy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, z, labels):
+            asked.append(labels.tolist())
+            return torch.rand(len(z), 1, 64, 64)
+
+    method.preview(Spy())
+    method.validate(Spy())
+    assert asked[0] == 2 * ([0] * 4 + [1] * 4)  # two rows of eight
+    assert asked[1] == [CLASSES.index("DRUSEN")] * 8
+
+
+def test_what_is_true_of_the_class_alone_is_no_overfitting(tmp_path):
+    class Offset(torch.nn.Module):
+        """One class is given more than the other, in the way that no loss here minds."""
+
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(1.0))
+
+        def forward(self, images, labels):
+            return 10 * labels - self.scale * images.mean((1, 2, 3))
+
+    start = METHODS["gan conditional, adaptive"]
+    method, draw, *_ = start(tmp_path, augment=0, gamma=0, batch_size=32)
+    method.networks["discriminator"] = Offset()
+    method.optimizers["discriminator"] = torch.optim.Adam(Offset().parameters())
+    stream = draw()
+    for _ in range(4):
+        record = method.step(next(stream), Accelerator())
+    assert abs(record["overfitting"]) < 0.2
+
+
+class Shows(torch.nn.Module):
+    """A generator that draws what it is given, over and over."""
+
+    def __init__(self, images):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.images = torch.from_numpy(images).float() / 127.5 - 1
+
+    def forward(self, z):
+        return self.images[torch.arange(len(z)) % len(self.images)]
+
+
+def words(method, network):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        method.validate(network)
+    return " ".join(str(warning.message) for warning in caught)
+
+
+def test_a_collapse_is_said(tmp_path):
+    method, images = gan(tmp_path, model="residual")[0], make_data().test.images
+    method.steps = 10_000
+    assert "collapse" in words(method, Shows(images[:1]))
+    assert words(method, Shows(images)) == ""
+
+
+@pytest.mark.parametrize("loss, word", [(0.69, "too large"), (0.001, "too small"), (0.4, "")])
+def test_a_gamma_that_is_far_off_is_said(tmp_path, loss, word):
+    images = make_data().test.images
+    method = gan(tmp_path, model="residual", gamma=7)[0]
+    method.steps, method.mean_loss = 10_000, loss
+    said = words(method, Shows(images))
+    assert (f"gamma=7 is probably {word}" in said) if word else said == ""
+    other = gan(tmp_path / "bce", model="residual", loss="bce", gamma=7)[0]
+    other.steps, other.mean_loss = 10_000, loss  # says nothing about gamma there
+    assert words(other, Shows(images)) == ""
+
+
+@pytest.mark.parametrize("balance, loss, way", [(0.4, 0.1, 1), (0.3, 0.6, -1), (0, 0.1, 0)])
+def test_gamma_follows_the_loss_to_its_balance(tmp_path, balance, loss, way):
+    stream, accelerator = batches(make_data().train.images, 8), Accelerator()
+    method = gan(tmp_path / "a", model="residual", gamma=5, balance=balance)[0]
+    method.mean_loss = loss
+    records = [method.step(next(stream), accelerator) for _ in range(4)]
+    steps = np.diff(np.log2([5, *(r.get("gamma", 5) for r in records)]))
+    assert (np.sign(steps) == way).all() and np.allclose(steps, steps[0])
+    resumed = gan(tmp_path / "b", model="residual", gamma=5, balance=balance)[0]
+    resumed.load_state_dict(method.state_dict())
+    assert (resumed.gamma, resumed.mean_loss) == (method.gamma, method.mean_loss)
+    assert resumed.mean_loss != loss
+
+
+def never_better(start, at_first=1.0):
+    """The method, but each of its validations is worse than the one before."""
+    start[0].validate = lambda network: at_first + start[0].steps
+    return start
+
+
+BUDGETS = pytest.mark.parametrize("budget", [dict(steps=100), dict(steps=0, hours=1)])
+WATCHED = dict(validate_every=16, patience=3)  # of 2 steps
+
+
+@BUDGETS
+def test_a_training_that_gets_no_better_ends_and_keeps_its_best(tmp_path, capsys, budget):
+    start = METHODS["gan residual"]
+    run = train(*never_better(start(tmp_path, **budget, **WATCHED)))
+    assert "3 validations without a better one" in capsys.readouterr().out
+    judged = [r["step"] for r in run.metrics() if "kernel_distance" in r]
+    assert judged == [2, 4, 6, 8] and run.metrics()[-1]["step"] == 8
+    assert load_generator(run.folder).metadata["step"] == 2
+    assert checkpoint.load_best(run.checkpoints)[0] == 2
+
+    best, again = run.generator.read_bytes(), start(tmp_path, **budget, **WATCHED)
+    again[0].step = None  # it is not called
+    run = train(*again)
+    assert run.generator.read_bytes() == best and run.metrics()[-1]["step"] == 8
+
+
+@BUDGETS
+def test_more_patience_goes_on_where_it_ended(tmp_path, capsys, budget):
+    start = METHODS["gan residual"]
+    train(*never_better(start(tmp_path, **budget, **WATCHED)))
+    more = start(tmp_path, **budget, **{**WATCHED, "patience": 5})
+    run = train(*never_better(more))
+    assert run.metrics()[-1]["step"] == 12
+    whole = never_better(start(tmp_path, **{**budget, "steps": 14}, **{**WATCHED, "patience": 0}))
+    assert train(*whole).metrics()[-1]["step"] == 14
+    assert load_generator(run.folder).metadata["step"] == 2
+
+
+@BUDGETS
+def test_a_better_validation_renews_the_patience(tmp_path, budget):
+    start = METHODS["gan residual"](tmp_path, **budget, **WATCHED)
+    values = iter([5.0, 6.0, 7.0, 4.0, 4.0, 6.0, 7.0, 0.0])
+    start[0].validate = lambda network: next(values)
+    run = train(*start)
+    judged = [r["kernel_distance"] for r in run.metrics() if "kernel_distance" in r]
+    assert judged == [5, 6, 7, 4, 4, 6, 7]
+    assert load_generator(run.folder).metadata["step"] == 8
+
+
+@pytest.mark.parametrize("change", [dict(width=8), dict(size=128), dict(conditional=1)])
+def test_a_checkpoint_of_another_network_is_named(tmp_path, change):
+    start = METHODS["gan residual"]
+    run = train(*start(tmp_path / "one", steps=1))
+    other = start(tmp_path / "other", steps=2, **change)
+    shutil.copytree(run.checkpoints, other[2].checkpoints, dirs_exist_ok=True)
+    with pytest.raises(ValueError, match="other.*of another generator, of another size.*OCT_RUN"):
+        train(*other)
+
+
+@pytest.mark.parametrize("method", ["gan residual", "gan conditional, adaptive"])
+def test_twenty_scans_are_enough_to_train(tmp_path, monkeypatch, method):
+    few = Data(split(20, 1), split(4, 2), split(4, 3), "bands", "DRUSEN", "0123456789abcdef")
+    monkeypatch.setattr(methods, "make_data", lambda: few)
+    run = train(*METHODS[method](tmp_path, steps=6, batch_size=16, log_every=16))
+    losses = [r["loss_generator"] for r in run.metrics() if "loss_generator" in r]
+    assert len(losses) == 6 and np.isfinite(losses).all()
+    if "adaptive" in method:
+        shares = [r["augment"] for r in run.metrics() if "augment" in r]
+        assert len(set(shares)) > 1  # the fourth step moved it
+
+
+def test_a_trained_generator_is_loaded_as_it_was(tmp_path):
+    run = train(*METHODS["gan conditional, adaptive"](tmp_path, steps=4))
+    generator = load_generator(run.folder)
+    assert generator.metadata["classes"] == list(CLASSES)
+    state = checkpoint.load_latest(run.checkpoints)[1]["average"]
+    assert state.keys() == generator.state_dict().keys()
+    assert all(torch.equal(state[k], v) for k, v in generator.state_dict().items())
+    network = Generator(64, generator.latent, 4, classes=2)
+    network.load_state_dict(state)
+    noise = torch.randn(generator.z_dim, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        expected = network(noise[None], torch.tensor([1])).clamp(-1, 1)
+    drawn = sample(generator, 1, seed=5, class_name="NORMAL")
+    torch.testing.assert_close(drawn, expected)
