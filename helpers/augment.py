@@ -67,8 +67,8 @@ class AdaptiveShare:
     r = (E[D(training)] - E[D(validation)]) / (E[D(training)] - E[D(synthetic)]), 0 if scans of
     patients it never saw look as real to the discriminator as those it trains on, 1 if they look
     as false as synthetic ones. (r_t, the sign of the logits, says nothing here: a relativistic
-    discriminator knows differences only.) ``target`` 0 leaves the share at ``value``;
-    ``validation`` is uint8 (N, C, S, S).
+    discriminator knows differences only.) ``target`` 0 leaves the share at ``value``, and
+    ``validation``, uint8 (N, C, S, S), may be None.
     """
 
     def __init__(self, value: float, target: float, validation):

@@ -19,7 +19,7 @@ from PIL import Image
 from helpers import cache
 from helpers.config import root
 from helpers.data import Split, choose_class, content_hashes, prepare
-from helpers.generate import classes_of, is_synthetic, load_generator, sample
+from helpers.generate import is_synthetic, load_generator, sample
 from helpers.measures import texture
 from helpers.sources import load_manifest
 
@@ -140,16 +140,14 @@ def read_synthetic(source, class_="", *, n=1000, seed=0, folder=None, device="cp
             "identity": about.get("identity"),
             "data_manifest": about.get("identity", {}).get("data_manifest"),
         }
-        several = "classes" in generator.metadata
-        made = {c: sample(generator, n, seed, class_name=c if several else None)
-                for c in classes_of(generator)}  # fmt: skip
-        levels = {c: ((images + 1) * 127.5).round().byte().numpy() for c, images in made.items()}
         judged = run["class"] or class_
-        return [
-            Synthetic(images, c if several else judged, run | {"class": c if several else judged},
-                      run["name"])
-            for c, images in sorted(levels.items(), key=lambda item: item[0] != judged)
-        ]  # fmt: skip
+        classes = generator.metadata.get("classes", [judged])
+        made = []
+        for name in sorted(classes, key=lambda name: name != judged):  # the one judged first
+            images = sample(generator, n, seed, class_name=name)
+            levels = ((images + 1) * 127.5).round().byte().numpy()
+            made.append(Synthetic(levels, name, run | {"class": name}, run["name"]))
+        return made
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of stand-in patients: synthetic scans have none
         scans = load_manifest(source)

@@ -123,7 +123,7 @@ def scans(options, size: int):
 def train_ours(options, kind, chosen, seed, folder, data, full, features) -> dict:
     argv = [f"--size={options.size}", f"--seed={seed}", f"--hours={options.minutes / 60}",
             f"--class={options.class_}", f"--runs={folder}", "--run=run",
-            f"--validation-images={VALIDATED}", *OURS[kind],
+            f"--validation-images={VALIDATED}", "--patience=0", *OURS[kind],
             *(f"--{name}={value}" for name, value in chosen.items())]  # fmt: skip
     settings = with_recipe(config.resolve(config.TrainGan, argv, {}))
     torch.manual_seed(seed)

@@ -84,7 +84,8 @@ class GAN:
         self.judged = classes.index(s.class_) if s.conditional else None
         self.features = features
         self.validation_features = features(validation)
-        self.share = AdaptiveShare(s.augment, s.overfitting, at_size(validation, s.size))
+        unseen = at_size(validation, s.size) if s.overfitting else None
+        self.share = AdaptiveShare(s.augment, s.overfitting, unseen)
         self.steps, self.gamma, self.mean_loss = 0, s.gamma, s.balance or math.log(2) / 2
 
     def step(self, batch, accelerator) -> dict[str, float]:

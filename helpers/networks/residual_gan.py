@@ -4,12 +4,12 @@ After R3GAN (Huang, Gokaslan, Kuleshov & Tompkin, "The GAN is dead; long live th
 2024), written from the paper. Kept: residual blocks whose last convolution starts at zero, no
 normalisation anywhere (the gradient penalties are defined per sample), bilinear resampling in
 place of transposed convolutions, a learned 4 x 4 basis at one end and a depthwise 4 x 4 sum at the
-other. Changed for OCT and for machines without a large GPU, each because it measurably helped:
+other. Changed for OCT and for machines without a large GPU:
 
 - plain 3 x 3 convolutions in place of grouped ones in an inverted bottleneck: three to four times
   faster on a CPU;
-- no blocks at the picture's own resolution, where they would cost as much as all others together
-  and there is little but speckle to draw;
+- no blocks at the picture's own resolution, where they would cost more than half as much as all
+  others together and there is little but speckle to draw;
 - the picture is the sum of what every resolution draws (the skip outputs of StyleGAN2, Karras et
   al., CVPR 2020), so that the layers of the retina are learned first and fast;
 - speckle comes from noise, one number per pixel of half the resolution, and not out of the few
