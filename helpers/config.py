@@ -52,7 +52,8 @@ class TrainGan:
     penalty_every: int | None = None  # steps from one penalty to the next, weighted by as much
     z_dim: int | None = None  # length of the noise vector
     width: int | None = None  # channels next to the image, doubled with every halving
-    blocks: int | None = None  # residual blocks at each resolution
+    blocks: int | None = None  # residual blocks at each resolution, of the generator
+    blocks_discriminator: int | None = None
     upsample: str | None = None  # transposed | nearest
     norm: str | None = None  # of the discriminator: batch | none
     minibatch_std: bool | None = None  # the discriminator sees the batch's spread

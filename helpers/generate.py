@@ -24,10 +24,12 @@ NETWORKS = {
     "dcgan": ("helpers.networks.dcgan", "Generator"),
     "residual": ("helpers.networks.residual_gan", "Generator"),
 }
+SHIPPED = Path(__file__).with_name("weights")  # NAME.safetensors, asked for by NAME
 
 
 def generator_file(run):
-    """The generator.safetensors of a run's folder, or `run` itself if it is a file.
+    """The generator.safetensors of a run's folder, `run` itself if it is a file, or the one of that
+    name that comes with helpers.
 
     Raises FileNotFoundError that lists what is there instead.
     """
@@ -36,7 +38,11 @@ def generator_file(run):
     if path.is_file():
         return path
     if not run.exists():
-        raise FileNotFoundError(f"{run}: no such run or file")
+        shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.safetensors"))}
+        if str(run) in shipped:
+            return shipped[str(run)]
+        known = f"; with helpers come: {', '.join(shipped)}" if shipped else ""
+        raise FileNotFoundError(f"{run}: no such run or file{known}")
     there = ", ".join(sorted(p.name for p in run.iterdir())[:10]) or "nothing"
     raise FileNotFoundError(
         f"{run}: no generator.safetensors in it (there is: {there}). Training writes it at its "

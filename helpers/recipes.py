@@ -14,24 +14,27 @@ RECIPES = {
         # Radford et al. 2016 in the form everybody runs (the PyTorch example).
         "paper": dict(
             loss="bce", gamma=0.0, balance=0.0, penalty_every=1, z_dim=100, channels=512, blocks=0,
-            upsample="transposed", norm="batch", minibatch_std=False, mirror=False, augment=0.0,
-            overfitting=0.0, batch_size=64, lr=2e-4, lr_discriminator=2e-4, beta1=0.5,
-            beta2=0.999, ema_half_life=0.0, ema_ramp=0.0, precision="fp32",
+            blocks_discriminator=0, upsample="transposed", norm="batch", minibatch_std=False,
+            mirror=False, augment=0.0, overfitting=0.0, batch_size=64, lr=2e-4,
+            lr_discriminator=2e-4, beta1=0.5, beta2=0.999, ema_half_life=0.0, ema_ramp=0.0,
+            precision="fp32",
         ),
         # What trains better on OCT; the README's table says by how much each change does.
         "best": dict(
             loss="bce", gamma=0.0, balance=0.0, penalty_every=1, z_dim=100, channels=256, blocks=0,
-            upsample="transposed", norm="batch", minibatch_std=False, mirror=True, augment=0.3,
-            overfitting=0.0, batch_size=16, lr=4e-4, lr_discriminator=4e-4, beta1=0.5,
-            beta2=0.999, ema_half_life=2_000.0, ema_ramp=0.3, precision="auto",
+            blocks_discriminator=0, upsample="transposed", norm="batch", minibatch_std=False,
+            mirror=True, augment=0.3, overfitting=0.0, batch_size=16, lr=4e-4,
+            lr_discriminator=4e-4, beta1=0.5, beta2=0.999, ema_half_life=2_000.0, ema_ramp=0.3,
+            precision="auto",
         ),
     },
     "residual": {
         # R3GAN's losses; the rest by trials on scans of another class than the one reported.
         "best": dict(
             loss="relativistic", balance=0.0, penalty_every=4, z_dim=64, channels=256, blocks=1,
-            upsample="bilinear", norm="none", minibatch_std=False, mirror=True, augment=0.3,
-            overfitting=0.0, batch_size=16, lr=3e-4, lr_discriminator=3e-4, beta1=0.5,
+            blocks_discriminator=0, upsample="bilinear", norm="none", minibatch_std=False,
+            mirror=True, augment=0.3, overfitting=0.0, batch_size=16, lr=5e-4,
+            lr_discriminator=5e-4, beta1=0.5,
             beta2=0.999, ema_half_life=2_000.0, ema_ramp=0.3, precision="auto",
         ),
     },
@@ -39,14 +42,15 @@ RECIPES = {
 
 
 def penalty_weight(size: int) -> float:
-    """gamma for scans of ``size`` px.
+    """gamma for scans of ``size`` px: 1.5 (size / 128)^2.
 
-    R3GAN (NeurIPS 2024) publishes weights for photographs that were found by hand and fall tenfold
-    while it trains: from 2 to 0.2 at 64 px, from 150 to 15 at 256 px. The line through the middles
-    of the two in logarithms is 0.63 (size / 64)^3.1: 5.5 at 128 px, 410 at 512 px. It has not been
-    checked by a sweep on OCT yet.
+    The square is what keeps a discriminator's judgement as steep as it is when the same scans come
+    in twice the size: every pixel then counts a quarter, four times as many pixels add up, and
+    ||grad_x D||^2 is a quarter. The 1.5 was found at 128 px. The README has the sweep, over sizes
+    and numbers of scans. (R3GAN, NeurIPS 2024, publishes weights for photographs that were found
+    by hand: from 2 falling to 0.2 at 64 px, from 150 to 15 at 256 px.)
     """
-    return round(0.632 * (size / 64) ** 3.114, 2)
+    return 1.5 * (size / 128) ** 2
 
 
 def with_recipe(settings):
@@ -88,9 +92,10 @@ def with_recipe(settings):
         raise ValueError("conditional=1: only model=residual takes a class; set it, or 0.")
     if residual and settings.minibatch_std:
         raise ValueError("minibatch_std=1: the residual discriminator judges each scan alone.")
-    for name in ("blocks", "penalty_every"):
-        if getattr(settings, name) < 1 and (residual or name == "penalty_every"):
-            raise ValueError(f"{name}={getattr(settings, name)}: choose at least 1.")
+    least = {"penalty_every": 1, "blocks": int(residual), "blocks_discriminator": 0}
+    for name, low in least.items():
+        if getattr(settings, name) < low:
+            raise ValueError(f"{name}={getattr(settings, name)}: choose at least {low}.")
     if not 0 <= settings.augment <= 1:
         raise ValueError(f"augment={settings.augment}: choose a share between 0 (off) and 1.")
     if not 0 <= settings.overfitting < 1 or (settings.overfitting and settings.augment > MOST):

@@ -212,8 +212,10 @@ plots.compact(figure)
 #   the sum of them, doubled and doubled, is the scan. Layers are coarse: they are drawn first, by
 #   the small resolutions, while fine ones still learn;
 # - **grain noise** (Karras et al., CVPR 2019): speckle differs in every pixel, and to unfold that
-#   out of some dozen numbers wastes a network. So it is fed with noise, one number for each 2 x 2
-#   px, of which it learns only the strength. It starts at zero strength;
+#   out of some dozen numbers wastes a network. So it is fed with noise, one number for each pixel,
+#   and learns how strong, how fine and where. The kernels that filter it are *even*, their own
+#   mirror images: speckle knows no left and right, and without that rule the generator settled on
+#   oblique streaks, which alone made half of its distance to real scans (README);
 # - **bilinear resampling** where the DCGAN has transposed convolutions, see below;
 # - the **class**, where conditional: the generator gets an embedding of it beside $z$, and the
 #   discriminator's logit is an inner product with one (projection: Miyato & Koyama, ICLR 2018).
@@ -221,7 +223,12 @@ plots.compact(figure)
 # %%
 shown = {
     "dcgan": (dcgan.Generator, dcgan.Discriminator),
-    "residual": (residual_gan.Block, residual_gan.Generator, residual_gan.Discriminator),
+    "residual": (
+        residual_gan.Block,
+        residual_gan.Even,
+        residual_gan.Generator,
+        residual_gan.Discriminator,
+    ),
 }
 show_source(*shown[settings.model])
 
@@ -385,10 +392,10 @@ plots.compact(figure, caption=f"Left: the smallest GAN; after 400 steps its gene
 
 # %% [markdown]
 # How large? Too small, and the discriminator tells everything apart and its gradient is of no use;
-# too large, and it is flat and tells nothing. The right weight grows fast with the size of the
-# picture: the more pixels say the same thing, the less the logit depends on each, and the sum of
-# squares shrinks. The rule on the right goes through the weights that R3GAN's authors found by hand
-# for photographs of 64 and 256 px; on OCT it has not been checked. `OCT_GAMMA` overrides it, and
+# too large, and it is flat and tells nothing. The right weight grows with the square of the side:
+# take the same scan twice as large, and each pixel counts a quarter for the logit, four times as
+# many add up, and the sum of squares is a quarter. The rule on the right says just that, from the
+# weight that was found at 128 px (README, with a sweep). `OCT_GAMMA` overrides it, and
 # `OCT_BALANCE` adapts it while training, so that the discriminator's loss stays near a value.
 # Training warns if that loss says that the weight is far off. Because a penalty is dear, it is
 # taken every `penalty_every` steps, times as much.

@@ -7,7 +7,8 @@ A contender is paper, best or residual (this repository's recipes), or lightweig
 of that name, MIT, which people would otherwise take: pip install lightweight-gan), with settings
 if wanted and a name to show: short=best:augment=0.5,lr=0.0002. Lists are joined by +, an empty one
 is nothing: lightweight-gan:attn_res_layers=,aug_types=translation+cutout+color. Not collected by
-pytest; end it with Ctrl-C, and the same command goes on with what is not finished.
+pytest; end it with Ctrl-C, and the same command goes on with what is not finished. With more
+--minutes it continues what was trained for fewer (lightweight-gan begins again).
 
 On one CPU core lightweight-gan sees 0.3 images/s at 128 px with its networks as they are, 1.6 with
 bf16, without attention and with half the channels
@@ -56,7 +57,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from helpers import config
-from helpers.data import batches, prepare
+from helpers.data import Split, batches, prepare
 from helpers.generate import load_generator, sample
 from helpers.measures import texture
 from helpers.measures.coverage import coverage_report
@@ -131,12 +132,14 @@ def train_ours(options, kind, chosen, seed, folder, data, full, features) -> dic
     parameters = {name: count(network) for name, network in method.networks.items()}
     run = open_run(settings, data, parameters)
     draw = partial(batches, data.train.images, settings.batch_size, seed=seed)
-    began, cpu = time.monotonic(), time.process_time()
+    cpu, done = time.process_time(), folder / "done.json"
+    before = json.loads(done.read_text())["cpu_seconds"] if done.exists() else 0
     train(method, draw, run, settings)
     if not run.finished(settings.steps, settings.hours):
         raise RuntimeError(f"{folder.name} was interrupted")
-    return {"images": int(run.metrics()[-1]["images"]), "seconds": time.monotonic() - began,
-            "cpu_seconds": time.process_time() - cpu, "parameters": parameters}  # fmt: skip
+    last = run.metrics()[-1]
+    return {"images": int(last["images"]), "seconds": last["seconds"], "parameters": parameters,
+            "cpu_seconds": before + time.process_time() - cpu}  # fmt: skip
 
 
 def peer_module():
@@ -238,6 +241,9 @@ def train_one(options, spec: str, seed: int) -> None:
     name, kind, chosen = parse(spec)
     folder = place(options, name, seed)
     data, full = scans(options, options.size), scans(options, max(256, options.size))
+    if options.most and options.most < len(data.train):
+        chosen = np.linspace(0, len(data.train) - 1, options.most).astype(int)
+        data.train = Split(data.train.images[chosen], [data.train.scans[i] for i in chosen])
     learn = train_ours if kind in OURS else train_peer
     report = learn(options, kind, chosen, seed, folder, data, full, Features())
     report = {"megabytes": megabytes()} | report
@@ -246,21 +252,27 @@ def train_one(options, spec: str, seed: int) -> None:
 
 
 def asked(options, spec: str) -> list:
-    """What a finished run must have been trained with to be taken again."""
-    return [*parse(spec)[1:], str(options.real), options.class_, options.size, options.minutes]
+    """What a finished run must have been trained with to be taken again; the minutes last."""
+    about = options.real, options.class_, options.size, options.most, options.minutes
+    return [*parse(spec)[1:], *about]
 
 
 def train_all(options) -> None:
     cores = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 
+    def finished(seed, spec):
+        done = place(options, parse(spec)[0], seed) / "done.json"
+        return json.loads(done.read_text())["asked"] if done.exists() else None
+
     def one(job):
         seed, spec = job
-        folder = place(options, parse(spec)[0], seed)
-        if (folder / "done.json").exists():
+        folder, done = place(options, parse(spec)[0], seed), finished(seed, spec)
+        if done and done[-1] >= options.minutes:
             return
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        if parse(spec)[1] not in OURS:  # which go on where they stopped
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log.txt").open("w") as log:
             done = subprocess.run(
                 [sys.executable, __file__, *sys.argv[1:], "--only", spec, str(seed)],
@@ -271,9 +283,10 @@ def train_all(options) -> None:
 
     jobs = [(seed, spec) for seed in options.seeds for spec in options.contenders]
     for seed, spec in jobs:
-        done = place(options, parse(spec)[0], seed) / "done.json"
-        if done.exists() and json.loads(done.read_text())["asked"] != asked(options, spec):
-            raise ValueError(f"{done.parent} was trained otherwise: name=... or another --out")
+        done = finished(seed, spec)
+        if done and done[:-1] != asked(options, spec)[:-1]:
+            folder = place(options, parse(spec)[0], seed)
+            raise ValueError(f"{folder} was trained otherwise: name=... or another --out")
     with ThreadPoolExecutor(options.parallel) as pool:
         list(pool.map(one, jobs))
 
@@ -410,6 +423,7 @@ def main():
     add("--out", required=True)
     add("--parallel", type=int, default=1, help="runs side by side")
     add("--n", type=int, default=500, help=f"synthetic scans that are judged, up to {EXPORTED}")
+    add("--most", type=int, help="training scans at most, to see what few of them do")
     add("--n-simulated", type=int, default=200, help="patients, where --real is simulated")
     add("--only", nargs=2, metavar=("CONTENDER", "SEED"), help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,6 +1,9 @@
 import pytest
+import torch
+import torch.nn.functional as F
 
 from helpers.config import Explore, TrainGan, resolve
+from helpers.losses.adversarial import zero_centred_penalty
 from helpers.recipes import RECIPES, penalty_weight, with_recipe
 
 
@@ -78,11 +81,15 @@ def test_the_residual_recipe_fills_what_is_left_open():
     assert (chosen.blocks, chosen.penalty_every, chosen.z_dim, chosen.conditional) == (2, 7, 9, 1)
 
 
-def test_the_penalty_grows_with_the_size_as_published():
-    assert penalty_weight(64) == pytest.approx((2 * 0.2) ** 0.5, rel=0.01)  # begin, end
-    assert penalty_weight(256) == pytest.approx((150 * 15) ** 0.5, rel=0.01)
-    assert penalty_weight(128) == pytest.approx((0.4 * 2250) ** 0.25, rel=0.01)  # the line between
-    assert penalty_weight(512) == pytest.approx(2250**0.5 * 75**0.5, rel=0.01)
+def test_the_penalty_weighs_the_same_scans_alike_at_every_size():
+    torch.manual_seed(0)
+    judge = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64**2, 1))
+    weighted = []
+    for size in (64, 128, 256):
+        scans = torch.randn(3, 1, size, size, requires_grad=True)
+        logits = judge(F.avg_pool2d(scans, size // 64))[:, 0]
+        weighted.append(penalty_weight(size) * zero_centred_penalty(logits, scans).item())
+    assert weighted == pytest.approx([weighted[0]] * 3, rel=1e-4)
 
 
 WRONG = {
@@ -91,6 +98,7 @@ WRONG = {
     "--minibatch_std=1": "minibatch_std=1",
     "--recipe=paper": "recipe='paper': choose one of best",
     "--blocks=0": "blocks=0: choose at least 1",
+    "--blocks_discriminator=-1": "blocks_discriminator=-1: choose at least 0",
     "--penalty_every=0": "penalty_every=0: choose at least 1",
     "--overfitting=1": "overfitting=1.0",
     "--overfitting=-0.1": "overfitting=-0.1",

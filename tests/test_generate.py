@@ -204,3 +204,23 @@ def test_one_class_of_several_is_written_alone(three, tmp_path, capsys):
         generate.main([str(path), "--out", str(tmp_path / "none"), "--class", "DME"])
     assert stopped.value.code == 1 and "draws CNV, DRUSEN, NORMAL" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_what_comes_with_helpers_is_found_by_name(three, run, tmp_path, monkeypatch, capsys):
+    shipped, here = tmp_path / "weights", tmp_path / "here"
+    shipped.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(generate, "SHIPPED", shipped)
+    for name in ("simulated", "amd"):
+        (shipped / f"{name}.safetensors").write_bytes(three[0].read_bytes())
+    generate.main(["simulated", "--n", "1", "--out", "set"])
+    assert "3 images" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        generate.main(["simulatde", "--out", "none"])
+    assert stopped.value.code == 1
+    assert "simulatde: no such run or file; with helpers come: amd, simulated" in (
+        capsys.readouterr().err
+    )
+    (here / "simulated").symlink_to(run)  # one's own run of that name comes first
+    assert generate.load_generator("simulated").metadata["network"] == "dcgan"

@@ -30,7 +30,9 @@ def build(settings, classes=()):
     arguments = {"size": s.size, "width": s.width}
     if s.model == "residual":
         arguments |= {"latent": s.z_dim, "blocks": s.blocks, "classes": len(classes)}
-        discriminator = residual_gan.Discriminator(s.size, s.width, s.blocks, len(classes))
+        discriminator = residual_gan.Discriminator(
+            s.size, s.width, s.blocks_discriminator, len(classes)
+        )
         generator = residual_gan.Generator(**arguments)
     else:
         arguments |= {"z_dim": s.z_dim, "upsample": s.upsample}

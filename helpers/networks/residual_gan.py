@@ -2,18 +2,21 @@
 
 After R3GAN (Huang, Gokaslan, Kuleshov & Tompkin, "The GAN is dead; long live the GAN!", NeurIPS
 2024), written from the paper. Kept: residual blocks whose last convolution starts at zero, no
-normalisation anywhere (the gradient penalties are defined per sample), bilinear resampling in
-place of transposed convolutions, a learned 4 x 4 basis at one end and a depthwise 4 x 4 sum at the
-other. Changed for OCT and for machines without a large GPU:
+normalisation anywhere (the gradient penalties are defined per sample), bilinear resampling in the
+generator, a learned 4 x 4 basis at one end and a depthwise 4 x 4 sum at the other. Changed for OCT
+and for machines without a large GPU, each after trials (README):
 
 - plain 3 x 3 convolutions in place of grouped ones in an inverted bottleneck: three to four times
   faster on a CPU;
-- no blocks at the picture's own resolution, where they would cost more than half as much as all
-  others together and there is little but speckle to draw;
+- no blocks at the picture's own resolution, where they would cost as much as all others together;
+- the discriminator halves by strided 4 x 4 convolutions, with residual blocks between them only
+  where asked for;
 - the picture is the sum of what every resolution draws (the skip outputs of StyleGAN2, Karras et
   al., CVPR 2020), so that the layers of the retina are learned first and fast;
-- speckle comes from noise, one number per pixel of half the resolution, and not out of the few
-  numbers that describe the eye (noise inputs, Karras et al., CVPR 2019).
+- speckle comes from noise, one number per pixel, and not out of the few numbers that describe the
+  eye (noise inputs, Karras et al., CVPR 2019). What filters it is even in the lateral direction:
+  left and right are alike to speckle, and without that rule the generator finds oblique streaks and
+  keeps them.
 """
 
 import math
@@ -26,7 +29,7 @@ from torch import nn
 SIZES = (64, 128, 256, 512)
 UPSAMPLES, NORMS = ("bilinear",), ("none",)  # no others, unlike a DCGAN
 WIDEST = 256  # channels at most
-FINE = 8  # channels at the picture's own resolution
+FINE, FINEST = 8, 3  # channels at the picture's own resolution; px of its last kernel
 SLOPE = 0.2  # of the leaky ReLU
 GAIN = math.sqrt(2 / (1 + SLOPE**2))  # keeps the variance through it (He et al., ICCV 2015)
 
@@ -73,10 +76,18 @@ def double(x: torch.Tensor) -> torch.Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-class Generator(nn.Module):
-    """Noise ``z`` (B, z_dim), N(0, 1), to B-scans (B, 1, size, size) in [-1, 1].
+class Even(nn.Conv2d):
+    """A convolution whose kernels are their own mirror images, left to right."""
 
-    The first ``latent`` numbers of z describe the eye, the other (size/2)^2 are the grain of its
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kernel = (self.weight + self.weight.flip(-1)) / 2
+        return F.conv2d(x, kernel, self.bias, padding=self.padding)
+
+
+class Generator(nn.Module):
+    """Noise ``z`` (B, z_dim), N(0, 1), to B-scans (B, 1, size, size), in [-1, 1] once clamped.
+
+    The first ``latent`` numbers of z describe the eye, the other size^2 are the grain of its
     speckle, row by row. ``blocks`` residual blocks at each resolution up to size/2. With
     ``classes`` > 0 it is conditional and also takes ``labels``, whole numbers (B,): an embedding
     of the class is appended to the latent.
@@ -85,7 +96,7 @@ class Generator(nn.Module):
     def __init__(self, size=128, latent=64, width=16, blocks=1, classes=0):
         super().__init__()
         self.size, self.latent, self.classes = size, latent, classes
-        self.z_dim = latent + (size // 2) ** 2
+        self.z_dim = latent + size**2
         widths = ladder(size, width)
         self.embedding = nn.Embedding(classes, latent) if classes else None
         self.basis = nn.Parameter(torch.randn(widths[0], 4, 4))
@@ -95,56 +106,55 @@ class Generator(nn.Module):
         self.stages = stages(widths, blocks)
         self.grow = nn.ModuleList(convolution(a, b, 1) for a, b in pairwise(widths))
         self.to_image = nn.ModuleList(convolution(w, 1, 1, 0.3, bias=True) for w in widths)
-        # of the grain, per channel, at the two finest stages; it starts without
-        self.grain = nn.ParameterList(torch.zeros(w, 1, 1) for w in widths[-2:])
         self.fine = convolution(widths[-1], FINE, 3, GAIN, bias=True)
-        self.finest = convolution(FINE, 1, 3, bias=True)
+        # strength of the grain of 2 x 2 px and of 1 px, per channel; it starts without
+        self.grain = nn.ParameterList(torch.zeros(FINE, 1, 1) for _ in range(2))
+        self.finest = Even(FINE, 1, FINEST, padding=FINEST // 2)
+        nn.init.normal_(self.finest.weight, 0.0, math.sqrt(2 / FINE) / FINEST)
+        nn.init.zeros_(self.finest.bias)
 
     def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         z, grain = z[:, : self.latent], z[:, self.latent :]
-        grain = grain.view(-1, 1, self.size // 2, self.size // 2)
-        grains = dict(zip((len(self.stages) - 2, len(self.stages) - 1),
-                          zip(self.grain, (grain[:, :, ::2, ::2], grain))))  # fmt: skip
         if self.embedding is not None:
             z = torch.cat([z, self.embedding(labels)], 1)
         x, image = self.strengths(z)[:, :, None, None] * self.basis, 0
         for number, stage in enumerate(self.stages):
             if number:
                 x, image = double(self.grow[number - 1](x)), double(image)
-            if number in grains:
-                strength, noise = grains[number]
-                x = x + strength * noise
             x = stage(x)
             image = image + self.to_image[number](x)
-        image = double(image) + self.finest(F.leaky_relu(double(self.fine(x)), SLOPE))
-        return image.tanh()
+        x = self.fine(x)
+        grain = grain.view(-1, 1, self.size, self.size).to(x.dtype)
+        coarse, full = (strength.to(x.dtype) for strength in self.grain)
+        x = double(x + coarse * grain[:, :, ::2, ::2]) + full * grain
+        return double(image) + self.finest(F.leaky_relu(x, SLOPE))
 
 
 class Discriminator(nn.Module):
-    """B-scans (B, 1, size, size) to one logit each, (B,): residual blocks from size/2 down to 4 px.
+    """B-scans (B, 1, size, size) to one logit each, (B,): strided convolutions down to 4 px.
 
-    With ``classes`` the logit is the inner product of the features and the class's embedding
-    (projection; Miyato & Koyama, ICLR 2018), as R3GAN has it.
+    ``blocks`` residual blocks at each resolution from size/2 on. With ``classes`` the logit is the
+    inner product of the features and the class's embedding (projection; Miyato & Koyama, ICLR
+    2018), as R3GAN has it.
     """
 
-    def __init__(self, size=128, width=16, blocks=1, classes=0):
+    def __init__(self, size=128, width=16, blocks=0, classes=0):
         super().__init__()
         widths = ladder(size, width)[::-1]
-        self.from_image = nn.Conv2d(1, widths[0], 4, 2, 1)
-        nn.init.normal_(self.from_image.weight, 0.0, GAIN / 4)
-        nn.init.zeros_(self.from_image.bias)
+        self.halve = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise([1, *widths]))
+        for layer in self.halve:
+            nn.init.normal_(layer.weight, 0.0, GAIN / math.sqrt(layer.weight[0].numel()))
+            nn.init.zeros_(layer.bias)
         self.stages = stages(widths, blocks)
-        self.shrink = nn.ModuleList(convolution(a, b, 1) for a, b in pairwise(widths))
         self.gather = nn.Conv2d(widths[-1], widths[-1], 4, groups=widths[-1], bias=False)
         nn.init.normal_(self.gather.weight, 0.0, 1 / 4)
         self.embedding = nn.Embedding(max(1, classes), widths[-1])
         nn.init.normal_(self.embedding.weight, 0.0, 1 / math.sqrt(widths[-1]))
 
-    def forward(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        x = self.stages[0](F.leaky_relu(self.from_image(images), SLOPE))
-        for shrink, stage in zip(self.shrink, self.stages[1:]):
-            x = stage(shrink(F.avg_pool2d(x, 2)))
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        for halve, stage in zip(self.halve, self.stages):
+            x = stage(F.leaky_relu(halve(x), SLOPE))
         features = self.gather(x).flatten(1)
         if labels is None:
-            labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
+            labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
         return (features * self.embedding(labels)).sum(1)
