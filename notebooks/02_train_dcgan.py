@@ -36,8 +36,9 @@
 # away**, `OCT_MODEL=residual`: residual networks without normalisation, bilinear resampling, a loss
 # that compares, and two gradient penalties. It costs time per step (the generator's step looks at
 # real scans too, and a penalty is a gradient of a gradient) and one more number to get right, the
-# weight of the penalties. **In this suite it is unfinished**: in the trials of the README it drew
-# no better than the DCGAN, and some of them fell apart. With `OCT_CONDITIONAL=1` it learns every
+# weight of the penalties. **In this suite it is unfinished**: its layers and its speckle are finer,
+# but by the numbers of the README it is no better than the DCGAN after the same time, and it swings
+# from one validation to the next. With `OCT_CONDITIONAL=1` it learns every
 # class of the source at once. Text and code below serve both.
 #
 # | preset | pictures | where | training time |
@@ -395,7 +396,7 @@ plots.compact(figure, caption=f"Left: the smallest GAN; after 400 steps its gene
 # too large, and it is flat and tells nothing. The right weight grows with the square of the side:
 # take the same scan twice as large, and each pixel counts a quarter for the logit, four times as
 # many add up, and the sum of squares is a quarter. The rule on the right says just that, from the
-# weight that was found at 128 px (README, with a sweep). `OCT_GAMMA` overrides it, and
+# weight that was found at 128 px; no sweep has checked it yet. `OCT_GAMMA` overrides it, and
 # `OCT_BALANCE` adapts it while training, so that the discriminator's loss stays near a value.
 # Training warns if that loss says that the weight is far off. Because a penalty is dear, it is
 # taken every `penalty_every` steps, times as much.
