@@ -4,9 +4,7 @@ A discriminator with a few hundred scans learns them by heart. Showing it real *
 through the same random, differentiable changes takes that way out without teaching the generator
 to draw the changes. OCT allows few of them: depth has a direction (no vertical flip), layers are
 near horizontal (a tilt of some degrees is an eye that looked aside, 90 degrees is no retina), and
-grey values mean reflectivity (small changes of gain and offset only, as between devices). Every
-pixel is moved as it is, never mixed with its neighbours: interpolation blurs speckle, and a
-discriminator that is mostly shown blurred scans cannot tell the generator how grainy one is.
+grey values mean reflectivity (small changes of gain and offset only, as between devices).
 """
 
 import math
@@ -16,7 +14,7 @@ import torch.nn.functional as F
 
 SHIFT = 0.125  # of the image, along the scan: fixation is never perfect
 LIFT = 0.0625  # of the image, in depth: where the reference arm stood
-TILT = math.tan(math.radians(6))  # of the layers: columns move in depth, as A-scans do
+TILT = math.radians(6)
 GAIN, OFFSET = 0.25, 0.15  # in grey values of [-1, 1]
 
 MOST = 0.8  # share of changed scans beyond which the changes leak into what is drawn (ADA)
@@ -51,12 +49,12 @@ def augment(images: torch.Tensor, strength: float) -> torch.Tensor:
         value = (torch.rand(count, device=device) * 2 - 1) * limit
         return torch.where(torch.rand(count, device=device) < strength, value, 0.0)
 
-    tilt, shift, lift = draw(TILT), draw(2 * SHIFT), draw(2 * LIFT)
-    one, none = torch.ones_like(tilt), torch.zeros_like(tilt)
-    affine = torch.stack([one, none, shift, tilt, one, lift], 1).view(count, 2, 3)
+    angle, shift, lift = draw(TILT), draw(2 * SHIFT), draw(2 * LIFT)
+    cos, sin = angle.cos(), angle.sin()
+    affine = torch.stack([cos, -sin, shift, sin, cos, lift], 1).view(count, 2, 3)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
     moved = F.grid_sample(
-        images.float(), grid, mode="nearest", padding_mode="reflection", align_corners=False
+        images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
     gain, offset = 1 + draw(GAIN), draw(OFFSET)
     return moved * gain.view(-1, 1, 1, 1) + offset.view(-1, 1, 1, 1)

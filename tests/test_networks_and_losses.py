@@ -3,7 +3,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from helpers import augment as augmentation
 from helpers import checkpoint
 from helpers.augment import MOST, AdaptiveShare, augment, mirror
 from helpers.config import TrainGan
@@ -97,20 +96,9 @@ def test_augmentation_keeps_up_up_and_lets_gradients_through():
         augment(images, 2)
 
 
-def test_augmentation_moves_pixels_and_mixes_none(monkeypatch):
-    torch.manual_seed(0)
-    monkeypatch.setattr(augmentation, "GAIN", 0.0)
-    monkeypatch.setattr(augmentation, "OFFSET", 0.0)
-    images = torch.rand(40, 1, 32, 32)
-    for image, changed in zip(images, augment(images, 0.8)):
-        assert torch.isin(changed, image).all()
-        upright = changed[0].diff(dim=0)  # a column stays a column: only its depth moves
-        assert torch.isin(upright, torch.cat([d := image[0].diff(dim=0), -d, 0 * d])).all()
-
-
 def test_augmentation_touches_the_share_it_says():
     torch.manual_seed(0)
-    images = torch.rand(400, 1, 64, 64)
+    images = torch.rand(400, 1, 8, 8)
     touched = (augment(images, 0.1) - images).abs().amax((1, 2, 3)) > 1e-3
     expected = 1 - 0.9**5  # five operations, each on a tenth
     assert abs(touched.float().mean() - expected) < 0.08
