@@ -72,16 +72,16 @@ def downloaded(owner: str, slug: str, gigabytes: int, terms: str) -> Path:
     else:
         parent = next(path for path in (kagglehub_folder(), *kagglehub_folder().parents)
                       if path.exists())  # fmt: skip
-        free = shutil.disk_usage(parent).free / 1e9
+        free = int(shutil.disk_usage(parent).free / 1e9)
         print(
             f"{handle} is fetched from Kaggle once, about {gigabytes} GB, into "
-            f"{kagglehub_folder()}: {need} GB while it is unpacked, {free:.0f} GB are free.\n"
+            f"{kagglehub_folder()}: {need} GB while it is unpacked, {free} GB are free.\n"
             f"Terms: {terms}. Fetching it accepts them. No token is needed for a public set; if "
             "Kaggle asks for one (kaggle.com/settings), set KAGGLE_API_TOKEN to it."
         )
         if free < need:
             raise FileNotFoundError(
-                f"{handle} needs {need} GB in {kagglehub_folder()}, where {free:.0f} GB are free. "
+                f"{handle} needs {need} GB in {kagglehub_folder()}, where {free} GB are free. "
                 f"Set KAGGLEHUB_CACHE to a folder on another disk. {by_hand}"
             )
     try:

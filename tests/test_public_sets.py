@@ -112,7 +112,7 @@ def test_a_download_says_beforehand_what_it_takes(places, tmp_path, capsys):
 
 
 def test_short_of_space_it_does_not_begin(places):
-    places.free = 21e9
+    places.free = 21.9e9
     with pytest.raises(FileNotFoundError, match="needs 22 GB in .*where 21 GB.*KAGGLEHUB_CACHE"):
         load_manifest("oct2017")
     assert not places.asked
