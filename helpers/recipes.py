@@ -13,17 +13,17 @@ RECIPES = {
     "dcgan": {
         # Radford et al. 2016 in the form everybody runs (the PyTorch example).
         "paper": dict(
-            loss="bce", gamma=0.0, balance=0.0, penalty_every=1, z_dim=100, channels=512, blocks=0,
-            blocks_discriminator=0, upsample="transposed", norm="batch", minibatch_std=False,
-            mirror=False, augment=0.0, overfitting=0.0, batch_size=64, lr=2e-4,
+            loss="bce", gamma=0.0, balance=0.0, penalty_every=1, penalty_fine=1.0, z_dim=100,
+            channels=512, blocks=0, blocks_discriminator=0, upsample="transposed", norm="batch",
+            minibatch_std=False, mirror=False, augment=0.0, overfitting=0.0, batch_size=64, lr=2e-4,
             lr_discriminator=2e-4, beta1=0.5, beta2=0.999, ema_half_life=0.0, ema_ramp=0.0,
             precision="fp32",
         ),
         # What trains better on OCT; the README's table says by how much each change does.
         "best": dict(
-            loss="bce", gamma=0.0, balance=0.0, penalty_every=1, z_dim=100, channels=256, blocks=0,
-            blocks_discriminator=0, upsample="transposed", norm="batch", minibatch_std=False,
-            mirror=True, augment=0.3, overfitting=0.0, batch_size=16, lr=4e-4,
+            loss="bce", gamma=0.0, balance=0.0, penalty_every=1, penalty_fine=1.0, z_dim=100,
+            channels=256, blocks=0, blocks_discriminator=0, upsample="transposed", norm="batch",
+            minibatch_std=False, mirror=True, augment=0.3, overfitting=0.0, batch_size=16, lr=4e-4,
             lr_discriminator=4e-4, beta1=0.5, beta2=0.999, ema_half_life=2_000.0, ema_ramp=0.3,
             precision="auto",
         ),
@@ -31,11 +31,11 @@ RECIPES = {
     "residual": {
         # R3GAN's losses; the rest by trials on scans of another class than the one reported.
         "best": dict(
-            loss="relativistic", balance=0.0, penalty_every=4, z_dim=64, channels=256, blocks=1,
-            blocks_discriminator=0, upsample="bilinear", norm="none", minibatch_std=False,
-            mirror=True, augment=0.3, overfitting=0.0, batch_size=16, lr=5e-4,
-            lr_discriminator=5e-4, beta1=0.5,
-            beta2=0.999, ema_half_life=2_000.0, ema_ramp=0.3, precision="auto",
+            loss="relativistic", balance=0.0, penalty_every=4, penalty_fine=0.1, z_dim=64,
+            channels=256, blocks=1, blocks_discriminator=0, upsample="bilinear", norm="none",
+            minibatch_std=False, mirror=True, augment=0.3, overfitting=0.0, batch_size=16, lr=5e-4,
+            lr_discriminator=5e-4, beta1=0.5, beta2=0.999, ema_half_life=2_000.0, ema_ramp=0.3,
+            precision="auto",
         ),
     },
 }  # fmt: skip
@@ -96,6 +96,8 @@ def with_recipe(settings):
     for name, low in least.items():
         if getattr(settings, name) < low:
             raise ValueError(f"{name}={getattr(settings, name)}: choose at least {low}.")
+    if not 0 <= settings.penalty_fine <= 1:
+        raise ValueError(f"penalty_fine={settings.penalty_fine}: choose a weight between 0 and 1.")
     if not 0 <= settings.augment <= 1:
         raise ValueError(f"augment={settings.augment}: choose a share between 0 (off) and 1.")
     if not 0 <= settings.overfitting < 1 or (settings.overfitting and settings.augment > MOST):

@@ -100,6 +100,7 @@ WRONG = {
     "--blocks=0": "blocks=0: choose at least 1",
     "--blocks_discriminator=-1": "blocks_discriminator=-1: choose at least 0",
     "--penalty_every=0": "penalty_every=0: choose at least 1",
+    "--penalty_fine=2": "penalty_fine=2.0: choose a weight between 0 and 1",
     "--overfitting=1": "overfitting=1.0",
     "--overfitting=-0.1": "overfitting=-0.1",
     "--overfitting=0.5 --augment=0.9": "overfitting=0.5 with augment=0.9.*at most 0.8",

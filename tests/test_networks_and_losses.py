@@ -66,6 +66,24 @@ def test_penalty_of_a_function_with_a_known_gradient():
     torch.testing.assert_close(w.grad.item(), expected, rtol=1e-5, atol=0)
 
 
+def test_the_penalty_weighs_detail_within_cells_of_2_px_apart():
+    cells = torch.randn(3, 1, 4, 4, dtype=torch.float64).repeat_interleave(2, 2)
+    cells = cells.repeat_interleave(2, 3)
+    within = torch.randn(3, 1, 4, 1, 4, 1, dtype=torch.float64) * torch.tensor([1, -1])
+    within = within.expand(-1, -1, -1, 2, -1, -1).reshape(3, 1, 8, 8)
+    x = torch.zeros(3, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+
+    def penalty(weights, fine):
+        return zero_centred_penalty((weights * x).sum(dim=(1, 2, 3)), x, fine).item()
+
+    for fine in (0.0, 0.1, 0.5, 1.0):
+        coarse = cells.square().sum().item() / 3
+        assert penalty(cells, fine) == pytest.approx(coarse, rel=1e-5)
+        detail = within.square().sum().item() / 3
+        assert penalty(within, fine) == pytest.approx(fine * detail, rel=1e-5)
+        assert penalty(cells + within, fine) == pytest.approx(coarse + fine * detail, rel=1e-5)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_reward_their_owner(name):
     discriminator_loss, generator_loss = LOSSES[name]

@@ -209,7 +209,7 @@ def test_the_penalty_is_of_real_and_synthetic_scans(tmp_path):
         def forward(self, images):
             return super().forward(images.flatten(1))[:, 0]
 
-    method, *_ = gan(tmp_path, model="residual", augment=0)
+    method, *_ = gan(tmp_path, model="residual", augment=0, penalty_fine=1)
     linear = Linear(64 * 64, 1)
     method.networks["discriminator"] = linear
     method.optimizers["discriminator"] = torch.optim.Adam(linear.parameters())

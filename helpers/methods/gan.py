@@ -113,8 +113,8 @@ class GAN:
         loss = self.discriminator_loss(on_real, on_fake)
         record = {"loss_discriminator": loss.detach()}
         if due:
-            penalty = zero_centred_penalty(on_real, shown_real)  # R1
-            penalty = penalty + zero_centred_penalty(on_fake, shown_fake)  # R2
+            penalty = zero_centred_penalty(on_real, shown_real, s.penalty_fine)  # R1
+            penalty = penalty + zero_centred_penalty(on_fake, shown_fake, s.penalty_fine)  # R2
             record["penalty"] = penalty.detach()
             loss = loss + s.penalty_every * self.gamma / 2 * penalty
         self._update("discriminator", loss, accelerator)
