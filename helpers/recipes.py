@@ -42,15 +42,16 @@ RECIPES = {
 
 
 def penalty_weight(size: int) -> float:
-    """gamma for scans of ``size`` px: 1.5 (size / 128)^2.
+    """gamma for scans of ``size`` px: 5 (size / 128)^2.
 
     The square is what keeps a discriminator's judgement as steep as it is when the same scans come
     in twice the size: every pixel then counts a quarter, four times as many pixels add up, and
-    ||grad_x D||^2 is a quarter. The 1.5 was found at 128 px with 116 scans; a sweep over sizes and
-    numbers of scans has not been run yet. (R3GAN, NeurIPS 2024, publishes weights for photographs
-    that were found by hand: from 2 falling to 0.2 at 64 px, from 150 to 15 at 256 px.)
+    ||grad_x D||^2 is a quarter. The 5 was found at 128 px with 116 scans, where 1.5 was as good
+    with one seed and worse with another; a sweep over sizes and numbers of scans has not been run
+    yet. (R3GAN, NeurIPS 2024, publishes weights for photographs that were found by hand: from 2
+    falling to 0.2 at 64 px, from 150 to 15 at 256 px.)
     """
-    return 1.5 * (size / 128) ** 2
+    return 5 * (size / 128) ** 2
 
 
 def with_recipe(settings):

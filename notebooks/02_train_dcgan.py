@@ -400,6 +400,13 @@ plots.compact(figure, caption=f"Left: the smallest GAN; after 400 steps its gene
 # `OCT_BALANCE` adapts it while training, so that the discriminator's loss stays near a value.
 # Training warns if that loss says that the weight is far off. Because a penalty is dear, it is
 # taken every `penalty_every` steps, times as much.
+#
+# Flat in *which* directions? As published, in all alike. But scans do not vary alike in all: most
+# of their contrast is coarse (the spectra at the end of this notebook), and speckle, which decides
+# how real a scan looks, differs from other grain only in what neighbouring pixels do. A
+# discriminator that must be as flat there as anywhere is blind to it. So the gradient is split into
+# the mean of every cell of 2 x 2 px and the rest, and the rest counts `OCT_PENALTY_FINE` times (1
+# is the published penalty; what it changed is in the README).
 
 # %%
 show_source(*adversarial.LOSSES[settings.loss], adversarial.zero_centred_penalty, gan.GAN.step)
