@@ -50,7 +50,7 @@ class TrainGan:
     gamma: float | None = None  # weight of the gradient penalties R1 and R2; 0: off
     balance: float | None = None  # discriminator's loss that gamma is adapted to keep; 0: fixed
     penalty_every: int | None = None  # steps from one penalty to the next, weighted by as much
-    penalty_fine: float | None = None  # weight of detail under 2 px in it; 1: as published
+    penalty_fine: float | None = None  # weight of detail under 2 px in R1 and R2; 1: all alike
     z_dim: int | None = None  # length of the noise vector
     width: int | None = None  # channels next to the image, doubled with every halving
     blocks: int | None = None  # residual blocks at each resolution, of the generator

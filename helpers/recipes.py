@@ -46,9 +46,9 @@ def penalty_weight(size: int) -> float:
 
     The square is what keeps a discriminator's judgement as steep as it is when the same scans come
     in twice the size: every pixel then counts a quarter, four times as many pixels add up, and
-    ||grad_x D||^2 is a quarter. The 5 was found at 128 px with 116 scans, where 1.5 was as good
-    with one seed and worse with another; a sweep over sizes and numbers of scans has not been run
-    yet. (R3GAN, NeurIPS 2024, publishes weights for photographs that were found by hand: from 2
+    ||grad_x D||^2 is a quarter. The 5 was found at 128 px with 116 scans, where 1.5 was better
+    with one seed and much worse with another; a sweep over sizes and numbers of scans has not been
+    run yet. (R3GAN, NeurIPS 2024, publishes weights for photographs that were found by hand: from 2
     falling to 0.2 at 64 px, from 150 to 15 at 256 px.)
     """
     return 5 * (size / 128) ** 2

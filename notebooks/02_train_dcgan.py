@@ -404,9 +404,9 @@ plots.compact(figure, caption=f"Left: the smallest GAN; after 400 steps its gene
 # Flat in *which* directions? As published, in all alike. But scans do not vary alike in all: most
 # of their contrast is coarse (the spectra at the end of this notebook), and speckle, which decides
 # how real a scan looks, differs from other grain only in what neighbouring pixels do. A
-# discriminator that must be as flat there as anywhere is blind to it. So the gradient is split into
-# the mean of every cell of 2 x 2 px and the rest, and the rest counts `OCT_PENALTY_FINE` times (1
-# is the published penalty; what it changed is in the README).
+# discriminator that must be as flat there as anywhere has little to tell it by. So the gradient is
+# split into the mean of every cell of 2 x 2 px and the rest, and the rest counts `OCT_PENALTY_FINE`
+# times (1 is the published penalty). Whether that helps is not settled: the README has the trials.
 
 # %%
 show_source(*adversarial.LOSSES[settings.loss], adversarial.zero_centred_penalty, gan.GAN.step)
