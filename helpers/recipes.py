@@ -31,10 +31,10 @@ RECIPES = {
     "residual": {
         # R3GAN's losses; the rest by trials on scans of another class than the one reported.
         "best": dict(
-            loss="relativistic", balance=0.0, penalty_every=4, penalty_fine=0.1, z_dim=64,
+            loss="relativistic", balance=0.5, penalty_every=4, penalty_fine=0.1, z_dim=64,
             channels=256, blocks=1, blocks_discriminator=0, upsample="bilinear", norm="none",
             minibatch_std=False, mirror=True, augment=0.3, overfitting=0.0, batch_size=16, lr=5e-4,
-            lr_discriminator=5e-4, beta1=0.5, beta2=0.999, ema_half_life=2_000.0, ema_ramp=0.3,
+            lr_discriminator=5e-4, beta1=0.5, beta2=0.9, ema_half_life=1_000.0, ema_ramp=0.3,
             precision="auto",
         ),
     },
@@ -47,9 +47,9 @@ def penalty_weight(size: int) -> float:
     The square is what keeps a discriminator's judgement as steep as it is when the same scans come
     in twice the size: every pixel then counts a quarter, four times as many pixels add up, and
     ||grad_x D||^2 is a quarter. The 5 was found at 128 px with 116 scans, where 1.5 was better
-    with one seed and much worse with another; a sweep over sizes and numbers of scans has not been
-    run yet. (R3GAN, NeurIPS 2024, publishes weights for photographs that were found by hand: from 2
-    falling to 0.2 at 64 px, from 150 to 15 at 256 px.)
+    with one seed and much worse with another. It is where training begins: with ``balance`` it is
+    adapted from there on (helpers/methods/gan.py). (R3GAN, NeurIPS 2024, publishes weights for
+    photographs that were found by hand: from 2 falling to 0.2 at 64 px, from 150 to 15 at 256 px.)
     """
     return 5 * (size / 128) ** 2
 
@@ -59,8 +59,8 @@ def with_recipe(settings):
 
     The width of a network follows from the size and the recipe's channels at 4 px (512 in the
     PyTorch example), halved with every doubling: its plain extension beyond 64 px. gamma, where a
-    loss needs one, is ``penalty_weight``. Raises ValueError naming a setting that cannot work,
-    before any data is touched.
+    loss needs one, begins at ``penalty_weight`` and is adapted (``balance``) unless it is set.
+    Raises ValueError naming a setting that cannot work, before any data is touched.
     """
     _check(settings, {"model": RECIPES, "size": dcgan.SIZES})
     _check(settings, {"recipe": RECIPES[settings.model]})
@@ -69,6 +69,8 @@ def with_recipe(settings):
     recipe["width"] = recipe.pop("channels") * 8 // settings.size
     if residual:
         recipe["gamma"] = penalty_weight(settings.size)
+        if settings.gamma is not None or settings.loss not in (None, "relativistic"):
+            recipe["balance"] = 0.0  # a gamma that was asked for stays
     missing = {name: value for name, value in recipe.items() if getattr(settings, name) is None}
     settings = dataclasses.replace(settings, **missing)
     networks = residual_gan if residual else dcgan

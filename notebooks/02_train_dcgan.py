@@ -214,9 +214,12 @@ plots.compact(figure)
 #   the small resolutions, while fine ones still learn;
 # - **grain noise** (Karras et al., CVPR 2019): speckle differs in every pixel, and to unfold that
 #   out of some dozen numbers wastes a network. So it is fed with noise, one number for each pixel,
-#   and learns how strong, how fine and where. The kernels that filter it are *even*, their own
-#   mirror images: speckle knows no left and right, and without that rule the generator settled on
-#   oblique streaks, which alone made half of its distance to real scans (README);
+#   blurred by fixed Gaussians (nearly the point spread function of a scanner), and only learns how
+#   strong each is, and where. Kernels that were learned settled on oblique streaks or blotches,
+#   which alone made half of its distance to real scans (README);
+# - a **limit**: a grey level beyond black or white counts a tenth. Without it some seeds started
+#   with blobs far outside the range of any scan. A discriminator tells these apart without knowing
+#   what a retina is, and the generator never learns it;
 # - **bilinear resampling** where the DCGAN has transposed convolutions, see below;
 # - the **class**, where conditional: the generator gets an embedding of it beside $z$, and the
 #   discriminator's logit is an inner product with one (projection: Miyato & Koyama, ICLR 2018).
@@ -226,7 +229,7 @@ shown = {
     "dcgan": (dcgan.Generator, dcgan.Discriminator),
     "residual": (
         residual_gan.Block,
-        residual_gan.Even,
+        residual_gan.Grain,
         residual_gan.Generator,
         residual_gan.Discriminator,
     ),

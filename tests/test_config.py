@@ -75,7 +75,9 @@ def test_the_residual_recipe_fills_what_is_left_open():
             assert getattr(settings, name) == value
     assert settings.width == 8 * RECIPES["residual"]["best"]["channels"] // 256
     assert settings.gamma == penalty_weight(256)
-    assert residual("--gamma=3").gamma == 3
+    for chosen, adapted_to in (("3", 0), ("3 --balance=0.4", 0.4)):
+        settings = residual(*f"--gamma={chosen}".split())
+        assert (settings.gamma, settings.balance) == (3, adapted_to)
     assert residual("--loss=bce").balance == 0  # what it is adapted by is another loss
     chosen = residual("--blocks=2", "--penalty_every=7", "--z_dim=9", "--conditional=1")
     assert (chosen.blocks, chosen.penalty_every, chosen.z_dim, chosen.conditional) == (2, 7, 9, 1)

@@ -14,9 +14,12 @@ and for machines without a large GPU, each after trials (README):
 - the picture is the sum of what every resolution draws (the skip outputs of StyleGAN2, Karras et
   al., CVPR 2020), so that the layers of the retina are learned first and fast;
 - speckle comes from noise, one number per pixel, and not out of the few numbers that describe the
-  eye (noise inputs, Karras et al., CVPR 2019). What filters it is even in the lateral direction:
-  left and right are alike to speckle, and without that rule the generator finds oblique streaks and
-  keeps them.
+  eye (noise inputs, Karras et al., CVPR 2019). What filters it are fixed Gaussians, as the point
+  spread function of a scanner nearly is; the network decides how strong each is at each place.
+  Learned kernels find hatching and weaves, or blotches, and keep them;
+- grey levels outside the range of a scan count a tenth. Without that limit, some seeds start with
+  black and white blobs far outside it, which the discriminator tells apart without learning what a
+  retina is.
 """
 
 import math
@@ -29,7 +32,12 @@ from torch import nn
 SIZES = (64, 128, 256, 512)
 UPSAMPLES, NORMS = ("bilinear",), ("none",)  # no others, unlike a DCGAN
 WIDEST = 256  # channels at most
-FINE, FINEST = 8, 3  # channels at the picture's own resolution; px of its last kernel
+FINE = 8  # channels at the picture's own resolution
+# px of speckle's Gaussians up to 128 px: white noise, and as alike to its neighbours as real scans'
+# vitreous is; larger pictures have the second one larger too
+SPREADS, REACH = (0.3, 0.55), 4  # cut off at REACH x their spread
+FAINT = -3.0  # softplus(FAINT) = 0.05: how strong speckle is at the start
+BEYOND = 0.1  # what a grey level outside -1 to 1 counts
 SLOPE = 0.2  # of the leaky ReLU
 GAIN = math.sqrt(2 / (1 + SLOPE**2))  # keeps the variance through it (He et al., ICCV 2015)
 
@@ -76,12 +84,27 @@ def double(x: torch.Tensor) -> torch.Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-class Even(nn.Conv2d):
-    """A convolution whose kernels are their own mirror images, left to right."""
+def spreads(size: int) -> list[float]:
+    """px of the Gaussians for pictures of ``size`` px: speckle has its size in the eye."""
+    return [*SPREADS, *(SPREADS[-1] * 2**k for k in range(1, int(math.log2(size)) - 6))]
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        kernel = (self.weight + self.weight.flip(-1)) / 2
-        return F.conv2d(x, kernel, self.bias, padding=self.padding)
+
+class Grain(nn.Module):
+    """White noise (B, size^2) to kinds of speckle (B, kinds, size, size), each of variance 1."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+        self.reach = math.ceil(REACH * spreads(size)[-1])
+        squared = torch.arange(-self.reach, self.reach + 1) ** 2
+        away = squared[:, None] + squared
+        kernels = torch.stack([torch.exp(-away / (2 * s**2)) for s in spreads(size)])[:, None]
+        kernels /= kernels.square().sum((2, 3), keepdim=True).sqrt()
+        self.register_buffer("kernels", kernels, persistent=False)
+
+    def forward(self, noise: torch.Tensor) -> torch.Tensor:
+        noise = noise.view(-1, 1, self.size, self.size)
+        return F.conv2d(noise, self.kernels, padding=self.reach)
 
 
 class Generator(nn.Module):
@@ -107,11 +130,11 @@ class Generator(nn.Module):
         self.grow = nn.ModuleList(convolution(a, b, 1) for a, b in pairwise(widths))
         self.to_image = nn.ModuleList(convolution(w, 1, 1, 0.3, bias=True) for w in widths)
         self.fine = convolution(widths[-1], FINE, 3, GAIN, bias=True)
-        # strength of the grain of 2 x 2 px and of 1 px, per channel; it starts without
-        self.grain = nn.ParameterList(torch.zeros(FINE, 1, 1) for _ in range(2))
-        self.finest = Even(FINE, 1, FINEST, padding=FINEST // 2)
-        nn.init.normal_(self.finest.weight, 0.0, math.sqrt(2 / FINE) / FINEST)
-        nn.init.zeros_(self.finest.bias)
+        # the finest detail, and how strong each kind of speckle is at each place
+        self.finest = convolution(FINE, 1 + len(spreads(size)), 3, bias=True)
+        with torch.no_grad():
+            self.finest.weight[1:], self.finest.bias[1:] = 0, FAINT
+        self.grain = Grain(size)
 
     def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         z, grain = z[:, : self.latent], z[:, self.latent :]
@@ -123,11 +146,10 @@ class Generator(nn.Module):
                 x, image = double(self.grow[number - 1](x)), double(image)
             x = stage(x)
             image = image + self.to_image[number](x)
-        x = self.fine(x)
-        grain = grain.view(-1, 1, self.size, self.size).to(x.dtype)
-        coarse, full = (strength.to(x.dtype) for strength in self.grain)
-        x = double(x + coarse * grain[:, :, ::2, ::2]) + full * grain
-        return double(image) + self.finest(F.leaky_relu(x, SLOPE))
+        x = self.finest(F.leaky_relu(double(self.fine(x)), SLOPE))
+        speckle = (F.softplus(x[:, 1:]) * self.grain(grain)).sum(1, keepdim=True)
+        image = double(image) + x[:, :1] + speckle
+        return BEYOND * image + (1 - BEYOND) * image.clamp(-1, 1)
 
 
 class Discriminator(nn.Module):
