@@ -216,7 +216,9 @@ plots.compact(figure)
 #   out of some dozen numbers wastes a network. So it is fed with noise, one number for each pixel,
 #   blurred by fixed Gaussians (nearly the point spread function of a scanner), and only learns how
 #   strong each is, and where. Kernels that were learned settled on oblique streaks or blotches,
-#   which alone made half of its distance to real scans (README);
+#   which alone made half of its distance to real scans (README). Averaged to coarser maps, the same
+#   noise enters the features: where a vessel of the choroid lies differs from eye to eye too, and
+#   without that the choroid fills with rings, level lines of the fields that draw the layers;
 # - a **limit**: a grey level beyond black or white counts a tenth. Without it some seeds started
 #   with blobs far outside the range of any scan. A discriminator tells these apart without knowing
 #   what a retina is, and the generator never learns it;

@@ -140,11 +140,27 @@ def test_each_number_of_the_grain_works_where_it_lies():
     assert 3 <= rows.max() - rows.min() <= 6 and change.argmax() == 40 * 64 + 10
 
 
+def test_noise_in_the_features_is_off_at_the_start_and_then_works_where_it_lies():
+    torch.manual_seed(0)
+    generator = Generator(128, 8, width=4)
+    with torch.no_grad():
+        z = torch.zeros(1, generator.z_dim)
+        still = generator(z)
+        z[0, 8:].view(128, 128)[96:, :32] = 1  # the lower left corner
+        for strength in generator.rough:
+            strength.fill_(1.0)
+        generator.finest.bias[1:] = -50.0  # no speckle
+        change = (generator(z) - still).abs()[0, 0]
+    # one per channel, at 8, 16 and 32 px
+    assert [len(strength) for strength in generator.rough] == [32, 16, 8]
+    assert change[96:, :32].mean() > 20 * change[:64, 64:].mean()
+
+
 @pytest.mark.parametrize(("size", "alike"), [(64, (0.0, 0.36)), (256, (0.0, 0.36, 0.81))])
 def test_speckle_has_variance_one_and_the_likeness_of_its_gaussians(size, alike):
     """In the vitreous of Noor scans at 128 px neighbours correlate by 0.31 and 0.44."""
     torch.manual_seed(0)
-    speckle = Grain(size)(torch.randn(40, size**2))[..., 8:-8, 8:-8]
+    speckle = Grain(size)(torch.randn(40, 1, size, size))[..., 8:-8, 8:-8]
     for kind, expected in zip(speckle.unbind(1), alike, strict=True):
         assert kind.var() == pytest.approx(1, abs=0.05)
         for axis in (-1, -2):

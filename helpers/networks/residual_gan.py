@@ -16,7 +16,9 @@ and for machines without a large GPU, each after trials (README):
 - speckle comes from noise, one number per pixel, and not out of the few numbers that describe the
   eye (noise inputs, Karras et al., CVPR 2019). What filters it are fixed Gaussians, as the point
   spread function of a scanner nearly is; the network decides how strong each is at each place.
-  Learned kernels find hatching and weaves, or blotches, and keep them;
+  Learned kernels find hatching and weaves, or blotches, and keep them. The same noise, averaged to
+  maps of 8 px up to a quarter of the picture, enters the features: vessels of the choroid lie
+  where they lie, and without it rings are drawn in their place;
 - grey levels outside the range of a scan count a tenth. Without that limit, some seeds start with
   black and white blobs far outside it, which the discriminator tells apart without learning what a
   retina is.
@@ -36,7 +38,7 @@ FINE = 8  # channels at the picture's own resolution
 # px of speckle's Gaussians up to 128 px: white noise, and as alike to its neighbours as real scans'
 # vitreous is; larger pictures have the second one larger too
 SPREADS, REACH = (0.3, 0.55), 4  # cut off at REACH x their spread
-FAINT = -3.0  # softplus(FAINT) = 0.05: how strong speckle is at the start
+FAINT = -3.0  # sigmoid(FAINT) = 0.05: how strong speckle is at the start
 BEYOND = 0.1  # what a grey level outside -1 to 1 counts
 SLOPE = 0.2  # of the leaky ReLU
 GAIN = math.sqrt(2 / (1 + SLOPE**2))  # keeps the variance through it (He et al., ICCV 2015)
@@ -90,11 +92,10 @@ def spreads(size: int) -> list[float]:
 
 
 class Grain(nn.Module):
-    """White noise (B, size^2) to kinds of speckle (B, kinds, size, size), each of variance 1."""
+    """White noise (B, 1, size, size) to kinds of speckle (B, kinds, size, size) of variance 1."""
 
     def __init__(self, size: int):
         super().__init__()
-        self.size = size
         self.reach = math.ceil(REACH * spreads(size)[-1])
         squared = torch.arange(-self.reach, self.reach + 1) ** 2
         away = squared[:, None] + squared
@@ -103,15 +104,14 @@ class Grain(nn.Module):
         self.register_buffer("kernels", kernels, persistent=False)
 
     def forward(self, noise: torch.Tensor) -> torch.Tensor:
-        noise = noise.view(-1, 1, self.size, self.size)
         return F.conv2d(noise, self.kernels, padding=self.reach)
 
 
 class Generator(nn.Module):
     """Noise ``z`` (B, z_dim), N(0, 1), to B-scans (B, 1, size, size), in [-1, 1] once clamped.
 
-    The first ``latent`` numbers of z describe the eye, the other size^2 are the grain of its
-    speckle, row by row. ``blocks`` residual blocks at each resolution up to size/2. With
+    The first ``latent`` numbers of z describe the eye, the other size^2, row by row, are the grain
+    of its speckle and choroid. ``blocks`` residual blocks at each resolution up to size/2. With
     ``classes`` > 0 it is conditional and also takes ``labels``, whole numbers (B,): an embedding
     of the class is appended to the latent.
     """
@@ -129,6 +129,8 @@ class Generator(nn.Module):
         self.stages = stages(widths, blocks)
         self.grow = nn.ModuleList(convolution(a, b, 1) for a, b in pairwise(widths))
         self.to_image = nn.ModuleList(convolution(w, 1, 1, 0.3, bias=True) for w in widths)
+        # strength of the noise in the features at 8 to size/4 px; it starts without
+        self.rough = nn.ParameterList(torch.zeros(width, 1, 1) for width in widths[1:-1])
         self.fine = convolution(widths[-1], FINE, 3, GAIN, bias=True)
         # the finest detail, and how strong each kind of speckle is at each place
         self.finest = convolution(FINE, 1 + len(spreads(size)), 3, bias=True)
@@ -140,14 +142,19 @@ class Generator(nn.Module):
         z, grain = z[:, : self.latent], z[:, self.latent :]
         if self.embedding is not None:
             z = torch.cat([z, self.embedding(labels)], 1)
+        grain = grain.view(-1, 1, self.size, self.size)
         x, image = self.strengths(z)[:, :, None, None] * self.basis, 0
         for number, stage in enumerate(self.stages):
             if number:
                 x, image = double(self.grow[number - 1](x)), double(image)
+            if 0 < number < len(self.stages) - 1:
+                cell = self.size // x.shape[-1]
+                noise = cell * F.avg_pool2d(grain, cell)  # of variance 1 again
+                x = x + self.rough[number - 1].to(x.dtype) * noise.to(x.dtype)
             x = stage(x)
             image = image + self.to_image[number](x)
         x = self.finest(F.leaky_relu(double(self.fine(x)), SLOPE))
-        speckle = (F.softplus(x[:, 1:]) * self.grain(grain)).sum(1, keepdim=True)
+        speckle = (x[:, 1:].sigmoid() * self.grain(grain)).sum(1, keepdim=True)
         image = double(image) + x[:, :1] + speckle
         return BEYOND * image + (1 - BEYOND) * image.clamp(-1, 1)
 
