@@ -36,11 +36,11 @@
 # away**, `OCT_MODEL=residual`: residual networks without normalisation, bilinear resampling, a loss
 # that compares, and two gradient penalties. It costs time per step (the generator's step looks at
 # real scans too, and a penalty is a gradient of a gradient) and one more number to get right, the
-# weight of the penalties. Its layers and its speckle are finer, and it draws no checkerboard; by the
-# numbers of the README it comes, after the same 15 minutes on a CPU, as near to real scans as the
-# DCGAN with this suite's recipe, both far nearer than the published DCGAN. From a few dozen scans
-# alone the DCGAN is the better choice. With `OCT_CONDITIONAL=1` the residual model learns every class
-# of the source at once. Text and code below serve both.
+# weight of the penalties. Its layers and its speckle are finer, and it draws no checkerboard; by
+# the numbers of the README it comes, after the same 15 minutes on a CPU, as near to real scans as
+# the DCGAN with this suite's recipe, both far nearer than the published DCGAN. From a few dozen
+# scans alone the DCGAN is the better choice. With `OCT_CONDITIONAL=1` the residual model learns
+# every class of the source at once. Text and code below serve both.
 #
 # | preset | pictures | where | training time |
 # |---|---|---|---|
