@@ -1,6 +1,7 @@
 """A labelled synthetic data set from a trained run.
 
 python -m helpers.generate RUN --n 1000 --out DIR --seed 0
+python -m helpers.generate RUN --from-dfe PHOTOGRAPHS --out DIR
 """
 
 import argparse
@@ -23,6 +24,7 @@ from helpers.checkpoint import weights_hash as hash_of
 NETWORKS = {
     "dcgan": ("helpers.networks.dcgan", "Generator"),
     "residual": ("helpers.networks.residual_gan", "Generator"),
+    "translator": ("helpers.networks.translators", "Translator"),
 }
 SHIPPED = Path(__file__).with_name("weights")  # NAME.safetensors, asked for by NAME
 
@@ -158,30 +160,32 @@ def export(generator, folder, n, seed=0, class_name=None, weights_hash=None, *, 
     unfinished.write_text(table.getvalue())
 
     paths = [folder / row[0] for row in rows]
-    todo = zip(paths, [_text(c, weights_hash, seed, i) for _, c, _, i, *_ in rows])
+    texts = [describe_png(Class=c, WeightsSHA256=weights_hash, Seed=seed, Index=i)
+             for _, c, _, i, *_ in rows]  # fmt: skip
+    todo = zip(paths, texts)
     with ThreadPoolExecutor() as pool, tqdm(total=len(rows), unit="image",
                                             disable=not progress) as bar:  # fmt: skip
         for images in (batch for batches in drawn.values() for batch in batches):
             levels = ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
             places, texts = zip(*(next(todo) for _ in levels))
-            list(pool.map(_write_png, levels, places, texts))
+            list(pool.map(write_png, levels, places, texts))
             bar.update(len(levels))
     unfinished.replace(listing)
     return paths
 
 
-def _text(class_name, weights_hash, seed, index):
+def describe_png(**about):
+    """Text chunks that say of a PNG that it is synthetic, and what else is given."""
     text = PngInfo()
     text.add_text("Synthetic", "true: made by a neural network; shows no patient")
     text.add_text("Software", f"synthetic-retinal-oct {__version__}")
-    text.add_text("Class", class_name)
-    text.add_text("WeightsSHA256", weights_hash)
-    text.add_text("Seed", str(seed))
-    text.add_text("Index", str(index))
+    for name, value in about.items():
+        text.add_text(name, str(value))
     return text
 
 
-def _write_png(levels, path, text):
+def write_png(levels, path, text):
+    """uint8 (H, W, 1) or (H, W, 3) and its text chunks to a file."""
     picture = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
     picture.save(path, pnginfo=text, compress_level=1)
 
@@ -202,11 +206,19 @@ def main(arguments=None):
     parser.add_argument("--class", dest="class_", help="of a generator of several, this one only")
     parser.add_argument("--out", required=True, help="a new folder for the images")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other images (0)")
+    parser.add_argument("--from-dfe", help="photographs to translate: a folder or a manifest.csv")
     options = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        generator = load_generator(options.run, device)
-        paths = export(generator, options.out, options.n, options.seed, options.class_)
+        if options.from_dfe:
+            from helpers.translate import translate_folder  # it imports from here
+
+            paths = translate_folder(options.run, options.from_dfe, options.out, device=device)
+        else:
+            generator = load_generator(options.run, device)
+            if not hasattr(generator, "z_dim"):
+                raise ValueError(f"{options.run}: translates photographs; give --from-dfe DIR.")
+            paths = export(generator, options.out, options.n, options.seed, options.class_)
     except (OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     print(f"{len(paths)} images and images.csv in {options.out}")

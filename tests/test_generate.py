@@ -108,7 +108,7 @@ def test_an_interrupted_export_goes_on(run, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(generate, "_write_png", stop)
+        patch.setattr(generate, "write_png", stop)
         generate.export(generator, out, 4, progress=False)
     assert not (out / "images.csv").exists()
     generate.export(generator, out, 4, progress=False)
@@ -224,3 +224,11 @@ def test_what_comes_with_helpers_is_found_by_name(three, run, tmp_path, monkeypa
     )
     (here / "simulated").symlink_to(run)  # one's own run of that name comes first
     assert generate.load_generator("simulated").metadata["network"] == "dcgan"
+
+
+def test_what_comes_with_helpers_can_be_sampled():
+    generator = generate.load_generator("simulated")
+    assert generator.size == 256 and generate.generator_file("simulated").stat().st_size < 10e6
+    assert {"NORMAL", "DRUSEN"} <= set(generate.classes_of(generator))
+    one, other = (generate.sample(generator, 2, class_name=name) for name in ("NORMAL", "DRUSEN"))
+    assert one.std() > 0.1 and not torch.allclose(one, other, atol=0.05)
