@@ -22,11 +22,14 @@ SIMULATION = ("simulate.py", "anatomy.py", "disease.py", "rendering.py", "fundus
 
 def read_scan(scan: Scan, size: int, framing: str, clahe=False) -> np.ndarray:
     """One scan decoded and cleaned: uint8 (C, size, size)."""
+    centre = None
     if scan.dataset == "simulated":
-        _, label, name = scan.path.split("/")
-        patient, eye = name.split("_")
-        eye = simulate.make_eye(int(patient[1:]), label, eye=eye, size=max(size, 64))
+        size_made = max(size, 64)
+        if scan.modality == "dfe" and framing in ("macula", "strip"):
+            size_made = min(2 * size_made, 512)  # half of the field is cropped away
+        eye = simulated_eye(scan, size_made)
         image = eye.oct if scan.modality == "oct" else eye.dfe
+        centre = eye.truth.dfe_pixel(eye.truth.x_um.mean(), 0.0)[::-1]  # of the scan's line
     elif scan.dataset == "octmnist":
         _, native, split, index = scan.path.split("/")
         image = octmnist_split(split, int(native)).imgs[int(index)]
@@ -35,9 +38,16 @@ def read_scan(scan: Scan, size: int, framing: str, clahe=False) -> np.ndarray:
     if scan.modality == "oct":
         return preprocess.clean_oct(image, size=size, framing=framing)[None]
     framing = "full" if framing == "stretch" else framing
-    return preprocess.clean_dfe(image, size=size, framing=framing, clahe=clahe)[0].transpose(
-        2, 0, 1
-    )
+    return preprocess.clean_dfe(image, size=size, framing=framing, clahe=clahe, centre=centre)[
+        0
+    ].transpose(2, 0, 1)
+
+
+def simulated_eye(scan: Scan, size: int) -> simulate.Eye:
+    """The eye that a virtual scan stands for, with its truth."""
+    _, label, name = scan.path.split("/")
+    patient, eye = name.split("_")
+    return simulate.make_eye(int(patient[1:]), label, eye=eye, size=size)
 
 
 def decode(scans, hashes, cache: Path, *, size, framing, clahe=False, progress=True):

@@ -85,6 +85,101 @@ class TrainGan:
 
 
 @dataclass
+class TrainCyclegan:
+    """Notebook 03."""
+
+    preset: str = "demo"  # tiny | demo | colab | kaggle
+    # data
+    data: str = "simulated"  # OCT: simulated | a folder | a manifest.csv | oct2017
+    dfe: str = "simulated"  # DFE: simulated | a folder | a manifest.csv | odir
+    classes: str = "NORMAL,DRUSEN"  # conditions; + joins names: NORMAL,DRUSEN+AMD+AMD_DRY
+    size: int = 256  # px: 64, 128, 256 or 512
+    framing: str = "stretch"  # of the OCT: stretch | aspect | retina | flatten
+    dfe_framing: str = "strip"  # full | macula | strip (1 mm about the scan line)
+    n_simulated: int = 300  # simulated patients per class
+    # where
+    runs: str = "runs"
+    run: str = ""  # name of the run's folder; empty: the model's name
+    # what
+    model: str = "cyclegan"  # cyclegan | cut
+    width: int = 64  # channels next to the image
+    blocks: int = 9  # residual blocks of the generators
+    positions: bool = True  # the generators see the row and the column
+    cycle: float = 10.0  # weight of the cycle; cyclegan
+    identity: float = 0.5  # weight of the identity, as a share of the cycle's; cut: 0 is off
+    cycle_noise: float = 0.0  # on the picture in the middle of the cycle, in [-1, 1]; cyclegan
+    nce: float = 1.0  # weight of the contrast; cut
+    contrast: str = "column"  # what is contrasted: pixel | column; cut
+    class_weight: float = 0.0  # of a frozen reader that has to read the photograph's class
+    pool: int = 50  # images drawn before, of each side; cyclegan
+    batch_size: int = 1
+    lr: float = 2e-4
+    beta1: float = 0.5
+    decay: float = 0.5  # share of the steps, at the end, in which the rate falls to zero
+    ema_half_life: float = 2000.0  # images; of the moving average of the weights; 0: none
+    ema_ramp: float = 0.05
+    precision: str = "auto"  # auto | fp32 | bf16 | fp16
+    seed: int = 0
+    # how long: the first limit that is reached ends the training; 0: no such limit
+    steps: int = 0
+    hours: float = 0.0
+    patience: int = 0  # validations without a better one that end the training; 0: no end
+    session_hours: float = 0.0
+    processes: int = 0
+    # how it is watched, in images
+    log_every: int = 100
+    validate_every: int = 2000
+
+    @property
+    def class_(self) -> str:
+        return self.classes
+
+
+@dataclass
+class TrainPix2pix:
+    """Notebook 06."""
+
+    preset: str = "demo"  # tiny | demo | colab | kaggle
+    # data
+    data: str = "simulated"  # OCT: simulated | a folder | a manifest.csv
+    dfe: str = "simulated"  # DFE of the same eyes, under the same names
+    classes: str = "NORMAL,DRUSEN"  # conditions; + joins names
+    size: int = 256  # px: 64, 128, 256 or 512
+    framing: str = "flatten"  # of the OCT: a DFE cannot tell how deep or tilted the retina lies
+    dfe_framing: str = "strip"  # full | macula | strip (1 mm about the scan line)
+    n_simulated: int = 300  # simulated patients per class
+    # where
+    runs: str = "runs"
+    run: str = "pix2pix"
+    # what
+    width: int = 64  # channels next to the image
+    positions: bool = False
+    skips: str = "column"  # pixel (published) | column
+    l1: float = 100.0  # weight of the absolute error
+    batch_size: int = 1
+    lr: float = 2e-4
+    beta1: float = 0.5
+    decay: float = 0.5
+    ema_half_life: float = 2000.0
+    ema_ramp: float = 0.05
+    precision: str = "auto"  # auto | fp32 | bf16 | fp16
+    seed: int = 0
+    # how long
+    steps: int = 0
+    hours: float = 0.0
+    patience: int = 0
+    session_hours: float = 0.0
+    processes: int = 0
+    # how it is watched, in images
+    log_every: int = 100
+    validate_every: int = 2000
+
+    @property
+    def class_(self) -> str:
+        return self.classes
+
+
+@dataclass
 class Evaluate:
     """Notebook 05."""
 
@@ -123,6 +218,24 @@ PRESET_VALUES = {
         "kaggle": dict(data="oct2017", hours=10.5, session_hours=11.5, log_every=6000,
                        validate_every=60_000),
     },
+    "TrainCyclegan": {
+        "tiny": dict(size=64, n_simulated=10, width=4, blocks=1, steps=6, log_every=2,
+                     validate_every=4),
+        "demo": dict(size=64, width=16, blocks=6, batch_size=4, hours=0.12, log_every=200,
+                     validate_every=3000),
+        "colab": dict(data="oct2017", dfe="odir", classes="NORMAL,DRUSEN+AMD_DRY", batch_size=4,
+                      hours=3.0, log_every=1000, validate_every=10_000),
+        "kaggle": dict(data="oct2017", dfe="odir", classes="NORMAL,DRUSEN+AMD_DRY", batch_size=4,
+                       hours=10.5, session_hours=11.5, log_every=1000, validate_every=20_000),
+    },
+    "TrainPix2pix": {
+        "tiny": dict(size=64, n_simulated=10, width=4, steps=6, log_every=2, validate_every=4),
+        "demo": dict(size=64, width=16, batch_size=4, hours=0.12, log_every=200,
+                     validate_every=3000),
+        "colab": dict(batch_size=4, hours=2.0, log_every=1000, validate_every=10_000),
+        "kaggle": dict(batch_size=4, hours=6.0, session_hours=11.5, log_every=1000,
+                       validate_every=20_000),
+    },
     "Evaluate": {
         "tiny": dict(n_simulated=24, report_images=16, reading_scans=1),
         "demo": dict(n_simulated=200),
@@ -131,7 +244,7 @@ PRESET_VALUES = {
     },
 }  # fmt: skip
 PATHS = ("data", "dfe", "runs", "synthetic", "contrast")
-NOTEBOOKS = (Explore, TrainGan, Evaluate)
+NOTEBOOKS = (Explore, TrainGan, TrainCyclegan, TrainPix2pix, Evaluate)
 
 
 def root() -> Path:

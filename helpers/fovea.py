@@ -5,8 +5,9 @@ from PIL import Image
 from scipy import ndimage
 
 
-def crop_field_of_view(image) -> tuple[np.ndarray, bool]:
-    """Square crop around the field of view, and whether that is plausibly a whole circle.
+def crop_field_of_view(image) -> tuple[np.ndarray, bool, tuple[int, int]]:
+    """Square crop around the field of view, whether that is plausibly a whole circle, and the row
+    and column of ``image`` where the crop begins (outside of it, perhaps).
 
     The field is the largest region brighter than the surround. Cameras cut it off above and below,
     or at the sides, so its longer extent is the diameter. Not plausible: an extent under half of
@@ -15,7 +16,8 @@ def crop_field_of_view(image) -> tuple[np.ndarray, bool]:
     bright = ndimage.gaussian_filter(image.max(axis=2).astype(np.float32), image.shape[0] / 200)
     labels, count = ndimage.label(bright > max(10, 0.15 * np.percentile(bright, 90)))
     if not count:
-        return _square(image, image.shape[0] / 2, image.shape[1] / 2, max(image.shape[:2])), False
+        square, begin = _square(image, image.shape[0] / 2, image.shape[1] / 2, max(image.shape[:2]))
+        return square, False, begin
     region = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
     rows, columns = ndimage.find_objects(region.astype(int))[0]
     height, width = rows.stop - rows.start, columns.stop - columns.start
@@ -23,16 +25,17 @@ def crop_field_of_view(image) -> tuple[np.ndarray, bool]:
     filled = region.sum() / (height * width)
     whole = side >= 0.5 * min(image.shape[:2]) and min(height, width) > 0.6 * side
     center = (rows.start + rows.stop) / 2, (columns.start + columns.stop) / 2
-    return _square(image, *center, side), bool(whole and filled > 0.7)
+    square, begin = _square(image, *center, side)
+    return square, bool(whole and filled > 0.7), begin
 
 
-def _square(image, row, column, side) -> np.ndarray:
+def _square(image, row, column, side) -> tuple[np.ndarray, tuple[int, int]]:
     top, left = round(row - side / 2), round(column - side / 2)
     square = np.zeros((side, side, 3), np.uint8)
     part = image[max(top, 0) : top + side, max(left, 0) : left + side]
     down, right = max(-top, 0), max(-left, 0)
     square[down : down + part.shape[0], right : right + part.shape[1]] = part
-    return square
+    return square, (top, left)
 
 
 def find_fovea(field, work=130) -> tuple[float, float, bool]:

@@ -21,12 +21,13 @@ __all__ = [
 ]  # fmt: skip
 
 OCT_FRAMINGS = ("stretch", "aspect", "retina", "flatten")
-DFE_FRAMINGS = ("macula", "full")
+DFE_FRAMINGS = ("full", "macula", "strip")
 SMALLEST = 16  # pixels: no retina can be seen in less
 
 # A 45 degree photograph shows about 13 mm of retina across its circular field of view.
 FIELD_OF_VIEW_UM = 13_000.0
 MACULA_UM = 6_000.0  # what a B-scan spans
+STRIP_UM = 1_000.0  # about its line, in the framing "strip"
 
 
 def read_image(path) -> np.ndarray:
@@ -172,30 +173,40 @@ def flatten_rpe(grey, at=0.65) -> np.ndarray:
 # ---------------------------------------------------------------- DFE
 
 
-def clean_dfe(image, *, size, framing="macula", clahe=False) -> tuple[np.ndarray, float | None]:
+def clean_dfe(
+    image, *, size, framing="macula", clahe=False, centre=None
+) -> tuple[np.ndarray, float | None]:
     """One DFE photograph, uint8 (H, W, 3), to (uint8 (size, size, 3), micrometres per pixel).
 
     The circular field of view is found and cropped to its square, black outside; "full" keeps it
-    whole, "macula" crops 6 mm around the estimated fovea. ``clahe`` evens out the contrast
-    (Zuiderveld 1994: 8 x 8 tiles, clip limit 0.01) of the lightness. The scale assumes a 45 degree
-    field, 13 mm across; it is None where no plausible circle was found, and the macula crop then
-    takes 6/13 of the picture. Warns where the fovea is unsure: the field's centre is used then.
+    whole, "macula" crops 6 mm around the estimated fovea, "strip" the middle 1 mm of that, above
+    and below the line of a horizontal scan, and stretches it to a square: a column is then a place
+    on that line. ``centre`` (row, column) is the middle of the scan's line, where it is known, in
+    px of ``image``; it takes the fovea's place. ``clahe`` evens out the contrast
+    (Zuiderveld 1994: 8 x 8 tiles, clip limit 0.01) of the lightness. The scale, along a row,
+    assumes a 45 degree field, 13 mm across; it is None where no plausible circle was found, and
+    the macula crop then takes 6/13 of the picture. Warns where the fovea is unsure: the field's
+    centre is used then.
     """
     if framing not in DFE_FRAMINGS:
         raise ValueError(f"framing={framing!r}: a DFE takes one of {', '.join(DFE_FRAMINGS)}")
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
-    image, plausible = crop_field_of_view(image)
+    image, plausible, (top, left) = crop_field_of_view(image)
     side = image.shape[0]
-    if framing == "macula":
-        row, column, sure = find_fovea(image)
-        if not sure:
-            warnings.warn("Some foveas are unsure: the field's centre is used.", stacklevel=2)
-        crop = round(side * MACULA_UM / FIELD_OF_VIEW_UM)
-        top = int(np.clip(row - crop / 2, 0, side - crop))
-        left = int(np.clip(column - crop / 2, 0, side - crop))
-        image = image[top : top + crop, left : left + crop]
-    um_per_px = FIELD_OF_VIEW_UM / side * image.shape[0] / size if plausible else None
+    if framing != "full":
+        if centre is not None:
+            row, column = centre[0] - top, centre[1] - left
+        else:
+            row, column, sure = find_fovea(image)
+            if not sure:
+                warnings.warn("Some foveas are unsure: the field's centre is used.", stacklevel=2)
+        width = round(side * MACULA_UM / FIELD_OF_VIEW_UM)
+        height = round(side * STRIP_UM / FIELD_OF_VIEW_UM) if framing == "strip" else width
+        top = int(np.clip(row - height / 2, 0, side - height))
+        left = int(np.clip(column - width / 2, 0, side - width))
+        image = image[top : top + height, left : left + width]
+    um_per_px = FIELD_OF_VIEW_UM / side * image.shape[1] / size if plausible else None
     image = resize(image, size, size)
     if clahe:
         from skimage import color, exposure

@@ -210,6 +210,8 @@ def main() -> None:
         for name in METHODS:
             began, chance = time.monotonic(), random.Random(options.seed)
             result = survive(name, folder, kinds, options.events, options.steps, chance)
+            for run in folder.glob(f"{name} */"):
+                shutil.rmtree(run)  # the disk is small
             print(json.dumps(result), flush=True)
             total += len(result["lost"])
             failed |= bool(result["too much"] or result["differences"])

@@ -4,6 +4,7 @@ A new method joins by one line in METHODS, and has to: test_training.py compares
 files of helpers/methods.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,10 +14,14 @@ import torch.nn.functional as F
 from helpers import config
 from helpers.data import Data, Split, batches
 from helpers.methods.classification import Classification, ClassifierSettings
+from helpers.methods.cut import CUT
+from helpers.methods.cyclegan import CycleGAN
 from helpers.methods.gan import GAN
+from helpers.methods.pix2pix import Pix2pix
 from helpers.recipes import with_recipe
 from helpers.runs import open_run
 from helpers.sources import Scan
+from helpers.translation_data import Domains, paired_batches, unpaired_batches
 
 
 def bands(count, seed):
@@ -77,6 +82,31 @@ def classification(folder, **changes):
     return method, draw, open_run(settings, data, {}), settings
 
 
+def make_domains(paired):
+    """Photographs that show the bands of their scans from above, in red; two classes."""
+    oct = make_data()
+    sides = {}
+    for name in ("train", "validation", "test"):
+        scans = getattr(oct, name)
+        for number, scan in enumerate(scans.scans):
+            scans.scans[number] = replace(scan, label=CLASSES[number % 2])
+        colours = [scans.images, scans.images // 2, scans.images // 3]
+        sides[name] = Split(np.concatenate(colours, 1), list(scans.scans))
+    return Domains(replace(oct, **sides), oct, CLASSES, paired)
+
+
+def translator(folder, *, method, cls=config.TrainCyclegan, paired=False, **changes):
+    given = dict(preset="tiny", runs=folder, run="test", precision="fp32", batch_size=8,
+                 log_every=16, validate_every=48, steps=12, ema_half_life=20) | changes  # fmt: skip
+    settings = config.resolve(cls, [f"--{name}={value}" for name, value in given.items()], {})
+    domains = make_domains(paired)
+    torch.manual_seed(settings.seed)
+    made = method(settings, domains, Thumbnails())
+    draw = partial(paired_batches if paired else unpaired_batches, domains, settings.batch_size,
+                   seed=settings.seed)  # fmt: skip
+    return made, draw, open_run(settings, domains.oct, {}), settings
+
+
 CLASSES = ("DRUSEN", "NORMAL")
 RESIDUAL = dict(model="residual", penalty_every=3)
 
@@ -88,4 +118,7 @@ METHODS = {
     "gan residual": partial(gan, **RESIDUAL),
     "gan conditional, adaptive": partial(gan, **RESIDUAL, conditional=1, overfitting=0.3),
     "classification": classification,
+    "cyclegan": partial(translator, method=CycleGAN),
+    "cut": partial(translator, method=CUT, model="cut"),
+    "pix2pix": partial(translator, method=Pix2pix, cls=config.TrainPix2pix, paired=True, l1=10),
 }

@@ -41,6 +41,13 @@ def in_float64(rank: int, count: int):
         torch.set_default_dtype(torch.float32)
 
 
+def doubled(batch):
+    """A tensor, or tensors in tuples, in float64 where they are not whole numbers."""
+    if isinstance(batch, tuple):
+        return tuple(doubled(part) for part in batch)
+    return batch.double() if batch.is_floating_point() else batch
+
+
 def few_steps(name: str, folder, rank: int, count: int, batch_size: int) -> dict:
     """Gradients of the first step and weights after three of SGD, of networks without batch
     statistics: BatchNorm keeps to its running averages and Dropout does nothing."""
@@ -64,12 +71,7 @@ def few_steps(name: str, folder, rank: int, count: int, batch_size: int) -> dict
     stream, gradients = draw(start=0, rank=rank, world_size=count), None
     with in_float64(rank, count):
         for _ in range(3):
-            batch = next(stream)
-            if isinstance(batch, torch.Tensor):
-                batch = batch.double()
-            else:
-                batch = tuple(part.double() if part.is_floating_point() else part for part in batch)
-            method.step(batch, accelerator)
+            method.step(doubled(next(stream)), accelerator)
             gradients = gradients or of_all(method, lambda weight: weight.grad.clone())
     return {"gradients": gradients, "weights": of_all(method, lambda weight: weight.detach())}
 

@@ -1,4 +1,5 @@
-"""Adversarial losses and gradient penalties: pure functions of logits, shape (B,), to a scalar.
+"""Adversarial losses and gradient penalties: pure functions of logits, (B,) or a map of them, to a
+scalar.
 
 A logit above 0 means that the discriminator takes the image for real. Every function is smaller
 when its owner does better, and averages over the batch.
@@ -39,9 +40,20 @@ def relativistic_generator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tens
     return F.softplus(real - fake).mean()
 
 
+def least_squares_discriminator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """((D(x) - 1)^2 + D(G(z))^2) / 2 (LSGAN; Mao et al., ICCV 2017), as CycleGAN uses it."""
+    return ((real - 1).square().mean() + fake.square().mean()) / 2
+
+
+def least_squares_generator(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """(D(G(z)) - 1)^2 (Mao et al. 2017)."""
+    return (fake - 1).square().mean()
+
+
 LOSSES = {
     "bce": (bce_discriminator, bce_generator),
     "hinge": (hinge_discriminator, hinge_generator),
+    "least_squares": (least_squares_discriminator, least_squares_generator),
     "relativistic": (relativistic_discriminator, relativistic_generator),
 }
 

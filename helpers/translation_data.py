@@ -1,0 +1,185 @@
+"""Photographs (DFE) on one side, OCT on the other: unpaired, or two pictures of each eye.
+
+Both sides are split by patient with the same rule. Labels of both are brought to one set of names,
+because data sets call a condition differently.
+"""
+
+import re
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from helpers.data import SIDES, Data, Split, batches, prepare
+from helpers.sources import Scan
+
+LEAST = 2  # images of each side, to train on
+EYES = {"od": "right", "right": "right", "re": "right", "os": "left", "left": "left", "le": "left"}
+
+
+@dataclass
+class Domains:
+    """``dfe`` and ``oct`` as ``data.prepare`` gives them, labels named as in ``classes``.
+
+    ``paired``: row i of a side's photographs and row i of its scans show one eye.
+    """
+
+    dfe: Data
+    oct: Data
+    classes: tuple[str, ...]
+    paired: bool
+    notes: list[str] = field(default_factory=list)
+
+    def numbers(self, split: Split) -> np.ndarray:
+        """Labels as places in ``classes``, (N,)."""
+        return np.array([self.classes.index(label) for label in split.labels])
+
+
+def prepare_domains(settings, *, paired=False, progress=True) -> Domains:
+    """The photographs of ``settings.dfe`` and the scans of ``settings.data``.
+
+    ``settings.classes`` says what is one condition: "NORMAL,DRUSEN+AMD+AMD_DRY" keeps two, named
+    by the first of each group, and leaves out everything else. Photographs are cropped as
+    ``settings.dfe_framing`` says. ``paired`` keeps the eyes of which both are there, matched by
+    file name without its folder, ending and the words oct, dfe, fundus; the others are counted in
+    a warning. Unpaired, no patient teaches both sides: where the sources share patients, every
+    second one keeps the photograph, the others the scan.
+
+    ValueError that names the setting: a class that one side lacks, fewer than two images of a
+    side, or no pair at all.
+    """
+    s = settings
+    shared = dict(class_="all", size=s.size, n_simulated=s.n_simulated, progress=progress)
+    data = {
+        "dfe": prepare(s.dfe, modality="dfe", framing=s.dfe_framing, **shared),
+        "oct": prepare(s.data, framing=s.framing, **shared),
+    }
+    groups = [[name.strip() for name in g.split("+")] for g in s.classes.split(",") if g.strip()]
+    named = {name: group[0] for group in groups for name in group}
+    classes = tuple(group[0] for group in groups)
+    for modality, source in data.items():
+        data[modality] = renamed(source, named)
+        missing = set(classes) - set(data[modality].train.labels)
+        if missing:
+            setting = {"dfe": "OCT_DFE", "oct": "OCT_DATA"}[modality]
+            has = ", ".join(f"{label} ({n})" for label, n in sorted(source.classes.items()))
+            raise ValueError(
+                f"{setting}: no {', '.join(sorted(missing))} to train on in {source.source}. It "
+                f"has {has}; say in OCT_CLASSES what is one condition, as "
+                "NORMAL,DRUSEN+AMD+AMD_DRY."
+            )
+    notes = [*data["dfe"].notes, *data["oct"].notes]
+    if paired:
+        sides = {side: matched(*(getattr(data[m], side) for m in ("dfe", "oct"))) for side in SIDES}
+        lost = sum(lost for *_, lost in sides.values())
+        empty = [side for side, (dfe, _, _) in sides.items() if not len(dfe)]
+        if empty:
+            raise ValueError(
+                f"OCT_DFE and OCT_DATA: no pairs for {', '.join(empty)}. Give both pictures of an "
+                "eye one name, such as dfe/P01_OD.png and oct/P01_OD.png."
+            )
+        if lost:
+            notes.append(f"{lost} images have no partner and were left out.")
+            warnings.warn(notes[-1], stacklevel=2)
+        for k, modality in enumerate(("dfe", "oct")):
+            data[modality] = replace(data[modality], **{side: v[k] for side, v in sides.items()})
+    else:
+        both = set(data["dfe"].train.patients) & set(data["oct"].train.patients)
+        dfe_only = set(sorted(both)[::2])
+        data["dfe"] = replace(data["dfe"], train=without(data["dfe"].train, both - dfe_only))
+        data["oct"] = replace(data["oct"], train=without(data["oct"].train, dfe_only))
+    for modality, setting in (("dfe", "OCT_DFE"), ("oct", "OCT_DATA")):
+        for side in SIDES:
+            split = getattr(data[modality], side)
+            if len(split) < LEAST:
+                raise ValueError(
+                    f"{setting}: {len(split)} image(s) for {side} in {data[modality].source}, and "
+                    f"{LEAST} are needed. Add patients."
+                )
+    return Domains(data["dfe"], data["oct"], classes, paired, notes)
+
+
+def renamed(data: Data, named: dict[str, str]) -> Data:
+    """``data`` with the labels that ``named`` knows, under their new names."""
+
+    def one(split: Split) -> Split:
+        chosen = np.isin(split.labels, list(named))
+        scans = [replace(s, label=named[s.label]) for s, keep in zip(split.scans, chosen) if keep]
+        images = split.images if chosen.all() else np.asarray(split.images)[chosen]
+        return Split(images, scans)
+
+    sides = {side: one(getattr(data, side)) for side in SIDES}
+    counts = Counter(label for split in sides.values() for label in split.labels)
+    return replace(data, **sides, class_="+".join(dict.fromkeys(named.values())), classes=counts)
+
+
+def without(split: Split, patients: set[str]) -> Split:
+    """``split`` without these patients."""
+    keep = ~np.isin(split.patients, list(patients))
+    return Split(np.asarray(split.images)[keep], [s for s, k in zip(split.scans, keep) if k])
+
+
+def eye_name(path: str) -> str:
+    """What two pictures of an eye have in common: the file's name without modality and ending."""
+    stem = Path(path).name if "/" in path and "." not in Path(path).name else Path(path).stem
+    words = [w for w in re.split(r"[_\-\s.]+", stem.lower()) if w not in ("oct", "dfe", "fundus")]
+    return "_".join(words)
+
+
+def by_name(scans: list[Scan]) -> dict[str, int]:
+    """Where each eye stands in ``scans``; the patient is put before names that occur twice."""
+    names = [eye_name(scan.path) for scan in scans]
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    return {
+        f"{s.patient}/{n}" if n in twice else n: i for i, (s, n) in enumerate(zip(scans, names))
+    }
+
+
+def side_of_body(name: str) -> str | None:
+    """ "left", "right", or None where the name does not say it."""
+    found = {EYES[word] for word in name.split("_") if word in EYES}
+    return found.pop() if len(found) == 1 else None
+
+
+def matched(dfe: Split, oct: Split) -> tuple[Split, Split, int]:
+    """The pairs of both, in one order, and how many images have no partner.
+
+    Warns, with their names, of a patient's left and right eye that are each alone.
+    """
+    names = [by_name(split.scans) for split in (dfe, oct)]
+    both = sorted(names[0].keys() & names[1].keys())
+    alone = [[split.scans[i] for n, i in own.items() if n not in both]
+             for split, own in zip((dfe, oct), names)]  # fmt: skip
+    for photograph in alone[0]:
+        one = side_of_body(eye_name(photograph.path))
+        for scan in alone[1]:
+            other = side_of_body(eye_name(scan.path))
+            same = photograph.patient == scan.patient
+            if same and one and other and one != other:
+                warnings.warn(
+                    f"{photograph.path} is a {one} eye, {scan.path} a {other} one: no pair.",
+                    stacklevel=3,
+                )
+    picked = []
+    for split, own in zip((dfe, oct), names):
+        chosen = [own[name] for name in both]
+        picked.append(Split(np.asarray(split.images)[chosen], [split.scans[i] for i in chosen]))
+    return *picked, len(dfe) + len(oct) - 2 * len(both)
+
+
+def unpaired_batches(domains: Domains, batch_size, *, seed=0, **where):
+    """Endless ((photographs, labels), (scans, labels)), each shuffled for itself."""
+    streams = [
+        batches(data.train.images, batch_size, labels=domains.numbers(data.train),
+                seed=2 * seed + k, **where)
+        for k, data in enumerate((domains.dfe, domains.oct))
+    ]  # fmt: skip
+    return zip(*streams)
+
+
+def paired_batches(domains: Domains, batch_size, *, seed=0, **where):
+    """Endless (photographs and scans as four channels (B, 4, S, S), labels)."""
+    both = np.concatenate([domains.dfe.train.images, domains.oct.train.images], 1)
+    return batches(both, batch_size, labels=domains.numbers(domains.dfe.train), seed=seed, **where)

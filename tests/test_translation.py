@@ -1,0 +1,216 @@
+"""Translators from DFE to OCT: networks, losses, and which image goes with which."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers import config, simulate
+from helpers.data import Split
+from helpers.losses.contrastive import PLACES, column_places, patch_nce, pixel_places
+from helpers.losses.cycle import grey, identity_loss, with_channels
+from helpers.networks.translators import (
+    PatchDiscriminator,
+    ResNetGenerator,
+    Translator,
+    UNetGenerator,
+    patch_layers,
+)
+from helpers.sources import Scan
+from helpers.translation import Pool, set_rate
+from helpers.translation_data import (
+    eye_name,
+    matched,
+    paired_batches,
+    prepare_domains,
+    side_of_body,
+    unpaired_batches,
+)
+
+
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("network", [ResNetGenerator, UNetGenerator])
+def test_generators_keep_the_size_and_change_the_channels(network, size):
+    few = {"blocks": 1} if network is ResNetGenerator else {}
+    for inputs, outputs in ((3, 1), (1, 3)):
+        made = network(size, inputs, outputs, width=4, positions=True, **few)
+        drawn = made(torch.randn(2, inputs, size, size))
+        assert drawn.shape == (2, outputs, size, size) and drawn.abs().max() <= 1
+
+
+def test_the_published_networks_have_the_published_sizes():
+    """Parameters as counted by others: ResNet-9 11.4 M, U-Net-256 54.4 M, PatchGAN 2.8 M."""
+    count = lambda n: sum(p.numel() for p in n.parameters()) / 1e6  # noqa: E731
+    assert count(ResNetGenerator(256, 3, 3)) == pytest.approx(11.38, abs=0.02)
+    assert count(UNetGenerator(256, 3, 3)) == pytest.approx(54.4, abs=0.1)
+    assert count(PatchDiscriminator(3)) == pytest.approx(2.77, abs=0.01)
+    with pytest.raises(ValueError, match="64, 128, 256, 512"):
+        UNetGenerator(100)
+
+
+def test_a_logit_of_the_discriminator_sees_70_px_of_256_and_a_quarter_of_other_sizes():
+    assert [patch_layers(size) for size in (64, 128, 256, 512)] == [2, 2, 3, 3]
+    judge = PatchDiscriminator(width=2, layers=3)
+    for module in judge.modules():  # norms look at the whole picture
+        if isinstance(module, torch.nn.InstanceNorm2d):
+            module.forward = lambda x: x
+    picture = torch.zeros(1, 1, 256, 256, requires_grad=True)
+    logits = judge(picture)
+    (gradient,) = torch.autograd.grad(logits[0, 0, 15, 15], picture)
+    seen = gradient[0, 0].abs().sum(1).nonzero()
+    assert seen.max() - seen.min() + 1 == 70
+
+
+def test_column_skips_carry_no_rows():
+    """Shuffling the rows of the first stage's features leaves what the decoder sees beside."""
+    torch.manual_seed(0)
+    column, pixel = (UNetGenerator(64, width=4, skips=s).eval() for s in ("column", "pixel"))
+    pixel.load_state_dict(column.state_dict())
+    seen = []
+    for network in (column, pixel):
+        network.up[-1].register_forward_hook(lambda _, given, __: seen.append(given[0]))
+        network(torch.randn(1, 3, 64, 64))
+    beside_column, beside_pixel = (x[:, x.shape[1] // 2 :] for x in seen)
+    assert torch.allclose(beside_column.std(2), torch.zeros(()), atol=1e-6)
+    assert beside_pixel.std(2).min() > 0
+    with pytest.raises(ValueError, match="pixel, column"):
+        UNetGenerator(64, skips="row")
+
+
+def test_contrast_is_least_where_places_agree():
+    torch.manual_seed(0)
+    unit = torch.nn.functional.normalize(torch.randn(2, 20, 16), dim=2)
+    same, other = patch_nce(unit, unit), patch_nce(unit, unit.roll(1, 1))
+    assert same < 0.1 < 1 < other
+
+
+@pytest.mark.parametrize("form", PLACES)
+def test_places_of_two_maps_correspond(form):
+    features = torch.randn(2, 3, 8, 6)
+    places, chosen = PLACES[form](features, 5)
+    again, _ = PLACES[form](features, 5, chosen)
+    assert torch.equal(places, again) and places.shape[1] == 5
+    rows_moved = features.roll(3, 2)
+    moved, _ = PLACES[form](rows_moved, 5, chosen)
+    assert torch.allclose(places, moved) == (form == "column")
+    assert pixel_places(features, 99)[0].shape == (2, 48, 3)
+    assert column_places(features, 99)[0].shape == (2, 6, 6)
+
+
+def test_identity_of_unequal_channels_asks_for_no_colour():
+    photograph = torch.rand(2, 3, 8, 8) * 2 - 1
+    assert with_channels(photograph, 1).shape == (2, 1, 8, 8)
+    assert torch.allclose(grey(with_channels(grey(photograph), 3)), grey(photograph), atol=1e-6)
+    assert identity_loss(photograph, grey(photograph).expand(-1, 3, -1, -1)) < 1e-6
+    assert identity_loss(photograph, -photograph) > 0.1
+
+
+def test_the_pool_gives_older_images_half_of_the_time_and_is_saved_whole():
+    torch.manual_seed(0)
+    pool = Pool(10)
+    for k in range(10):
+        assert torch.equal(pool(torch.full((1, 1, 2, 2), float(k))), torch.full((1, 1, 2, 2), k))
+    given = [float(pool(torch.full((1, 1, 2, 2), 99.0)).mean()) for _ in range(200)]
+    assert np.mean(np.array(given) < 99) > 0.3 or 99.0 in [float(i.mean()) for i in pool.images]
+    again = Pool(10)
+    again.load_state_dict(pool.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(pool.images, again.images))
+
+
+def test_the_rate_is_constant_and_then_falls_to_zero():
+    settings = config.resolve(config.TrainCyclegan, ["--steps=100", "--lr=1", "--decay=0.4"], {})
+    optimizers = {"one": torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)}
+    rates = []
+    for step in (0, 60, 80, 100):
+        set_rate(optimizers, settings, step)
+        rates.append(optimizers["one"].param_groups[0]["lr"])
+    assert rates == [1.0, 1.0, 0.5, 0.0]
+    settings.steps, settings.hours = 0, 1.0
+    set_rate(optimizers, settings, 10**6)
+    assert optimizers["one"].param_groups[0]["lr"] == 1.0
+
+
+def test_a_translator_goes_the_ways_it_was_built_for():
+    both = Translator("resnet", ["oct", "dfe"], 64, width=4, blocks=1)
+    photograph = torch.zeros(1, 3, 64, 64)
+    assert both(photograph).shape == (1, 1, 64, 64)
+    assert both(both(photograph), "dfe").shape == (1, 3, 64, 64)
+    with pytest.raises(KeyError):
+        Translator("unet", ["oct"], 64, width=4)(photograph, "dfe")
+
+
+# ------------------------------------------------------------ data
+
+
+def settings(folder, *arguments, cls=config.TrainCyclegan):
+    given = ["--size=64", f"--runs={folder}", "--n-simulated=12", *arguments]
+    return config.resolve(cls, given, {})
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    monkeypatch.setenv("OCT_RUNS", str(tmp_path))
+    return tmp_path
+
+
+def test_unpaired_sides_share_no_patient(cached):
+    domains = prepare_domains(settings(cached), progress=False)
+    sides = [data.train for data in (domains.dfe, domains.oct)]
+    assert not set(sides[0].patients) & set(sides[1].patients)
+    assert all(set(side.labels) == {"NORMAL", "DRUSEN"} for side in sides)
+    taught = {p for side in sides for p in side.patients}
+    assert not taught & set(domains.oct.test.patients) | (taught & set(domains.dfe.test.patients))
+    (photographs, labels), (scans, _) = next(unpaired_batches(domains, 4))
+    assert photographs.shape == (4, 3, 64, 64) and scans.shape == (4, 1, 64, 64)
+    assert set(labels.tolist()) <= {0, 1}
+
+
+def test_pairs_show_one_eye(cached):
+    wanted = settings(cached, cls=config.TrainPix2pix)
+    domains = prepare_domains(wanted, paired=True, progress=False)
+    for side in ("train", "validation", "test"):
+        dfe, oct = getattr(domains.dfe, side), getattr(domains.oct, side)
+        assert [s.path for s in dfe.scans] == [s.path for s in oct.scans] and len(dfe)
+    both, labels = next(paired_batches(domains, 3))
+    assert both.shape == (3, 4, 64, 64) and labels.shape == (3,)
+
+
+def test_names_join_the_pictures_of_an_eye():
+    assert eye_name("a/P1_OD.png") == eye_name("b/P1_OD_oct.jpg") == "p1_od"
+    assert eye_name("simulated/DRUSEN/P00001_OS") == "p00001_os"
+    assert side_of_body("p1_od") == side_of_body("12_right") == "right"
+    assert side_of_body("12_left") == "left" and side_of_body("p1") is None
+
+
+def split_of(paths, patient="p"):
+    scans = [Scan(path, "oct", "x", "DRUSEN", patient) for path in paths]
+    return Split(np.zeros((len(paths), 1, 4, 4), np.uint8), scans)
+
+
+def test_eyes_without_a_partner_are_counted_and_a_left_one_is_no_partner_of_a_right_one():
+    with pytest.warns(UserWarning, match="a.P2_OD.png is a right eye, b.P2_OS.png a left one"):
+        dfe, oct, lost = matched(
+            split_of(["a/P1_OD.png", "a/P2_OD.png"]), split_of(["b/P1_OD.png", "b/P2_OS.png"])
+        )
+    assert [s.path for s in dfe.scans] == ["a/P1_OD.png"] and len(oct) == 1 and lost == 2
+
+
+def test_classes_bring_labels_together_and_a_missing_one_is_named(cached):
+    for patient in range(16):
+        for modality, condition in (("oct", "AMD"), ("oct", "NORMAL"), ("dfe", "AMD_DRY")):
+            folder = cached / modality / condition / f"p{patient}{condition}"
+            folder.mkdir(parents=True)
+            eye = simulate.make_eye(patient + 99 * (condition == "AMD"), "DRUSEN", size=64)
+            Image.fromarray(eye.oct if modality == "oct" else eye.dfe).save(folder / "1.png")
+    where = [f"--data={cached}/oct", f"--dfe={cached}/dfe", "--dfe-framing=full"]
+    wanted = settings(cached, *where, "--classes=DRUSEN+AMD+AMD_DRY")
+    domains = prepare_domains(wanted, progress=False)
+    assert domains.classes == ("DRUSEN",)
+    assert set(domains.dfe.train.labels) == set(domains.oct.train.labels) == {"DRUSEN"}
+    with pytest.raises(ValueError, match="OCT_DFE: no NORMAL .*It has AMD_DRY"):
+        prepare_domains(settings(cached, *where, "--classes=NORMAL,AMD+AMD_DRY"), progress=False)
+    with pytest.raises(ValueError, match="no pairs for"):
+        prepare_domains(
+            settings(cached, *where, "--classes=DRUSEN+AMD+AMD_DRY", "--framing=stretch"),
+            paired=True, progress=False,
+        )  # fmt: skip
