@@ -1,8 +1,11 @@
 """Translators from DFE to OCT: networks, losses, and which image goes with which."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from methods import Thumbnails, make_domains
 from PIL import Image
 
 from helpers import config, simulate
@@ -17,7 +20,7 @@ from helpers.networks.translators import (
     patch_layers,
 )
 from helpers.sources import Scan
-from helpers.translation import Pool, set_rate
+from helpers.translation import Judge, Pool, set_rate
 from helpers.translation_data import (
     eye_name,
     matched,
@@ -137,6 +140,38 @@ def test_a_translator_goes_the_ways_it_was_built_for():
     assert both(both(photograph), "dfe").shape == (1, 3, 64, 64)
     with pytest.raises(KeyError):
         Translator("unet", ["oct"], 64, width=4)(photograph, "dfe")
+
+
+class Channel(torch.nn.Module):
+    """Translates by taking one channel of the photograph, times ``gain``."""
+
+    def __init__(self, gain):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(float(gain)))
+
+    def forward(self, images, to):
+        return (images[:, :1] + 1) * self.gain - 1
+
+
+def test_the_judge_prefers_true_scans_and_a_class_that_can_be_read():
+    domains = make_domains(paired=True)  # the first channel of a photograph is its scan
+    judge = Judge(domains, Thumbnails(), 64)
+    good, dark = judge(Channel(1)), judge(Channel(0.2))
+    assert good < dark and judge.measured["kernel_distance"] > 0
+    assert 0 <= judge.measured["class_auroc"] <= 1
+    assert judge.preview(Channel(1)).shape == (16, 1, 64, 64)
+    for split in (domains.dfe.validation, domains.oct.train):  # now classes differ in brightness
+        sick = split.labels == "DRUSEN"
+        split.images[sick] = np.minimum(split.images[sick], 90)
+    judge = Judge(domains, Thumbnails(), 64)
+    judge(Channel(1))
+    assert judge.measured["class_auroc"] > 0.95
+    one_class = replace(domains, classes=("DRUSEN",))
+    one_class.dfe.validation.scans[:] = [
+        replace(scan, label="DRUSEN") for scan in domains.dfe.validation.scans
+    ]
+    judge = Judge(one_class, Thumbnails(), 64)
+    assert judge(Channel(1)) == judge.measured["kernel_distance"]
 
 
 # ------------------------------------------------------------ data

@@ -1,0 +1,73 @@
+"""A folder of photographs becomes a folder of scans, and what cannot be translated is named."""
+
+import csv
+
+import numpy as np
+import pytest
+from methods import METHODS
+from PIL import Image
+
+from helpers import generate, simulate
+from helpers.generate import is_synthetic
+from helpers.training import train
+from helpers.translate import translate_folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return train(*METHODS["cyclegan"](folder, steps=1, dfe_framing="macula")).folder
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    for seed, label in enumerate(("DRUSEN", "NORMAL", "DRUSEN")):
+        place = tmp_path / "dfe" / label
+        place.mkdir(parents=True, exist_ok=True)
+        picture = simulate.make_eye(seed, label, size=256).dfe
+        Image.fromarray(picture).save(place / f"{seed}_left.png")
+    return tmp_path / "dfe"
+
+
+def test_every_photograph_becomes_a_scan_of_its_class(run, photographs, tmp_path):
+    paths = translate_folder(run, photographs, tmp_path / "out", progress=False)
+    rows = list(csv.DictReader((tmp_path / "out" / "images.csv").open()))
+    assert len(paths) == len(rows) == 3
+    assert [row["class"] for row in rows] == [path.parent.name for path in paths]
+    assert sorted(path.name for path in paths) == ["0_left.png", "1_left.png", "2_left.png"]
+    assert all(is_synthetic(path) and Image.open(path).size == (64, 64) for path in paths)
+    assert len({row["weights_sha256"] for row in rows}) == 1
+    pictures = [np.asarray(Image.open(path)) for path in paths]
+    assert not np.array_equal(pictures[0], pictures[1])
+    with pytest.raises(FileExistsError, match="not empty"):
+        translate_folder(run, photographs, tmp_path / "out", progress=False)
+
+
+def test_what_cannot_be_translated_is_left_out_by_name(run, photographs, tmp_path):
+    grey = np.asarray(Image.open(photographs / "NORMAL" / "1_left.png").convert("L"))
+    Image.fromarray(grey).save(photographs / "NORMAL" / "grey.png")
+    band = np.zeros((256, 256, 3), np.uint8)
+    band[100:130] = (200, 60, 30)
+    Image.fromarray(band).save(photographs / "NORMAL" / "no_eye.png")
+    with pytest.warns(UserWarning) as caught:
+        paths = translate_folder(run, photographs, tmp_path / "out", progress=False)
+    said = " ".join(str(warning.message) for warning in caught)
+    assert "2 left out" in said and len(paths) == 3
+    assert "grey.png: is grey" in said and "no_eye.png: no whole field of view" in said
+    for name in ("0_left", "1_left", "2_left"):
+        next(photographs.rglob(f"{name}.png")).unlink()
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="none of its photographs"):
+        translate_folder(run, photographs, tmp_path / "nothing", progress=False)
+
+
+def test_the_command_line_says_which_kind_of_run_it_needs(run, photographs, tmp_path, capsys):
+    generate.main([str(run), "--from-dfe", str(photographs), "--out", str(tmp_path / "out")])
+    assert "3 images and images.csv" in capsys.readouterr().out
+    for arguments, words in [
+        ([str(run), "--out", str(tmp_path / "a")], "translates photographs; give --from-dfe"),
+        (["simulated", "--from-dfe", str(photographs), "--out", str(tmp_path / "b")],
+         "does not translate photographs"),
+    ]:  # fmt: skip
+        with pytest.raises(SystemExit):
+            generate.main(arguments)
+        assert words in capsys.readouterr().err
