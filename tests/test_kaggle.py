@@ -210,7 +210,8 @@ def holds_together(root, address, tag):
     assert len(first) == 1  # the same in every notebook, .py and .ipynb
     (cell,) = first
     assert f'REPOSITORY = "https://github.com/{address}"\nTAG = "{tag}"\n' in cell
-    files = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".png"]
+    binary = (".png", ".safetensors")
+    files = [path for path in root.rglob("*") if path.is_file() and path.suffix not in binary]
     named = {path for path in files if address in path.read_text()}
     assert named <= {root / "pyproject.toml", *links.places(root)}
 
