@@ -27,6 +27,8 @@ def read_scan(scan: Scan, size: int, framing: str, clahe=False) -> np.ndarray:
         size_made = max(size, 64)
         if scan.modality == "dfe" and framing in ("macula", "strip"):
             size_made = min(2 * size_made, 512)  # half of the field is cropped away
+        if scan.modality == "oct" and framing != "stretch":
+            size_made = max(size_made, 256)  # what is moved by whole pixels needs small ones
         eye = simulated_eye(scan, size_made)
         image = eye.oct if scan.modality == "oct" else eye.dfe
         centre = eye.truth.dfe_pixel(eye.truth.x_um.mean(), 0.0)[::-1]  # of the scan's line

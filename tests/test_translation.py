@@ -9,6 +9,7 @@ from methods import Thumbnails, make_domains
 from PIL import Image
 
 from helpers import config, simulate
+from helpers.cache import read_scan
 from helpers.data import Split
 from helpers.losses.contrastive import PLACES, column_places, patch_nce, pixel_places
 from helpers.losses.cycle import grey, identity_loss, with_channels
@@ -249,3 +250,12 @@ def test_classes_bring_labels_together_and_a_missing_one_is_named(cached):
             settings(cached, *where, "--classes=DRUSEN+AMD+AMD_DRY", "--framing=stretch"),
             paired=True, progress=False,
         )  # fmt: skip
+
+
+def test_a_small_flattened_scan_of_a_simulated_eye_has_a_smooth_rpe():
+    """Flattened at 64 px its columns would jump by whole pixels."""
+    scan = Scan("simulated/NORMAL/P00003_OD", "oct", "simulated", "NORMAL", "P00003")
+    small, large = (read_scan(scan, size, "flatten")[0] for size in (64, 256))
+    assert small.shape == (64, 64)
+    reduced = np.asarray(Image.fromarray(large).resize((64, 64), Image.Resampling.BICUBIC), float)
+    assert np.abs(small - reduced).mean() < 0.5
