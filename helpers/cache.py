@@ -26,7 +26,7 @@ def read_scan(scan: Scan, size: int, framing: str, clahe=False) -> np.ndarray:
     if scan.dataset == "simulated":
         size_made = max(size, 64)
         if scan.modality == "dfe" and framing in ("macula", "strip"):
-            size_made = min(2 * size_made, 512)  # half of the field is cropped away
+            size_made = min(max(2 * size_made, 256), 512)  # half of the field is cropped away
         if scan.modality == "oct" and framing != "stretch":
             size_made = max(size_made, 256)  # what is moved by whole pixels needs small ones
         eye = simulated_eye(scan, size_made)

@@ -22,7 +22,7 @@ class Explore:
     dfe: str = "simulated"  # DFE: simulated | a folder | a manifest.csv | odir
     runs: str = "runs"  # caches and results lie here
     size: int = 256  # px, side of the square that the models see
-    framing: str = "stretch"  # stretch | aspect | retina | flatten
+    framing: str = "stretch"  # stretch | aspect | retina | flatten | band
     n_simulated: int = 120  # simulated patients per class
     seed: int = 0
 
@@ -36,7 +36,7 @@ class TrainGan:
     data: str = "simulated"  # simulated | a folder | a manifest.csv | oct2017 | octmnist
     class_: str = "DRUSEN"  # which condition to learn, where the source has several
     size: int = 256  # px: 64, 128, 256 or 512
-    framing: str = "stretch"  # stretch | aspect | retina | flatten
+    framing: str = "stretch"  # stretch | aspect | retina | flatten | band
     n_simulated: int = 600  # simulated patients
     # where
     runs: str = "runs"
@@ -94,14 +94,16 @@ class TrainCyclegan:
     dfe: str = "simulated"  # DFE: simulated | a folder | a manifest.csv | odir
     classes: str = "NORMAL,DRUSEN"  # conditions; + joins names: NORMAL,DRUSEN+AMD+AMD_DRY
     size: int = 256  # px: 64, 128, 256 or 512
-    framing: str = "stretch"  # of the OCT: stretch | aspect | retina | flatten
+    framing: str = "band"  # of the OCT: a DFE cannot tell how deep or tilted the retina lies
     dfe_framing: str = "strip"  # full | macula | strip (1 mm about the scan line)
+    orient: bool = False  # left eyes are mirrored, where names tell; else all at random
     n_simulated: int = 300  # simulated patients per class
     # where
     runs: str = "runs"
     run: str = ""  # name of the run's folder; empty: the model's name
     # what
     model: str = "cyclegan"  # cyclegan | cut
+    network: str = "resnet"  # of the generators: resnet (published) | column
     width: int = 64  # channels next to the image
     blocks: int = 9  # residual blocks of the generators
     positions: bool = True  # the generators see the row and the column
@@ -123,7 +125,7 @@ class TrainCyclegan:
     # how long: the first limit that is reached ends the training; 0: no such limit
     steps: int = 0
     hours: float = 0.0
-    patience: int = 0  # validations without a better one that end the training; 0: no end
+    patience: int = 12  # validations without a better one that end the training; 0: no end
     session_hours: float = 0.0
     processes: int = 0
     # how it is watched, in images
@@ -145,16 +147,18 @@ class TrainPix2pix:
     dfe: str = "simulated"  # DFE of the same eyes, under the same names
     classes: str = "NORMAL,DRUSEN"  # conditions; + joins names
     size: int = 256  # px: 64, 128, 256 or 512
-    framing: str = "flatten"  # of the OCT: a DFE cannot tell how deep or tilted the retina lies
+    framing: str = "band"  # of the OCT: a DFE cannot tell how deep or tilted the retina lies
     dfe_framing: str = "strip"  # full | macula | strip (1 mm about the scan line)
+    orient: bool = False  # left eyes are mirrored, where names tell; else all at random
     n_simulated: int = 300  # simulated patients per class
     # where
     runs: str = "runs"
     run: str = "pix2pix"
     # what
+    network: str = "column"  # of the generator: unet (published) | column
     width: int = 64  # channels next to the image
-    positions: bool = False
-    skips: str = "column"  # pixel (published) | column
+    positions: bool = False  # the U-Net sees the row and the column
+    skips: str = "column"  # of the U-Net: pixel (published) | column
     l1: float = 100.0  # weight of the absolute error
     batch_size: int = 1
     lr: float = 2e-4
@@ -167,7 +171,7 @@ class TrainPix2pix:
     # how long
     steps: int = 0
     hours: float = 0.0
-    patience: int = 0
+    patience: int = 12
     session_hours: float = 0.0
     processes: int = 0
     # how it is watched, in images
@@ -190,7 +194,7 @@ class Evaluate:
     synthetic: str = ""  # a run, or a folder of images; empty: the run below
     contrast: str = ""  # the same of another class, by the same recipe; empty: trained if need be
     size: int = 256  # px, at least, of the real scans that are measured against
-    framing: str = "stretch"  # stretch | aspect | retina | flatten
+    framing: str = "stretch"  # stretch | aspect | retina | flatten | band
     n_simulated: int = 600  # simulated patients
     # where
     runs: str = "runs"

@@ -240,42 +240,46 @@ def _at_boundary(scan: Scan, side: dict[str, str]) -> bool:
 
 
 def batches(
-    images, batch_size, *, labels=None, seed=0, device="cpu", start=0, rank=0, world_size=1
-):
+    images, batch_size, *, labels=None, index=None, seed=0, device="cpu", start=0, rank=0,
+    world_size=1,
+):  # fmt: skip
     """Endless shuffled batches, float (batch_size, C, S, S) in [-1, 1] on ``device``.
 
     ``images`` is uint8 (N, C, S, S). With ``labels``, whole numbers (N,), a batch is a pair of
-    images and their labels (batch_size,). Every epoch is a fresh permutation, and the last batch of
-    one is filled up from the next, so that the sequence follows from ``seed`` alone; ``start``
-    counts the batches already taken (a resumed run goes on where it stopped). With several
+    images and their labels (batch_size,). ``index``, whole numbers, lists which images an epoch
+    has, some of them several times perhaps; None: each once. Every epoch is a fresh permutation,
+    and the last batch of one is filled up from the next, so that the sequence follows from ``seed``
+    alone; ``start`` counts the batches already taken (a resumed run goes on where it stopped). With
+    several
     processes each takes its own share of every global batch. Images that fit (2 GiB, on a GPU a
     quarter of its memory) live on the device as uint8; more of them stream from the disk, one
     batch ahead.
     """
     device = torch.device(device)
-    chosen = _order(len(images), batch_size, seed, start, rank, world_size)
+    index = np.arange(len(images)) if index is None else np.asarray(index)
+    chosen = (index[c] for c in _order(len(index), batch_size, seed, start, rank, world_size))
     labels = None if labels is None else torch.as_tensor(labels, device=device)
 
-    def batch(levels, index):
+    def batch(levels, those):
         pixels = levels.to(device).float() / 127.5 - 1
-        return pixels if labels is None else (pixels, labels[index.to(device)])
+        return pixels if labels is None else (pixels, labels[those.to(device)])
 
     room = 2 * 2**30
     if device.type == "cuda":
         room = torch.cuda.get_device_properties(device).total_memory // 4
     if images.nbytes <= room:
         resident = torch.from_numpy(np.array(images)).to(device)
-        for index in map(torch.from_numpy, chosen):
-            yield batch(resident[index.to(device)], index)
+        for those in map(torch.from_numpy, chosen):
+            yield batch(resident[those.to(device)], those)
         return
 
-    def read(index):
-        return torch.from_numpy(np.array(images[index])), torch.from_numpy(index)
+    def read(those):
+        return torch.from_numpy(np.array(images[those])), torch.from_numpy(those)
 
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(read, next(chosen))
-        for index in chosen:
-            ready, coming = coming.result(), pool.submit(read, index)
+        for those in chosen:
+            ready, coming = coming.result(), pool.submit(read, those)
             yield batch(*ready)
 
 

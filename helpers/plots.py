@@ -260,10 +260,11 @@ def power_spectra(real, synthetic, *, caption="", path=None):
         return _finish(figure, caption, path)
 
 
-def filmstrip(folder, *, rows=6, columns=8, caption="", path=None):
+def filmstrip(folder, *, rows=6, columns=8, line=0, caption="", path=None):
     """The same noise over training time: `rows` of the previews in a run's previews/ folder.
 
-    A preview is a PNG named by its step, a sheet of square pictures eight to a row. Raises
+    A preview is a PNG named by its step, a sheet of square pictures eight to a row, of which the
+    `line`-th row is shown. Raises
     FileNotFoundError if the folder holds none.
     """
     files = sorted(Path(folder).glob("*.png"))
@@ -277,7 +278,8 @@ def filmstrip(folder, *, rows=6, columns=8, caption="", path=None):
             with Image.open(file) as sheet:
                 picture = np.asarray(sheet.convert("L"), np.float32)
             tile = (picture.shape[1] - 2) // 8  # picture and the line between two
-            _show(cell, picture[: tile + 2, : columns * tile + 2])
+            top = line * tile
+            _show(cell, picture[top : top + tile + 2, : columns * tile + 2])
             cell.set_ylabel(f"step {int(file.stem)}", fontsize=8)
         return _finish(figure, caption, path)
 

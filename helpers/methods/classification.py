@@ -20,7 +20,8 @@ from tqdm.auto import trange
 
 from helpers.augment import augment, mirror
 from helpers.data import batches
-from helpers.networks.classifiers import PACKAGED, Classifier, Network
+from helpers.measures.features import PACKAGED
+from helpers.networks.classifiers import Classifier, Network
 from helpers.training import average_gradients, choose_precision
 
 # What `fit` fine-tunes with: 40 s of one core. By two-fold cross-validation over 38 patients
@@ -36,7 +37,7 @@ class ClassifierSettings:
 
     classes: tuple = ()  # names, in the order of the probabilities
     multilabel: bool = False  # several findings at once: sigmoid instead of softmax
-    backbone: str = PACKAGED  # any name timm knows
+    backbone: str = PACKAGED[0]  # any name timm knows
     pretrained: bool = True  # start from ImageNet; others than the default need a network
     size: int = 224  # px, what images are stretched to inside
     mirror: bool = True  # left to right: a right eye becomes a left one

@@ -10,7 +10,7 @@ from helpers.losses.contrastive import PLACES, patch_nce
 from helpers.losses.cycle import class_loss, with_channels
 from helpers.networks.translators import PatchDiscriminator, Translator, patch_layers
 from helpers.processes import average_gradients
-from helpers.translation import Judge, set_rate
+from helpers.translation import Judge, architecture, set_rate
 
 PLACES_PER_LAYER = 256  # of one image, at most
 LENGTH = 256  # of a projected feature
@@ -45,11 +45,8 @@ class CUT:
         s = self.settings = settings
         if s.class_weight and reader is None:
             raise ValueError("class_weight: needs a reader, a frozen classifier of OCT.")
-        arguments = dict(kind="resnet", to=["oct"], size=s.size, width=s.width, blocks=s.blocks,
-                         positions=s.positions)  # fmt: skip
-        self.architecture = {"network": "translator", "arguments": arguments,
-                             "dfe_framing": s.dfe_framing}  # fmt: skip
-        generator = Translator(**arguments)
+        self.architecture = architecture(s, domains, ["oct"])
+        generator = Translator(**self.architecture["arguments"])
         discriminator = PatchDiscriminator(1, s.width, patch_layers(s.size))
         self.places = PLACES[s.contrast]
         with torch.no_grad():
@@ -64,6 +61,7 @@ class CUT:
         }
         self.reader, self.steps = reader, 0
         self.judge = Judge(domains, features, s.size)
+        self.mirrors = not domains.oriented
         self.discriminator_loss, self.generator_loss = LOSSES["least_squares"]
 
     def contrast(self, originals: torch.Tensor, translated: torch.Tensor) -> torch.Tensor:
@@ -84,7 +82,8 @@ class CUT:
         s = self.settings
         generator, discriminator, _ = self.networks.values()
         (photographs, labels), (scans, _) = batch
-        photographs, scans = mirror(photographs), mirror(scans)
+        if self.mirrors:
+            photographs, scans = mirror(photographs), mirror(scans)
         set_rate(self.optimizers, s, self.steps)
         with accelerator.autocast():
             drawn = generator(photographs, "oct")

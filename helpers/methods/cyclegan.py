@@ -8,7 +8,7 @@ from helpers.losses.adversarial import LOSSES
 from helpers.losses.cycle import class_loss, cycle_loss, identity_loss, with_channels
 from helpers.networks.translators import PatchDiscriminator, Translator, patch_layers
 from helpers.processes import average_gradients
-from helpers.translation import Judge, Pool, set_rate
+from helpers.translation import Judge, Pool, architecture, set_rate
 
 CHANNELS = {"oct": 1, "dfe": 3}
 
@@ -27,11 +27,8 @@ class CycleGAN:
         s = self.settings = settings
         if s.class_weight and reader is None:
             raise ValueError("class_weight: needs a reader, a frozen classifier of OCT.")
-        arguments = dict(kind="resnet", to=["oct", "dfe"], size=s.size, width=s.width,
-                         blocks=s.blocks, positions=s.positions)  # fmt: skip
-        self.architecture = {"network": "translator", "arguments": arguments,
-                             "dfe_framing": s.dfe_framing}  # fmt: skip
-        generator = Translator(**arguments)
+        self.architecture = architecture(s, domains, ["oct", "dfe"])
+        generator = Translator(**self.architecture["arguments"])
         discriminator = nn.ModuleDict({
             side: PatchDiscriminator(channels, s.width, patch_layers(s.size))
             for side, channels in CHANNELS.items()
@@ -44,6 +41,7 @@ class CycleGAN:
         }
         self.reader = reader
         self.judge = Judge(domains, features, s.size)
+        self.mirrors = not domains.oriented
         self.pools = {side: Pool(s.pool) for side in CHANNELS}
         self.steps = 0
         self.discriminator_loss, self.generator_loss = LOSSES["least_squares"]
@@ -52,7 +50,9 @@ class CycleGAN:
         """One update of both generators together, then of both discriminators."""
         s, generator, discriminator = self.settings, *self.networks.values()
         (photographs, labels), (scans, _) = batch
-        real = {"dfe": mirror(photographs), "oct": mirror(scans)}
+        if self.mirrors:
+            photographs, scans = mirror(photographs), mirror(scans)
+        real = {"dfe": photographs, "oct": scans}
         other = {"dfe": "oct", "oct": "dfe"}
         set_rate(self.optimizers, s, self.steps)
         losses = {}

@@ -8,7 +8,7 @@ from helpers.augment import mirror
 from helpers.losses.adversarial import LOSSES
 from helpers.networks.translators import PatchDiscriminator, Translator, patch_layers
 from helpers.processes import average_gradients
-from helpers.translation import Judge, set_rate
+from helpers.translation import Judge, architecture, set_rate
 
 
 class Pix2pix:
@@ -20,11 +20,8 @@ class Pix2pix:
 
     def __init__(self, settings, domains, features):
         s = self.settings = settings
-        arguments = dict(kind="unet", to=["oct"], size=s.size, width=s.width,
-                         positions=s.positions, skips=s.skips)  # fmt: skip
-        self.architecture = {"network": "translator", "arguments": arguments,
-                             "dfe_framing": s.dfe_framing}  # fmt: skip
-        generator = Translator(**arguments)
+        self.architecture = architecture(s, domains, ["oct"])
+        generator = Translator(**self.architecture["arguments"])
         discriminator = PatchDiscriminator(3 + 1, s.width, patch_layers(s.size), norm="batch")
         self.networks = {"generator": generator, "discriminator": discriminator}
         self.averaged = generator
@@ -33,13 +30,14 @@ class Pix2pix:
             for name, network in self.networks.items()
         }
         self.judge = Judge(domains, features, s.size)
+        self.mirrors = not domains.oriented
         self.steps = 0
         self.discriminator_loss, self.generator_loss = LOSSES["bce"]
 
     def step(self, batch, accelerator) -> dict[str, float]:
         """One update of the discriminator, which sees the photograph too, then of the generator."""
         s, generator, discriminator = self.settings, *self.networks.values()
-        both = mirror(batch[0])  # photograph and scan together
+        both = mirror(batch[0]) if self.mirrors else batch[0]  # photograph and scan together
         photographs, scans = both[:, :3], both[:, 3:]
         set_rate(self.optimizers, s, self.steps)
         with accelerator.autocast():

@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers.checkpoint import read_generator, write_generator
-from helpers.measures.features import efficientnet_lite0
-
-PACKAGED = "tf_efficientnet_lite0"  # its ImageNet weights come with a package
+from helpers.measures.features import PACKAGED, packaged_network
 
 
 class Network(torch.nn.Module):
@@ -24,8 +22,8 @@ class Network(torch.nn.Module):
     def __init__(self, backbone, size, classes, multilabel=False, pretrained=False):
         super().__init__()
         self.size = size
-        if pretrained and backbone == PACKAGED:
-            self.backbone = efficientnet_lite0().requires_grad_(True).train()
+        if pretrained and backbone in PACKAGED:
+            self.backbone = packaged_network(backbone).requires_grad_(True).train()
             self.backbone.reset_classifier(0)
         else:
             try:
@@ -35,7 +33,7 @@ class Network(torch.nn.Module):
                     raise
                 raise OSError(
                     f"backbone={backbone!r}: its ImageNet weights cannot be had here ({error}). "
-                    f"Use {PACKAGED}, whose weights come with a package, or pretrained=False."
+                    f"Use {PACKAGED[0]}, whose weights come with a package, or pretrained=False."
                 ) from error
         self.head = torch.nn.Linear(self.backbone.head_hidden_size, len(classes))
         for name in ("mean", "std"):  # what the backbone was trained with, for images in [0, 1]

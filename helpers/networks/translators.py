@@ -8,8 +8,8 @@ a column of the OCT, but a row of the one says nothing about a row of the other:
 
 - ``positions`` appends two channels with the row and the column, -1 to 1, because a convolution
   does not know how deep in the picture it is, and the depth is what it has to invent;
-- ``skips="column"`` (U-Net) lets the decoder see each of the encoder's columns as a whole, its mean
-  over the rows, instead of pixel beside pixel.
+- ``skips="column"`` (U-Net) lets the decoder see each of the encoder's columns as a whole, a sum
+  over its rows with learned weights, instead of pixel beside pixel.
 """
 
 from functools import partial
@@ -98,6 +98,21 @@ class ResNetGenerator(nn.Module):
         return found
 
 
+class ColumnSkip(nn.Module):
+    """(B, C, H, W) to the same shape, each column's weighted sum over its rows in all of them.
+
+    Weights are learned, for each channel and row: rows near the scan line say most. They start
+    alike, as a mean.
+    """
+
+    def __init__(self, channels: int, height: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels, height, 1), 1 / height))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * self.weight).sum(2, keepdim=True).expand_as(x)
+
+
 class UNetGenerator(nn.Module):
     """Images (B, inputs, S, S) to images (B, outputs, S, S), both in [-1, 1].
 
@@ -113,7 +128,7 @@ class UNetGenerator(nn.Module):
         if skips not in SKIPS:
             raise ValueError(f"skips={skips!r}: choose one of {', '.join(SKIPS)}.")
         self.size, self.inputs, self.outputs = check_size(size), inputs, outputs
-        self.positions, self.skips = positions, skips
+        self.positions = positions
         depth = size.bit_length() - 1
         widths = [width * min(2**k, 8) for k in range(depth)]
         convolution = partial(nn.Conv2d, kernel_size=4, stride=2, padding=1)
@@ -127,6 +142,10 @@ class UNetGenerator(nn.Module):
                 *([nn.BatchNorm2d(channels)] if inner else []),
             ))  # fmt: skip
             inside = channels
+        self.beside = nn.ModuleList(
+            ColumnSkip(channels, size >> number + 1) if skips == "column" else nn.Identity()
+            for number, channels in enumerate(widths[:-1])
+        )
         for number in reversed(range(depth)):
             channels = widths[number - 1] if number else outputs
             inside = widths[number] * (1 if number == depth - 1 else 2)
@@ -144,12 +163,69 @@ class UNetGenerator(nn.Module):
             x = stage(x)
             seen.append(x)
         x = self.up[0](seen.pop())
-        for stage in self.up[1:]:
-            beside = seen.pop()
-            if self.skips == "column":
-                beside = beside.mean(2, keepdim=True).expand_as(beside)
-            x = stage(torch.cat([x, beside], 1))
+        for stage, skip, beside in zip(self.up[1:], reversed(self.beside), reversed(seen)):
+            x = stage(torch.cat([x, skip(beside)], 1))
         return x
+
+
+class ColumnGenerator(nn.Module):
+    """Images (B, inputs, S, S) to images (B, outputs, S, S), both in [-1, 1], column by column.
+
+    Not published; made for two pictures of an eye that share one axis. Convolutions halve the rows
+    and never the columns, until a kernel as high as what is left turns every column into one
+    vector. These exchange with their neighbours, and the mirror image of the encoder unfolds each
+    into a column of the other picture. So what is drawn at a place comes from that place and about
+    a tenth of the width around it, and no row of the one is taken for a row of the other.
+    ``width`` channels at full height, 4 ``width`` numbers for a column.
+    """
+
+    def __init__(self, size=256, inputs=3, outputs=1, width=32):
+        super().__init__()
+        self.size, self.inputs, self.outputs = check_size(size), inputs, outputs
+        halvings = size.bit_length() - 5  # to 16 rows
+        widths = [width] + [2 * width] * halvings
+
+        def block(convolution):
+            channels = convolution.out_channels
+            return nn.Sequential(convolution, nn.GroupNorm(4, channels), nn.LeakyReLU(0.2))
+
+        layers = [block(nn.Conv2d(inputs + 2, width, 5, 1, 2))]
+        layers += [block(nn.Conv2d(a, b, (4, 5), (2, 1), (1, 2)))
+                   for a, b in zip(widths, widths[1:])]  # fmt: skip
+        layers += [nn.Sequential(nn.Conv2d(widths[-1], 4 * width, (16, 1)), nn.LeakyReLU(0.2))]
+        layers += [Neighbours(4 * width, reach) for reach in (1, 2)]
+        self.encoder = nn.ModuleList(layers)
+        upwards = [nn.Sequential(nn.ConvTranspose2d(4 * width, widths[-1], (16, 1)),
+                                 nn.LeakyReLU(0.2))]  # fmt: skip
+        for a, b in zip(widths[::-1], widths[-2::-1]):
+            upwards.append(block(nn.ConvTranspose2d(a, b, (4, 3), (2, 1), (1, 1))))
+        upwards += [block(nn.Conv2d(width, width, 3, 1, 1)), nn.Conv2d(width, outputs, 3, 1, 1)]
+        self.decoder = nn.Sequential(*upwards, nn.Tanh())
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """What each stage of the encoder gives, (B, C, rows, S); the last is drawn from."""
+        x, found = with_positions(images), []
+        for layer in self.encoder:
+            x = layer(x)
+            found.append(x)
+        return found
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.features(images)[-1])
+
+
+class Neighbours(nn.Module):
+    """x + what columns (B, C, 1, W) learn from those up to 2 ``reach`` away."""
+
+    def __init__(self, channels: int, reach: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, channels, (1, 5), padding=(0, 2 * reach), dilation=(1, reach)),
+            nn.LeakyReLU(0.2), nn.Conv2d(channels, channels, 1),
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.layers(x)
 
 
 class PatchDiscriminator(nn.Module):
@@ -188,16 +264,19 @@ def check_size(size: int) -> int:
     return size
 
 
+KINDS = {"resnet": ResNetGenerator, "unet": UNetGenerator, "column": ColumnGenerator}
+
+
 class Translator(nn.Module):
     """What a run exports: one generator for each direction in ``to``, "oct" or "oct", "dfe".
 
-    ``forward(images, to)`` takes DFE (B, 3, S, S) to OCT (B, 1, S, S), or back. ``kind``: "resnet"
-    or "unet"; ``others`` are the arguments of that network.
+    ``forward(images, to)`` takes DFE (B, 3, S, S) to OCT (B, 1, S, S), or back. ``kind``: "resnet",
+    "unet" or "column"; ``others`` are the arguments of that network.
     """
 
     def __init__(self, kind="resnet", to=("oct",), size=256, **others):
         super().__init__()
-        network = {"resnet": ResNetGenerator, "unet": UNetGenerator}[kind]
+        network = KINDS[kind]
         channels = {"oct": (3, 1), "dfe": (1, 3)}
         self.size = size
         self.generators = nn.ModuleDict(
@@ -205,4 +284,10 @@ class Translator(nn.Module):
         )
 
     def forward(self, images: torch.Tensor, to="oct") -> torch.Tensor:
-        return self.generators[to](images)
+        if to not in self.generators:
+            raise ValueError(f"to={to!r}: this translator draws {', '.join(self.generators)} only.")
+        network = self.generators[to]
+        wanted = (network.inputs, self.size, self.size)
+        if images.shape[1:] != wanted:
+            raise ValueError(f"to={to!r}: takes images of {wanted}, not {tuple(images.shape[1:])}.")
+        return network(images)

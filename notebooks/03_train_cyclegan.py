@@ -1,0 +1,399 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 03 · From a photograph to a scan: CycleGAN and CUT, unpaired
+#
+# ## What this does, and what to expect
+#
+# Fundus photographs (DFE) are cheap and plentiful, OCT is not, and OCT shows more. Can a network
+# draw the B-scan that belongs to a photograph? Pairs of both pictures of one eye are rare, so this
+# notebook learns **without pairs**: from a heap of photographs and a heap of scans of other people.
+# CycleGAN does it by going there and back again, CUT by comparing places.
+#
+# Everybody's translated scans look right. The question here is **whether they are right**, and it
+# is answered by measurement:
+#
+# | question | score | control |
+# |---|---|---|
+# | do they look like OCT? | kernel distance to unseen patients' scans | real training scans |
+# | is the disease still there? | readers of OCT tell the class | scans dealt out to other eyes |
+# | is each druse where it is? | the ruler, where the truth is known | scans dealt out likewise |
+# | is the photograph hidden in it? | the way back through a file | the way back as it is |
+#
+# __RESULT__
+#
+# | preset | pictures | where | training time |
+# |---|---|---|---|
+# | `tiny` | 64 px | anywhere; a check that every cell runs | seconds |
+# | `demo` (default) | 64 px, simulated eyes | 2 CPU cores | 7 minutes |
+# | `colab` | 256 px, OCT2017 and ODIR | one T4 | 3 hours, set by `OCT_HOURS` |
+# | `kaggle` | 256 px, OCT2017 and ODIR | 2 x T4 | 10.5 hours, set by `OCT_HOURS` |
+#
+# Nothing that is made here is for clinical use.
+
+# %% [markdown]
+# ## Setup
+#
+# On Kaggle and Colab the next cell makes this repository's package `helpers` importable: from a
+# data set or utility script that is attached to the notebook, else by installing it, with whatever
+# it lacks, from the repository. The torch that is already there stays. Elsewhere it does nothing.
+
+# %%
+import os
+import subprocess
+import sys
+from glob import glob
+from importlib import metadata
+
+REPOSITORY = "https://github.com/OWNER/synthetic-retinal-oct"
+TAG = "v0.1.0"
+MOUNTS = ("input", "input/datasets/*", "input/notebooks/*", "usr/lib", "usr/lib/notebooks/*")
+
+if {"KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG"} & os.environ.keys():
+    patterns = [f"/kaggle/{mount}/synthetic?retinal?oct/**/helpers" for mount in MOUNTS]
+    attached = [folder for pattern in patterns for folder in glob(pattern, recursive=True)]
+    installed = metadata.distributions(name="synthetic-retinal-oct")
+    if attached:  # as a data set or a utility script: needs no internet
+        sys.path.append(os.path.dirname(attached[0]))
+    elif TAG[1:] not in [package.version for package in installed]:
+        keep = [f"{name}=={metadata.version(name)}" for name in ("torch", "torchvision")]
+        pip = [sys.executable, "-m", "pip", "install", "-q", f"git+{REPOSITORY}@{TAG}", *keep]
+        if subprocess.run(pip).returncode:
+            raise RuntimeError("pip failed, see above; without internet attach helpers (README).")
+
+# %%
+import inspect
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from IPython.display import Markdown, display
+
+from helpers import config, plots, translation_plots
+from helpers.cache import simulated_eye
+from helpers.data import describe
+from helpers.generate import load_generator
+from helpers.losses import contrastive, cycle
+from helpers.measures.features import Features
+from helpers.measures.layers import read_all
+from helpers.measures.lesions import as_a_file
+from helpers.methods.classification import fit
+from helpers.methods.cut import CUT
+from helpers.methods.cyclegan import CycleGAN
+from helpers.networks import translators
+from helpers.preprocess import clean_oct, read_image
+from helpers.processes import launch
+from helpers.runs import open_run
+from helpers.training import train
+from helpers.translation import translate
+from helpers.translation_data import prepare_domains, truths_of, unpaired_batches
+from helpers.translation_report import READER, measure_translation, pictures, print_table
+
+
+def show_source(*things):
+    """The code that matters, where it is explained."""
+    code = "\n\n".join(inspect.getsource(thing).rstrip() for thing in things)
+    display(Markdown(f"```python\n{code}\n```"))
+
+
+# %% [markdown]
+# ## Settings
+#
+# A star marks what differs from the default. `model` is `cyclegan` or `cut`; `network` is the
+# published ResNet or the `column` network that is explained below; `OCT_DATA` are the scans,
+# `OCT_DFE` the photographs, and `OCT_CLASSES` says which names of the two sets mean one condition.
+
+# %%
+# os.environ["OCT_PRESET"] = "kaggle"  # or "colab": on those machines, take the first # away
+settings = config.resolve(config.TrainCyclegan)
+settings.run = settings.run or settings.model
+print(config.show(settings))
+
+# %% [markdown]
+# ## Data
+#
+# Two heaps, each **split by patient** as everywhere. Unpaired means unpaired: where both sources
+# know a patient, as the simulated ones do, every second patient teaches with the photograph and the
+# others with the scan, so that no pair can be learned by heart. Every class is drawn equally often
+# on both sides. Otherwise a translator that makes its scans look like the heap of scans *has* to
+# change healthy eyes into ill ones, if the scans are more often ill.
+
+# %%
+domains = prepare_domains(settings)
+for modality, source in (("photographs", domains.dfe), ("scans", domains.oct)):
+    print(f"{modality}: {describe(source)}\n")
+
+# %% [markdown]
+# **Geometry comes first.** A photograph shows 13 mm of retina from the front. A B-scan is a cut,
+# 6 mm wide, along one line of it, and shows what lies *below*. So a row of the photograph is not a
+# row of the scan. What the two share is **one axis: the place along the scan line**. Three ways to
+# show a network the photograph:
+#
+# - `full`: as it is. At 256 px one pixel is 50 um, and a druse of 63 to 125 um all but vanishes;
+# - `macula`: the 6 mm that a scan spans, around the fovea. A column of it is a place on the line;
+# - `strip`: only 1 mm about the line, stretched to a square. Nothing that lies off the line is left
+#   to mislead.
+#
+# The fovea is looked for, two and a half disc diameters beside the disc; where that is unsure, a
+# warning says so and the centre of the field is used. Where the line really lay is known for the
+# simulated eyes only.
+
+
+# %%
+def both_pictures(place):
+    """Photograph and scan of one test eye as they come, and where the scan line's middle lies."""
+    photograph = domains.dfe.test.scans[place]
+    if photograph.dataset != "simulated":
+        return read_image(photograph.path), None, None
+    eye = simulated_eye(photograph, max(256, settings.size))
+    return eye.dfe, eye.oct, eye.truth.dfe_pixel(eye.truth.x_um.mean(), 0.0)[::-1]
+
+
+sick = next(i for i, label in enumerate(domains.dfe.test.labels) if label != "NORMAL")
+photograph, scan, centre = both_pictures(sick)
+figure = translation_plots.geometry(
+    photograph, scan, centre=centre,
+    caption="One test eye. White: the macula's 6 mm; blue: the strip; orange: the scan line. "
+    "Columns of the crops and of the B-scan are the same places.",
+)  # fmt: skip
+plots.compact(figure)
+
+# %% [markdown]
+# The scan needs framing too. How deep the retina lies in the picture, how it tilts, and how tall a
+# millimetre is are choices of the operator and the device. No photograph tells them, and a network
+# that has to guess them draws the blurred mean of all. The framing `band` takes that away: columns
+# are shifted until the RPE is level, and 2.25 thicknesses of the retina above it and 1.5 below are
+# kept. What is left to draw is what the eye decides: the pit, the layers, the drusen.
+
+# %%
+rows = []
+for place in np.linspace(0, len(domains.oct.test) - 1, 8).round().astype(int):
+    source = domains.oct.test.scans[place]
+    if source.dataset == "simulated":
+        whole = simulated_eye(source, 256).oct
+    else:
+        whole = read_image(source.path)
+    rows.append([clean_oct(whole, size=128, framing=f) for f in ("stretch", settings.framing)])
+figure = plots.grid(
+    np.array(rows).transpose(1, 0, 2, 3).reshape(-1, 1, 128, 128),
+    caption=f"Eight test scans, above as they come, below in the framing {settings.framing}.",
+)
+plots.compact(figure)
+
+# %% [markdown]
+# ## Model
+#
+# **The published generator** is a ResNet: two halvings, residual blocks, two doublings, with
+# InstanceNorm, which takes each picture's own brightness and contrast away. Everything is local: a
+# pixel of the output is made from the input around the *same* pixel. For horses and zebras that is
+# right. Here it says that the top rows of the photograph become the vitreous.
+#
+# `positions` gives the network two more channels, the row and the column of each pixel; without
+# them a convolution does not know how deep in the picture it is, and the depth is what it has to
+# invent.
+#
+# **The `column` network** builds the geometry in. It halves the rows and never the columns, until
+# each column of the photograph is *one vector*, lets neighbouring vectors talk, and unfolds each
+# into a column of the scan. What is drawn at a place can only come from that place and its
+# surroundings.
+
+# %%
+shown = {"resnet": translators.ResNetGenerator, "column": translators.ColumnGenerator}
+show_source(shown[settings.network], translators.PatchDiscriminator)
+
+# %% [markdown]
+# **The discriminator** sees patches only, 70 x 70 px of 256 (a smaller share of the picture would
+# not show a retina, a larger one would be learned by heart), and gives each a mark.
+
+# %%
+torch.manual_seed(settings.seed)
+features = Features(cache=Path(settings.runs) / "cache" / "features")
+reader = None
+if settings.class_weight:  # a frozen judge of OCT in the loss; not the one that measures below
+    taught = domains.oct.train
+    judge = fit(np.asarray(taught.images), domains.numbers(taught), domains.classes,
+                patients=taught.patients, size=96)  # fmt: skip
+    reader = judge.network
+method = {"cyclegan": CycleGAN, "cut": CUT}[settings.model](settings, domains, features, reader)
+parameters = {
+    name: sum(weight.numel() for weight in network.parameters())
+    for name, network in method.networks.items()
+}
+for name, count in parameters.items():
+    print(f"{name:14} {count / 1e6:6.2f} million parameters")
+
+# %% [markdown]
+# ## Loss
+#
+# Both methods ask a discriminator whether the scan looks real, by least squares (Mao et al., ICCV
+# 2017): its marks should be 1 for real scans and 0 for drawn ones. That alone is satisfied by *any*
+# realistic scan, whatever the photograph. Something has to tie the two together:
+#
+# **CycleGAN** (Zhu et al., ICCV 2017) trains a second generator for the way back, and asks that the
+# photograph be restored: $|F(G(x))-x|_1$, and likewise for scans. And since a photograph cannot be
+# restored from a healthy scan of the mean eye, the scan must carry the photograph along. The catch
+# is in "carry": it may be anatomy, or an invisible pattern of a tenth of a grey level. And if all
+# healthy eyes were drawn ill and all ill ones healthy, the cycle would close as well.
+#
+# The **identity** loss asks $G$ to leave alone what is a scan already, $|G(y)-y|_1$, which keeps
+# black from becoming white. It is published for equal numbers of channels; here a scan goes in as
+# grey RGB, a photograph by its luminance, and what comes out is compared by luminance.
+#
+# **CUT** (Park et al., ECCV 2020) has no way back. A place of the output must be more like the same
+# place of the input than like other places of the same input, in the features of the generator's
+# own encoder. "The same place" is the same *pixel* in the paper, and the same **column** here
+# (`contrast`), because that is what photograph and scan share.
+
+# %%
+if settings.model == "cyclegan":
+    show_source(cycle.cycle_loss, cycle.identity_loss, CycleGAN.step)
+else:
+    show_source(contrastive.patch_nce, contrastive.column_places, CUT.step)
+
+# %% [markdown]
+# Two **remedies** are there, both off until asked for, because both were measured (README).
+# `cycle_noise` adds noise to the picture in the middle of the cycle, which drowns what is written
+# in invisible detail. `class_weight` asks a frozen judge of OCT to read the photograph's class off
+# the scan. It is given the label, so it can teach the network to *draw a disease it is told*; it
+# does not teach it to see one.
+
+# %% [markdown]
+# ## Train
+#
+# Losses of two players do not fall, and a translator that looks converged may drift. So every
+# `validate_every` photographs it is judged on **validation patients**, by what this notebook is
+# about: the kernel distance to real scans, plus 400 (1 - AUROC) of the class as it is read off the
+# translated scans. The best is kept, and after `patience` validations without a better one the
+# training ends. The rate of learning is constant and falls to zero over the last half, where the
+# budget is given in steps.
+
+# %%
+run = open_run(settings, domains.oct, parameters)
+paths = partial(unpaired_batches, domains, settings.batch_size, seed=settings.seed)
+launch(train, method, paths, run, settings, processes=settings.processes)
+if os.environ.get("RANK", "0") != "0":
+    sys.exit()  # of several processes one looks and measures
+features.to("cuda" if torch.cuda.is_available() else "cpu")
+print(config.shown(run.folder))
+
+# %% [markdown]
+# ## Look
+#
+# The same eight photographs of validation patients while training goes on. First the look of a scan
+# comes, then differences between eyes; whether these are the right ones, no look can tell.
+
+# %%
+caption = "Eight photographs of validation patients, translated, while training goes on."
+plots.compact(plots.filmstrip(run.previews, line=1, caption=caption))
+
+# %%
+figure = translation_plots.scores_over_time(
+    run.metrics(), caption="Left: losses. Right: what validation patients say; dotted: kept."
+)
+plots.compact(figure)
+
+# %%
+generator = load_generator(run.folder)
+test = pictures(domains.dfe.test)
+chosen = [i for c in domains.classes for i in np.flatnonzero(test.labels == c)[:4]][:8]
+drawn = translate(generator, test.images[chosen])
+simulated = all(scan.dataset == "simulated" for scan in domains.dfe.test.scans)
+true = None
+if simulated:
+    own = {scan.path.rpartition("/")[2]: i for i, scan in enumerate(domains.oct.test.scans)}
+    where = [own[domains.dfe.test.scans[i].path.rpartition("/")[2]] for i in chosen]
+    true = pictures(domains.oct.test).images[where]
+figure = translation_plots.translated(
+    test.images[chosen], drawn, true, titles=test.labels[chosen],
+    caption="Photographs of test patients, as the network sees them, what it draws, and, where it "
+    "is known, the scan of the same eye. Not chosen: the first of each class.",
+)  # fmt: skip
+plots.compact(figure)
+
+# %% [markdown]
+# ## Measure
+#
+# Every score has a **control**, the same scans dealt out to other eyes: a translator that draws a
+# fine scan whatever it is shown scores the same with it. And a **ceiling**. For the class, that is
+# a classifier of equal effort on the photographs themselves: what a photograph does not show, no
+# translation can bring. The judges of OCT are linear heads on another network than training used,
+# and learned from scans of patients who taught the translator nothing; none reads an eye whose true
+# scan it knows. Every translated scan is written as 8 bit and slightly blurred first.
+
+# %%
+scorer = Features(cache=features.cache, name=READER)
+report = measure_translation(generator, domains, settings, features, scorer)
+report["run"] = {
+    **json.loads(run.config.read_text())["identity"],
+    "weights": generator.weights_hash,
+}
+(run.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+print_table(report)
+
+# %%
+figure = translation_plots.survival(report, caption="What survives the translation.")
+plots.compact(figure)
+
+# %% [markdown]
+# Read `drusen found` beside `shuffled` and beside `false drusen`: whoever draws drusen everywhere
+# finds them all. The ruler has a ceiling of its own at this size. Below, place by place:
+
+# %%
+if simulated:
+    ill = [i for i in chosen if test.labels[i] == "DRUSEN"][:4]
+    picked = [domains.dfe.test.scans[i] for i in ill]
+    truths, um = truths_of(picked, settings.size, settings.framing)
+    scans = translate(generator, test.images[ill])
+    readings = read_all(scans)
+    display(plots.compact(translation_plots.in_place(
+        scans, truths, readings, um,
+        caption="Translated scans of eyes with drusen, and how far the RPE rises along them.",
+    )))  # fmt: skip
+else:
+    print("Where drusen lie is known for simulated eyes only.")
+
+# %% [markdown]
+# **The hidden message.** Take a scan that CycleGAN drew and go back to the photograph. Then write
+# the same scan to a file, blur it so little that nobody would notice, and go back again. What is
+# lost in between was never anatomy.
+
+# %%
+if "dfe" in generator.generators:
+    plain = translate(generator, drawn, "dfe")
+    honest = translate(generator, as_a_file(drawn), "dfe")
+    stacked = torch.cat([test.images[chosen], plain, honest])
+    names = ["photograph"] * len(chosen) + ["there and back"] * len(chosen)
+    names += ["through a file"] * len(chosen)
+    display(plots.compact(plots.grid(
+        stacked, titles=names, columns=len(chosen),
+        caption=f"Error of the cycle: {report['cycle']['plain']:.1f} grey levels, through a file "
+        f"{report['cycle']['honest']:.1f}.",
+    )))  # fmt: skip
+else:
+    print("CUT has no way back.")
+
+# %% [markdown]
+# To translate a folder of photographs:
+# `python -m helpers.generate RUN --from-dfe PHOTOGRAPHS --out DIR`.
+#
+# ## Limits
+#
+# __LIMITS__
+# - A scan drawn from a photograph is **an invention**: a photograph does not determine the depth.
+#   What is drawn in the layers above the drusen comes from other people's eyes.
+# - The judges are linear heads, and the ruler errs (README).
+# - A translator that was told the class (`class_weight`) can show no more than it was told.
+# - Not for clinical use.

@@ -1,0 +1,296 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 06 · From a photograph to a scan with pairs: pix2pix
+#
+# ## What this does, and what to expect
+#
+# If for every eye both pictures are there, the fundus photograph (DFE) and the B-scan, a network
+# can be told what is right: it draws a scan, and the true one is beside it. That is pix2pix. Real
+# pairs are rare; the simulated eyes have as many as one likes, **and their truth is known**. So
+# this notebook can ask what no real data set answers: is each druse drawn where it is?
+#
+# __RESULT__
+#
+# | preset | pictures | where | training time |
+# |---|---|---|---|
+# | `tiny` | 64 px | anywhere; a check that every cell runs | seconds |
+# | `demo` (default) | 64 px, simulated eyes | 2 CPU cores | 7 minutes |
+# | `colab` | 256 px, simulated eyes or your pairs | one T4 | 2 hours, set by `OCT_HOURS` |
+# | `kaggle` | 256 px, simulated eyes or your pairs | 2 x T4 | 6 hours, set by `OCT_HOURS` |
+#
+# Your own pairs: point `OCT_DFE` and `OCT_DATA` at two folders in which both pictures of an eye
+# have one name (`dfe/DRUSEN/P01_OD.png`, `oct/DRUSEN/P01_OD.png`). Pictures without a partner are
+# counted and left out; a left eye is never paired with a right one.
+#
+# Nothing that is made here is for clinical use.
+
+# %% [markdown]
+# ## Setup
+#
+# On Kaggle and Colab the next cell makes this repository's package `helpers` importable: from a
+# data set or utility script that is attached to the notebook, else by installing it, with whatever
+# it lacks, from the repository. The torch that is already there stays. Elsewhere it does nothing.
+
+# %%
+import os
+import subprocess
+import sys
+from glob import glob
+from importlib import metadata
+
+REPOSITORY = "https://github.com/OWNER/synthetic-retinal-oct"
+TAG = "v0.1.0"
+MOUNTS = ("input", "input/datasets/*", "input/notebooks/*", "usr/lib", "usr/lib/notebooks/*")
+
+if {"KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG"} & os.environ.keys():
+    patterns = [f"/kaggle/{mount}/synthetic?retinal?oct/**/helpers" for mount in MOUNTS]
+    attached = [folder for pattern in patterns for folder in glob(pattern, recursive=True)]
+    installed = metadata.distributions(name="synthetic-retinal-oct")
+    if attached:  # as a data set or a utility script: needs no internet
+        sys.path.append(os.path.dirname(attached[0]))
+    elif TAG[1:] not in [package.version for package in installed]:
+        keep = [f"{name}=={metadata.version(name)}" for name in ("torch", "torchvision")]
+        pip = [sys.executable, "-m", "pip", "install", "-q", f"git+{REPOSITORY}@{TAG}", *keep]
+        if subprocess.run(pip).returncode:
+            raise RuntimeError("pip failed, see above; without internet attach helpers (README).")
+
+# %%
+import inspect
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from IPython.display import Markdown, display
+
+from helpers import config, plots, translation_plots
+from helpers.cache import simulated_eye
+from helpers.data import describe
+from helpers.generate import load_generator
+from helpers.measures.features import Features
+from helpers.measures.layers import read_all
+from helpers.methods.pix2pix import Pix2pix
+from helpers.networks import translators
+from helpers.preprocess import read_image
+from helpers.processes import launch
+from helpers.runs import open_run
+from helpers.training import train
+from helpers.translation import translate
+from helpers.translation_data import paired_batches, prepare_domains, truths_of
+from helpers.translation_report import READER, measure_translation, pictures, print_table
+
+
+def show_source(*things):
+    """The code that matters, where it is explained."""
+    code = "\n\n".join(inspect.getsource(thing).rstrip() for thing in things)
+    display(Markdown(f"```python\n{code}\n```"))
+
+
+# %% [markdown]
+# ## Settings
+#
+# A star marks what differs from the default. `network` is `column`, which is explained below, or
+# the published `unet`; to train pix2pix as published, on whole photographs and whole scans:
+# `OCT_NETWORK=unet OCT_SKIPS=pixel OCT_DFE_FRAMING=full OCT_FRAMING=stretch`.
+
+# %%
+# os.environ["OCT_PRESET"] = "kaggle"  # or "colab": on those machines, take the first # away
+settings = config.resolve(config.TrainPix2pix)
+print(config.show(settings))
+
+# %% [markdown]
+# ## Data
+#
+# Pairs are matched by name and **split by patient**, both eyes of one on the same side.
+
+# %%
+domains = prepare_domains(settings, paired=True)
+print(describe(domains.oct))
+
+# %% [markdown]
+# A pair shows one eye twice, and yet **no pixel of the one corresponds to the same pixel of the
+# other**. The photograph looks at the retina from the front; the scan is a cut along one line of
+# it, 6 mm wide. What they share is one axis, the place along that line. So the photograph is
+# cropped to the strip about the line and stretched: its columns are now those of the scan. And the
+# scan is levelled and cropped to the retina (framing `band`), because how deep and how tilted it
+# lies is nothing that a photograph could tell.
+
+
+# %%
+def both_pictures(place):
+    """Photograph and scan of one test eye as they come, and where the scan line's middle lies."""
+    one, other = domains.dfe.test.scans[place], domains.oct.test.scans[place]
+    if one.dataset != "simulated":
+        return read_image(one.path), None, None
+    eye = simulated_eye(other, max(256, settings.size))
+    return eye.dfe, eye.oct, eye.truth.dfe_pixel(eye.truth.x_um.mean(), 0.0)[::-1]
+
+
+sick = next(i for i, label in enumerate(domains.dfe.test.labels) if label != "NORMAL")
+photograph, scan, centre = both_pictures(sick)
+figure = translation_plots.geometry(
+    photograph, scan, centre=centre,
+    caption="One test eye. White: the macula's 6 mm; blue: the strip; orange: the scan line.",
+)  # fmt: skip
+plots.compact(figure)
+
+# %%
+ends = np.linspace(0, len(domains.oct.train) - 1, 8).round().astype(int)
+figure = translation_plots.translated(
+    pictures(domains.dfe.train).images[ends], pictures(domains.oct.train).images[ends],
+    names=("DFE", "its scan"), titles=domains.oct.train.labels[ends],
+    caption="Pairs to learn from, as the networks see them: columns are the same places.",
+)  # fmt: skip
+plots.compact(figure)
+
+# %% [markdown]
+# ## Model
+#
+# **The published generator** (Isola et al., CVPR 2017) is a U-Net: it halves the picture down to
+# one pixel and doubles it again, and at every size the decoder is handed what the encoder saw
+# there, pixel beside pixel. For a map and its satellite photograph that is the point. Here the
+# handed rows are nonsense, and halving the columns throws away what is shared.
+#
+# **The `column` network** halves rows and never columns, until each column of the strip is one
+# vector; neighbouring vectors exchange; and the mirror image unfolds each into a column of the
+# scan. Its weights are a tenth as many, and it finds many more of the drusen (below, README).
+
+# %%
+shown = {"unet": translators.UNetGenerator, "column": translators.ColumnGenerator}
+show_source(shown[settings.network])
+
+# %%
+torch.manual_seed(settings.seed)
+features = Features(cache=Path(settings.runs) / "cache" / "features")
+method = Pix2pix(settings, domains, features)
+parameters = {
+    name: sum(weight.numel() for weight in network.parameters())
+    for name, network in method.networks.items()
+}
+for name, count in parameters.items():
+    print(f"{name:14} {count / 1e6:6.2f} million parameters")
+
+# %% [markdown]
+# ## Loss
+#
+# $$\mathcal L=\mathcal L_\mathrm{GAN}(G,D)+\lambda\,\mathrm E\,|y-G(x)|_1,\qquad\lambda=100$$
+#
+# The second term says *be right on average*. Where the photograph leaves the scan open, and it
+# leaves most of it open, speckle above all, the answer that is least wrong on average is a blur.
+# The first term says *look like a scan*: the discriminator sees photograph and scan together and
+# marks patches, and a blur is no scan. Without the first the pictures are smooth and safe; without
+# the second they are crisp and invented. Whether a druse is drawn crisp *and in place* is the test.
+
+# %%
+show_source(Pix2pix.step)
+
+# %% [markdown]
+# ## Train
+#
+# The best is kept by what validation patients say: the kernel distance to real scans plus
+# 400 (1 - AUROC) of the class as it is read off the drawn scans. Training ends early after
+# `patience` validations without a better one.
+
+# %%
+run = open_run(settings, domains.oct, parameters)
+paths = partial(paired_batches, domains, settings.batch_size, seed=settings.seed)
+launch(train, method, paths, run, settings, processes=settings.processes)
+if os.environ.get("RANK", "0") != "0":
+    sys.exit()  # of several processes one looks and measures
+features.to("cuda" if torch.cuda.is_available() else "cpu")
+print(config.shown(run.folder))
+
+# %% [markdown]
+# ## Look
+
+# %%
+caption = "Eight photographs of validation patients, translated, while training goes on."
+plots.compact(plots.filmstrip(run.previews, line=1, caption=caption))
+
+# %%
+figure = translation_plots.scores_over_time(
+    run.metrics(), caption="Left: losses. Right: what validation patients say; dotted: kept."
+)
+plots.compact(figure)
+
+# %%
+generator = load_generator(run.folder)
+test, true = pictures(domains.dfe.test), pictures(domains.oct.test).images
+chosen = [i for c in domains.classes for i in np.flatnonzero(test.labels == c)[:4]][:8]
+drawn = translate(generator, test.images[chosen])
+figure = translation_plots.translated(
+    test.images[chosen], drawn, true[chosen], titles=test.labels[chosen],
+    caption="Test patients: the photograph, what is drawn, and the true scan. Not chosen: the "
+    "first of each class.",
+)  # fmt: skip
+plots.compact(figure)
+
+# %% [markdown]
+# ## Measure
+#
+# Every score stands beside a **control**, the same scans dealt out to other eyes, and a
+# **ceiling**: for the class a classifier of equal effort on the photographs, for the drusen the
+# ruler on the true scans. Everything is measured on test patients.
+
+# %%
+scorer = Features(cache=features.cache, name=READER)
+report = measure_translation(generator, domains, settings, features, scorer)
+report["run"] = {
+    **json.loads(run.config.read_text())["identity"],
+    "weights": generator.weights_hash,
+}
+(run.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+print_table(report)
+
+# %%
+figure = translation_plots.survival(report, caption="What survives the translation.")
+plots.compact(figure)
+
+# %% [markdown]
+# **What SSIM and PSNR are worth.** They are what most papers report for pairs. Look at the row: the
+# *mean of all training scans*, which shows no eye at all, scores at least as well as anything
+# drawn, and a real scan of another person scores worst, because its speckle is its own. They reward
+# a blur in the right layers. They do not know what a druse is. Use them to find a mistake in the
+# matching of pairs, not to rank translators.
+#
+# **Place by place.** Where the truth is known, the rise of the RPE along the scan says it all:
+
+# %%
+simulated = all(scan.dataset == "simulated" for scan in domains.dfe.test.scans)
+if simulated:
+    ill = [i for i in chosen if test.labels[i] == "DRUSEN"][:4]
+    picked = [domains.dfe.test.scans[i] for i in ill]
+    truths, um = truths_of(picked, settings.size, settings.framing)
+    scans = translate(generator, test.images[ill])
+    display(plots.compact(translation_plots.in_place(
+        scans, truths, read_all(scans), um,
+        caption="Drawn scans of eyes with drusen, and how far the RPE rises along them.",
+    )))  # fmt: skip
+else:
+    print("Where drusen lie is known for simulated eyes only.")
+
+# %% [markdown]
+# To translate a folder of photographs:
+# `python -m helpers.generate RUN --from-dfe PHOTOGRAPHS --out DIR`.
+#
+# ## Limits
+#
+# __LIMITS__
+# - A simulated photograph shows every druse in a clear medium, at a known place, with a height
+#   that its size and colour give away. No real one does, and no real photograph says where the
+#   scan line lay.
+# - A single pair of real pictures was at hand: a smoke test and not a result.
+# - Not for clinical use.
