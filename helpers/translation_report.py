@@ -108,10 +108,10 @@ def measure_translation(generator, domains: Domains, settings, features, reader,
 
 
 def _plain(value):
-    """What is not defined (NaN) as None, which JSON knows."""
+    """What is not defined or infinite as None, which JSON knows."""
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
-    return None if isinstance(value, float) and np.isnan(value) else value
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _realism(drawn, domains, features, modality="oct"):
@@ -207,7 +207,8 @@ def table(report: dict) -> list[tuple[str, str, str, str]]:
         ))  # fmt: skip
     if report["pairs"]:
         for name, words in (("ssim", "SSIM"), ("psnr", "PSNR, dB")):
-            value = {who: f"{found[name]:.2f}" for who, found in report["pairs"].items()}
+            value = {who: "-" if found[name] is None else f"{found[name]:.2f}"
+                     for who, found in report["pairs"].items()}  # fmt: skip
             rows.append((
                 words, value["translated"], f"{value['shuffled']} shuffled, "
                 f"{value['other_eyes']} another eye's true scan", f"{value['mean_scan']} mean scan",

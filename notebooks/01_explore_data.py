@@ -288,24 +288,26 @@ print(
 # %% [markdown]
 # ### One form for all: the framing
 #
-# Exports differ in shape, and networks take squares. Four ways to get there, one setting
+# Exports differ in shape, and networks take squares. Five ways to get there, one setting
 # (`OCT_FRAMING`): **stretch** uses the whole scan and bends its proportions; **aspect** keeps them
 # and pads with background; **retina** crops to the rows of the retina, so that fewer pixels are
 # spent on vitreous; **flatten** shifts every column until the RPE is level, which takes away tilt
-# and curvature that come from how the patient was positioned, *and* those that come from disease.
+# and curvature that come from how the patient was positioned, *and* those that come from disease;
+# **band** does so too and keeps 2.25 thicknesses of the retina above the RPE and 1.5 below it: scans
+# of all devices then have the retina at one place and one size (notebooks 03 and 06 use it).
 
 # %%
 files = [scan.path for scan in listed["oct"] if Path(scan.path).is_file()]
 export = read_image(files[0]) if files else resize(make_eye(30, "DRUSEN", size=512).oct, 496, 768)
-framings = ("stretch", "aspect", "retina", "flatten")
+framings = ("stretch", "aspect", "retina", "flatten", "band")
 framed = [clean_oct(export, size=256, framing=framing) for framing in framings]
-widths = [export.shape[1] / export.shape[0], 1, 1, 1, 1]
-figure, axes = plt.subplots(1, 5, figsize=(8, 2.3), width_ratios=widths)
+widths = [export.shape[1] / export.shape[0], 1, 1, 1, 1, 1]
+figure, axes = plt.subplots(1, 6, figsize=(8, 2), width_ratios=widths)
 for axis, image, title in zip(axes, [export, *framed], ("export", *framings)):
     axis.imshow(image, "gray", vmin=0, vmax=255)
     axis.set_title(title)
     axis.axis("off")
-picture(figure, f"One scan of {export.shape[1]} x {export.shape[0]} px, and the four framings at "
+picture(figure, f"One scan of {export.shape[1]} x {export.shape[0]} px, and the five framings at "
         f"256 px. This notebook goes on with {settings.framing}.")  # fmt: skip
 
 # %% [markdown]

@@ -1,0 +1,139 @@
+"""The report on a translator: a perfect one reaches the ceilings, a blind one the controls."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from methods import Thumbnails
+
+from helpers import config
+from helpers.measures.features import Features
+from helpers.measures.layers import read_all
+from helpers.networks.translators import Translator
+from helpers.translation_data import prepare_domains, truths_of
+from helpers.translation_plots import in_place, scores_over_time, survival, translated
+from helpers.translation_report import (
+    Pictures,
+    measure_translation,
+    pictures,
+    print_table,
+    read_by_others,
+    table,
+)
+
+
+class Oracle(torch.nn.Module):
+    """Knows the true scan of every photograph of a split; ``blind``: draws one and the same."""
+
+    def __init__(self, domains, blind=False):
+        super().__init__()
+        self.one = torch.nn.Parameter(torch.zeros(1))  # says on which device it is
+        self.generators, self.blind = {"oct": None}, blind
+        self.photographs = pictures(domains.dfe.test).images
+        self.scans = pictures(domains.oct.test).images
+
+    def forward(self, images, to):
+        away = torch.cdist(images.flatten(1), self.photographs.flatten(1))
+        return self.scans[away.argmin(1) * (not self.blind)]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OCT_RUNS", str(folder))
+        given = ["--size=64", f"--runs={folder}", "--n-simulated=30"]
+        yield config.resolve(config.TrainPix2pix, given, {})
+
+
+@pytest.fixture(scope="module")
+def domains(settings):
+    return prepare_domains(settings, paired=True, progress=False)
+
+
+@pytest.fixture(scope="module")
+def reports(domains, settings):
+    reader = Features()
+    return {
+        name: measure_translation(Oracle(domains, blind), domains, settings, Thumbnails(), reader)
+        for name, blind in (("perfect", False), ("blind", True))
+    }
+
+
+def test_a_perfect_translator_reaches_the_ceilings(reports):
+    report = reports["perfect"]
+    assert abs(report["realism"]["value"]) < 20
+    assert report["class"]["translated"] == report["class"]["true_oct"]
+    assert (
+        report["class"]["translated"]["value"]
+        > 0.8
+        > 0.65
+        > report["class"]["translated"]["shuffled"]
+    )
+    own, dealt, ruler = (report["lesions"][k] for k in ("translated", "shuffled", "ruler"))
+    assert own["detected"]["value"] == pytest.approx(ruler["detected"]["value"], abs=0.05)
+    assert own["detected"]["value"] > dealt["detected"]["value"] + 0.1
+    assert own["likeness"]["value"] > 0.3 > dealt["likeness"]["value"]
+    assert report["pairs"]["translated"]["ssim"] == pytest.approx(1)
+    assert report["pairs"]["mean_scan"]["ssim"] > report["pairs"]["other_eyes"]["ssim"]
+    assert report["cycle"] is None
+
+
+def test_a_blind_translator_is_no_better_than_its_control(reports):
+    report = reports["blind"]
+    assert 0.35 < report["class"]["translated"]["value"] < 0.65
+    own, dealt = (report["lesions"][k] for k in ("translated", "shuffled"))
+    for name in ("detected", "false", "thickness_um"):
+        assert own[name]["value"] == pytest.approx(dealt[name]["value"], abs=1e-6)
+    assert report["lesions"]["gain"]["detected"]["value"] == pytest.approx(0)
+
+
+def test_a_report_is_json_and_a_table(reports, capsys):
+    for report in reports.values():
+        json.dumps(report, allow_nan=False)
+        print_table(report)
+    assert capsys.readouterr().out.count("drusen found in their place") == 2
+    assert all(len(row) == 4 for row in table(reports["blind"]))
+
+
+def test_both_ways_are_measured(domains, settings):
+    torch.manual_seed(0)
+    both = Translator("column", ["oct", "dfe"], 64, width=4)
+    report = measure_translation(both, domains, settings, Thumbnails(), Thumbnails())
+    assert report["cycle"]["honest"] > 0 and report["back"]["value"] > report["back"]["floor"]
+    assert "error of the cycle" in str(table(report))
+
+
+def test_no_reader_has_seen_the_patient_it_reads():
+    """The class is written into each patient's own pixel: who has not seen the patient is blind."""
+    labels = np.array(["NORMAL", "DRUSEN"] * 20)
+    images = torch.full((40, 1, 40, 1), -1.0)
+    images[range(40), 0, range(40), 0] = torch.where(torch.tensor(labels == "DRUSEN"), 1.0, 0.0)
+    part = Pictures(images, labels, np.array([f"p{i}" for i in range(40)]))
+    (found,) = read_by_others(part, [part], ["NORMAL", "DRUSEN"], lambda x: x.flatten(1).numpy())
+    sick = labels == "DRUSEN"
+    assert np.abs(found[sick, 1].mean() - found[~sick, 1].mean()) < 0.2
+    assert np.allclose(found.sum(1), 1)
+    with pytest.raises(ValueError, match="too few patients of DRUSEN"):
+        few = Pictures(images[[0, 1, 2]], labels[[0, 1, 2]], part.patients[[0, 1, 2]])
+        read_by_others(few, [few], ["NORMAL", "DRUSEN"], lambda x: x.flatten(1).numpy())
+
+
+def test_figures(domains, settings, reports, tmp_path):
+    test = pictures(domains.dfe.test)
+    sick = np.flatnonzero(test.labels == "DRUSEN")[:3]
+    true = pictures(domains.oct.test).images[sick]
+    truths, um = truths_of([domains.dfe.test.scans[i] for i in sick], 64, settings.framing)
+    log = [{"step": 1, "images": 4, "loss_oct": 1.0},
+           {"step": 2, "images": 8, "loss_oct": 0.5, "kernel_distance": 90.0, "class_auroc": 0.7},
+           {"step": 2, "images": 8, "score": 210.0}]  # fmt: skip
+    for name, figure in {
+        "rows": translated(test.images[sick], true, true, titles=test.labels[sick]),
+        "survival": survival(reports["perfect"]),
+        "places": in_place(true, truths, read_all(true), um),
+        "time": scores_over_time(log),
+    }.items():
+        figure.savefig(tmp_path / name)
+        drawn = [axes for axes in figure.axes if axes.images or axes.lines or axes.patches]
+        assert len(drawn) == len(figure.axes) >= 2, name
