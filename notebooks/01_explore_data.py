@@ -293,8 +293,8 @@ print(
 # and pads with background; **retina** crops to the rows of the retina, so that fewer pixels are
 # spent on vitreous; **flatten** shifts every column until the RPE is level, which takes away tilt
 # and curvature that come from how the patient was positioned, *and* those that come from disease;
-# **band** does so too and keeps 2.25 thicknesses of the retina above the RPE and 1.5 below it: scans
-# of all devices then have the retina at one place and one size (notebooks 03 and 06 use it).
+# **band** does so too and keeps 2.25 thicknesses of the retina above the RPE and 1.5 below it:
+# scans of all devices then have the retina at one place and one size (for notebooks 03 and 06).
 
 # %%
 files = [scan.path for scan in listed["oct"] if Path(scan.path).is_file()]
