@@ -103,7 +103,7 @@ class TrainCyclegan:
     run: str = ""  # name of the run's folder; empty: the model's name
     # what
     model: str = "cyclegan"  # cyclegan | cut
-    network: str = "resnet"  # of the generators: resnet (published) | column
+    network: str = "column"  # of the generators: resnet (published) | column
     width: int = 64  # channels next to the image
     blocks: int = 9  # residual blocks of the generators
     positions: bool = True  # the generators see the row and the column

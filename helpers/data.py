@@ -94,9 +94,9 @@ def prepare(
 ) -> Data:  # fmt: skip
     """Find, split by patient, choose, de-duplicate and decode; uint8, ready to train on.
 
-    ``source`` as in ``sources.load_manifest``; ``class_`` is one of its classes, or "all" (a
-    source of one class trains on that one); ``framing`` and, for photographs, ``clahe`` as in
-    ``preprocess.clean_oct`` and ``clean_dfe``; ``cache`` a folder (default: cache in OCT_RUNS).
+    ``source`` as in ``sources.load_manifest``; ``class_`` is one of its classes, several joined by
+    +, or "all" (a source of one class trains on that one); ``framing`` and, for photographs,
+    ``clahe`` as in ``preprocess.clean_oct`` and ``clean_dfe``; ``cache`` a folder (default: cache in OCT_RUNS).
     ``most`` limits the scans of each side, where a sample is enough. The split is that of the
     whole source, so that a patient is on the same side in every class.
     Files that cannot be read are listed in ``left_out``. Raises ValueError for a class that the
@@ -154,10 +154,14 @@ def prepare(
 
 
 def choose_class(scans: list[Scan], class_: str, source: str) -> tuple[list[Scan], str]:
-    """The scans of one class, and its name; a source of one class has no choice."""
+    """The scans of one class or several, and their name; a source of one class has no choice."""
     counts = Counter(scan.label for scan in scans)
     if class_.lower() == "all":
         return scans, "all"
+    if "+" in class_:
+        several = [scan for scan in scans if scan.label in class_.split("+")]
+        if several:
+            return several, class_
     class_ = next((label for label in counts if label.lower() == class_.strip().lower()), class_)
     if len(counts) == 1:
         (only,) = counts

@@ -55,14 +55,15 @@ def prepare_domains(settings, *, paired=False, progress=True) -> Domains:
     side, or no pair at all.
     """
     s = settings
-    shared = dict(class_="all", size=s.size, n_simulated=s.n_simulated, progress=progress)
+    groups = [[name.strip() for name in g.split("+")] for g in s.classes.split(",") if g.strip()]
+    named = {name: group[0] for group in groups for name in group}
+    classes = tuple(group[0] for group in groups)
+    wanted = "+".join([*named, ""])
+    shared = dict(class_=wanted, size=s.size, n_simulated=s.n_simulated, progress=progress)
     data = {
         "dfe": prepare(s.dfe, modality="dfe", framing=s.dfe_framing, **shared),
         "oct": prepare(s.data, framing=s.framing, **shared),
     }
-    groups = [[name.strip() for name in g.split("+")] for g in s.classes.split(",") if g.strip()]
-    named = {name: group[0] for group in groups for name in group}
-    classes = tuple(group[0] for group in groups)
     for modality, source in data.items():
         data[modality] = renamed(source, named)
         missing = set(classes) - set(data[modality].train.labels)
