@@ -96,9 +96,9 @@ def prepare(
 
     ``source`` as in ``sources.load_manifest``; ``class_`` is one of its classes, several joined by
     +, or "all" (a source of one class trains on that one); ``framing`` and, for photographs,
-    ``clahe`` as in ``preprocess.clean_oct`` and ``clean_dfe``; ``cache`` a folder (default: cache in OCT_RUNS).
-    ``most`` limits the scans of each side, where a sample is enough. The split is that of the
-    whole source, so that a patient is on the same side in every class.
+    ``clahe`` as in ``preprocess.clean_oct`` and ``clean_dfe``; ``cache`` a folder (default:
+    cache in OCT_RUNS). ``most`` limits the scans of each side, where a sample is enough. The split
+    is that of the whole source, so that a patient is on the same side in every class.
     Files that cannot be read are listed in ``left_out``. Raises ValueError for a class that the
     source lacks, for fewer than three patients, or if no file can be read; OSError naming OCT_RUNS
     if the cache cannot be written.
