@@ -118,7 +118,9 @@ METHODS = {
     "gan residual": partial(gan, **RESIDUAL),
     "gan conditional, adaptive": partial(gan, **RESIDUAL, conditional=1, overfitting=0.3),
     "classification": classification,
-    "cyclegan": partial(translator, method=CycleGAN),
-    "cut": partial(translator, method=CUT, model="cut"),
-    "pix2pix": partial(translator, method=Pix2pix, cls=config.TrainPix2pix, paired=True, l1=10),
+    "cyclegan": partial(translator, method=CycleGAN, network="resnet"),
+    "cut": partial(translator, method=CUT, model="cut", network="column"),
+    "pix2pix": partial(
+        translator, method=Pix2pix, cls=config.TrainPix2pix, paired=True, l1=10, network="unet"
+    ),
 }
