@@ -89,7 +89,7 @@ def test_column_skips_carry_no_rows():
     """Shuffling the rows of the first stage's features leaves what the decoder sees beside."""
     torch.manual_seed(0)
     column, pixel = (UNetGenerator(64, width=4, skips=s).eval() for s in ("column", "pixel"))
-    pixel.load_state_dict(column.state_dict(), strict=False)
+    pixel.load_state_dict(column.state_dict())
     seen = []
     for network in (column, pixel):
         network.up[-1].register_forward_hook(lambda _, given, __: seen.append(given[0]))

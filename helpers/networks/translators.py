@@ -1,15 +1,16 @@
 """Networks that turn one kind of image into another, here DFE into OCT and back.
 
 ResNet and PatchGAN as in CycleGAN (Zhu et al., ICCV 2017), U-Net as in pix2pix (Isola et al.,
-CVPR 2017). Both families take any number of channels on either side. Two settings are not
-published; both follow from geometry. In a DFE that was cropped around the scan line
+CVPR 2017). Both families take any number of channels on either side. Three things are not
+published; all follow from geometry. In a DFE that was cropped around the scan line
 (``preprocess.clean_dfe``, framing "macula" or "strip") a column is a place on the retina and so is
 a column of the OCT, but a row of the one says nothing about a row of the other:
 
 - ``positions`` appends two channels with the row and the column, -1 to 1, because a convolution
   does not know how deep in the picture it is, and the depth is what it has to invent;
-- ``skips="column"`` (U-Net) lets the decoder see each of the encoder's columns as a whole, a sum
-  over its rows with learned weights, instead of pixel beside pixel.
+- ``skips="column"`` (U-Net) lets the decoder see each of the encoder's columns as a whole, its mean
+  over the rows, instead of pixel beside pixel;
+- the network ``ColumnGenerator``, which is made of nothing else.
 """
 
 from functools import partial
@@ -98,21 +99,6 @@ class ResNetGenerator(nn.Module):
         return found
 
 
-class ColumnSkip(nn.Module):
-    """(B, C, H, W) to the same shape, each column's weighted sum over its rows in all of them.
-
-    Weights are learned, for each channel and row: rows near the scan line say most. They start
-    alike, as a mean.
-    """
-
-    def __init__(self, channels: int, height: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((channels, height, 1), 1 / height))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x * self.weight).sum(2, keepdim=True).expand_as(x)
-
-
 class UNetGenerator(nn.Module):
     """Images (B, inputs, S, S) to images (B, outputs, S, S), both in [-1, 1].
 
@@ -128,7 +114,7 @@ class UNetGenerator(nn.Module):
         if skips not in SKIPS:
             raise ValueError(f"skips={skips!r}: choose one of {', '.join(SKIPS)}.")
         self.size, self.inputs, self.outputs = check_size(size), inputs, outputs
-        self.positions = positions
+        self.positions, self.skips = positions, skips
         depth = size.bit_length() - 1
         widths = [width * min(2**k, 8) for k in range(depth)]
         convolution = partial(nn.Conv2d, kernel_size=4, stride=2, padding=1)
@@ -142,10 +128,6 @@ class UNetGenerator(nn.Module):
                 *([nn.BatchNorm2d(channels)] if inner else []),
             ))  # fmt: skip
             inside = channels
-        self.beside = nn.ModuleList(
-            ColumnSkip(channels, size >> number + 1) if skips == "column" else nn.Identity()
-            for number, channels in enumerate(widths[:-1])
-        )
         for number in reversed(range(depth)):
             channels = widths[number - 1] if number else outputs
             inside = widths[number] * (1 if number == depth - 1 else 2)
@@ -163,8 +145,10 @@ class UNetGenerator(nn.Module):
             x = stage(x)
             seen.append(x)
         x = self.up[0](seen.pop())
-        for stage, skip, beside in zip(self.up[1:], reversed(self.beside), reversed(seen)):
-            x = stage(torch.cat([x, skip(beside)], 1))
+        for stage, beside in zip(self.up[1:], reversed(seen)):
+            if self.skips == "column":
+                beside = beside.mean(2, keepdim=True).expand_as(beside)
+            x = stage(torch.cat([x, beside], 1))
         return x
 
 
