@@ -105,8 +105,8 @@ class TrainCyclegan:
     model: str = "cyclegan"  # cyclegan | cut
     network: str = "column"  # of the generators: resnet (published) | column
     width: int = 64  # channels next to the image
-    blocks: int = 9  # residual blocks of the generators
-    positions: bool = True  # the generators see the row and the column
+    blocks: int = 9  # residual blocks of the ResNets
+    positions: bool = True  # the ResNets see the row and the column
     cycle: float = 10.0  # weight of the cycle; cyclegan
     identity: float = 0.5  # weight of the identity, as a share of the cycle's; cut: 0 is off
     cycle_noise: float = 0.0  # on the picture in the middle of the cycle, in [-1, 1]; cyclegan

@@ -4,11 +4,14 @@ import csv
 
 import numpy as np
 import pytest
+import torch
 from methods import METHODS
 from PIL import Image
 
 from helpers import generate, simulate
+from helpers.checkpoint import write_generator
 from helpers.generate import is_synthetic
+from helpers.networks.translators import Translator
 from helpers.training import train
 from helpers.translate import translate_folder
 
@@ -41,6 +44,25 @@ def test_every_photograph_becomes_a_scan_of_its_class(run, photographs, tmp_path
     assert not np.array_equal(pictures[0], pictures[1])
     with pytest.raises(FileExistsError, match="not empty"):
         translate_folder(run, photographs, tmp_path / "out", progress=False)
+
+
+def test_a_translator_of_right_eyes_gets_left_ones_mirrored(tmp_path):
+    arguments = dict(kind="column", to=["oct"], size=64, width=4)
+    about = {"network": "translator", "arguments": arguments, "dfe_framing": "full",
+             "oriented": True}  # fmt: skip
+    torch.manual_seed(0)
+    write_generator(tmp_path / "run.safetensors", Translator(**arguments).state_dict(), about)
+    picture = simulate.make_eye(1, "DRUSEN", size=64).dfe
+    (tmp_path / "dfe").mkdir()
+    for name, form in (("1_right", picture), ("2_left", picture[:, ::-1]), ("3", picture)):
+        Image.fromarray(form).save(tmp_path / "dfe" / f"{name}.png")
+    with pytest.warns(UserWarning, match="3.png: its name does not say which eye it shows"):
+        paths = translate_folder(
+            tmp_path / "run.safetensors", tmp_path / "dfe", tmp_path / "out", progress=False
+        )
+    right, left = (np.asarray(Image.open(path)) for path in sorted(paths))
+    assert len(paths) == 2 and np.abs(right - left[:, ::-1].astype(int)).max() <= 1
+    assert np.abs(right - right[:, ::-1].astype(int)).max() > 1
 
 
 def test_what_cannot_be_translated_is_left_out_by_name(run, photographs, tmp_path):
