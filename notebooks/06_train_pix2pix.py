@@ -21,7 +21,10 @@
 # pairs are rare; the simulated eyes have as many as one likes, **and their truth is known**. So
 # this notebook can ask what no real data set answers: is each druse drawn where it is?
 #
-# __RESULT__
+# **What came out** (README, all numbers): the published U-Net draws the mean scan, with a haze
+# where there are drusen. A network that turns each *column* of the photograph into one column of the scan
+# puts them in their place within four minutes on one core: it finds more than a third of them where
+# the ruler finds half on the true scans, and the same scans dealt out to other eyes a sixth.
 #
 # | preset | pictures | where | training time |
 # |---|---|---|---|
@@ -288,7 +291,6 @@ else:
 #
 # ## Limits
 #
-# __LIMITS__
 # - A simulated photograph shows every druse in a clear medium, at a known place, with a height
 #   that its size and colour give away. No real one does, and no real photograph says where the
 #   scan line lay.
