@@ -271,9 +271,9 @@ else:
 # %% [markdown]
 # Two **remedies** are there, both off until asked for (README has what they did). `cycle_noise`
 # adds noise to the picture in the middle of the cycle, which drowns what is written in invisible
-# detail. `class_weight` asks a frozen judge of OCT to read the photograph's class off the scan. It sounds
-# right, and it is a trap: what pleases the judge need not look like a disease, and in our trial the
-# scans stopped looking like OCT at all.
+# detail. `class_weight` asks a frozen judge of OCT to read the photograph's class off the scan. It
+# sounds right, and it is a trap: what pleases the judge need not look like a disease, and in our
+# trial the scans stopped looking like OCT at all.
 
 # %% [markdown]
 # ## Train

@@ -22,9 +22,10 @@
 # this notebook can ask what no real data set answers: is each druse drawn where it is?
 #
 # **What came out** (README, all numbers): the published U-Net draws the mean scan, with a haze
-# where there are drusen. A network that turns each *column* of the photograph into one column of the scan
-# puts them in their place within four minutes on one core: it finds more than a third of them where
-# the ruler finds half on the true scans, and the same scans dealt out to other eyes a sixth.
+# where there are drusen. A network that turns each *column* of the photograph into one column of
+# the scan puts them in their place within four minutes on one core: it finds more than a third of
+# them where the ruler finds half on the true scans, and the same scans dealt out to other eyes a
+# sixth.
 #
 # | preset | pictures | where | training time |
 # |---|---|---|---|
