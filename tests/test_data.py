@@ -519,3 +519,19 @@ def test_labels_go_with_their_images(tmp_path, resident):
     for pixels, labels in (next(stream) for _ in range(12)):
         numbers = ((pixels[:, 0, 0, 0] + 1) * 127.5).round().long()
         assert (labels == 10 * numbers).all()
+
+
+def test_several_classes_are_asked_for_with_a_plus(tmp_path):
+    data = prepare("simulated", class_="NORMAL+CNV", size=64, n_simulated=6, cache=tmp_path,
+                   progress=False)  # fmt: skip
+    assert set(data.train.labels) == {"NORMAL", "CNV"} and data.classes["DME"] == 12
+    with pytest.raises(ValueError, match="has no class AMD.DR. It has CNV .12., DME"):
+        prepare("simulated", class_="AMD+DR", size=64, n_simulated=6, cache=tmp_path)
+
+
+def test_an_index_says_how_often_an_image_comes():
+    images = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
+    stream = batches(images, 4, index=[0, 1, 1, 5])
+    for _ in range(3):
+        levels = (next(stream) + 1) * 127.5
+        assert sorted(levels.flatten().round().int().tolist()) == [0, 1, 1, 5]

@@ -218,3 +218,10 @@ def test_report_of_few_images_says_what_is_doubtful(capsys):
     assert "only 8 synthetic" in capsys.readouterr().out
     with pytest.raises(ValueError, match="two images"):
         distance_report(layers(1, 32, 0), split(8, 32, 1, 3), split(8, 32, 2, 2), features=Pixels())
+
+
+def test_another_packaged_network_sees_with_other_eyes(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (2, 1, 64, 64)).astype(np.uint8)
+    first = Features(cache=tmp_path)(images)
+    other = Features(cache=tmp_path, name="tf_efficientnet_lite2")(images)
+    assert first.shape == other.shape == (2, 1280) and not np.allclose(first, other, atol=0.1)
