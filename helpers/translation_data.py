@@ -165,6 +165,17 @@ def all_right(data: Data) -> Data:
     return replace(data, **{side: one(getattr(data, side)) for side in SIDES})
 
 
+def as_taken(images, scans: list[Scan], domains: Domains):
+    """Images (N, C, S, S), a tensor, as their eyes lie in the files: left ones of oriented domains
+    mirrored back."""
+    if not domains.oriented:
+        return images
+    left = [side_of_body(scan.path) == "left" for scan in scans]
+    images = images.clone()
+    images[left] = images[left].flip(3)
+    return images
+
+
 def side_of_body(path: str) -> str | None:
     """ "left", "right", or None where the file's name does not say it."""
     found = {EYES[word] for word in eye_name(path).split("_") if word in EYES}

@@ -22,7 +22,7 @@ from helpers.measures.lesions import (
 from helpers.methods.classification import linear_head, numbered
 from helpers.report import between
 from helpers.translation import translate
-from helpers.translation_data import Domains, truths_of
+from helpers.translation_data import Domains, as_taken, truths_of
 
 READER = "tf_efficientnet_lite2"  # not the network that training judges by
 FOLDS = 5
@@ -156,10 +156,12 @@ def _against_truth(drawn, where, domains, settings, seed):
     true = pictures(domains.oct.test).images[where]
     found = {"lesions": None}
     if sick:
-        truths, um = truths_of([test.scans[i] for i in sick], settings.size, settings.framing)
+        scans = [test.scans[i] for i in sick]
+        truths, um = truths_of(scans, settings.size, settings.framing)
         found["lesions"] = lesion_report(
-            as_a_file(drawn[sick], 0), true[sick], truths, test.patients[sick], um, seed=seed
-        )
+            *(as_taken(as_a_file(part[sick], 0), scans, domains) for part in (drawn, true)),
+            truths, test.patients[sick], um, seed=seed,
+        )  # fmt: skip
     order = next(deals(test.patients, np.random.default_rng(seed), 1))
     mean = pictures(domains.oct.train).images.mean(0, keepdim=True).expand_as(true)
     found["pairs"] = {

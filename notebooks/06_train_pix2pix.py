@@ -93,7 +93,7 @@ from helpers.processes import launch
 from helpers.runs import open_run
 from helpers.training import train
 from helpers.translation import translate
-from helpers.translation_data import paired_batches, prepare_domains, truths_of
+from helpers.translation_data import as_taken, paired_batches, prepare_domains, truths_of
 from helpers.translation_report import READER, measure_translation, pictures, print_table
 
 
@@ -143,7 +143,8 @@ def both_pictures(place):
     return eye.dfe, eye.oct, eye.truth.dfe_pixel(eye.truth.x_um.mean(), 0.0)[::-1]
 
 
-sick = next(i for i, label in enumerate(domains.dfe.test.labels) if label != "NORMAL")
+ill = np.flatnonzero(domains.dfe.test.labels != "NORMAL")
+sick = ill[0] if len(ill) else 0
 photograph, scan, centre = both_pictures(sick)
 figure = translation_plots.geometry(
     photograph, scan, centre=centre,
@@ -231,7 +232,7 @@ figure = translation_plots.scores_over_time(
 plots.compact(figure)
 
 # %%
-generator = load_generator(run.folder)
+generator = load_generator(run.folder, "cuda" if torch.cuda.is_available() else "cpu")
 test, true = pictures(domains.dfe.test), pictures(domains.oct.test).images
 chosen = [i for c in domains.classes for i in np.flatnonzero(test.labels == c)[:4]][:8]
 drawn = translate(generator, test.images[chosen])
@@ -250,7 +251,7 @@ plots.compact(figure)
 # ruler on the true scans. Everything is measured on test patients.
 
 # %%
-scorer = Features(cache=features.cache, name=READER)
+scorer = Features(features.device, cache=features.cache, name=READER)
 report = measure_translation(generator, domains, settings, features, scorer)
 report["run"] = {
     **json.loads(run.config.read_text())["identity"],
@@ -260,8 +261,9 @@ report["run"] = {
 print_table(report)
 
 # %%
-figure = translation_plots.survival(report, caption="What survives the translation.")
-plots.compact(figure)
+if report["class"]:
+    figure = translation_plots.survival(report, caption="What survives the translation.")
+    display(plots.compact(figure))
 
 # %% [markdown]
 # **What SSIM and PSNR are worth.** They are what most papers report for pairs. Look at the row: the
@@ -278,7 +280,7 @@ if simulated:
     ill = [i for i in chosen if test.labels[i] == "DRUSEN"][:4]
     picked = [domains.dfe.test.scans[i] for i in ill]
     truths, um = truths_of(picked, settings.size, settings.framing)
-    scans = translate(generator, test.images[ill])
+    scans = as_taken(translate(generator, test.images[ill]), picked, domains)
     display(plots.compact(translation_plots.in_place(
         scans, truths, read_all(scans), um,
         caption="Drawn scans of eyes with drusen, and how far the RPE rises along them.",

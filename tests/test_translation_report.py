@@ -1,6 +1,7 @@
 """The report on a translator: a perfect one reaches the ceilings, a blind one the controls."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,6 +96,17 @@ def test_a_report_is_json_and_a_table(reports, capsys):
         print_table(report)
     assert capsys.readouterr().out.count("drusen found in their place") == 2
     assert all(len(row) == 4 for row in table(reports["blind"]))
+
+
+def test_turned_eyes_are_turned_back_before_they_meet_the_truth(settings, reports):
+    turned = replace(settings, orient=True)
+    domains = prepare_domains(turned, paired=True, progress=False)
+    assert domains.oriented
+    report = measure_translation(Oracle(domains), domains, turned, Thumbnails(), Thumbnails())
+    for name in ("detected", "false"):
+        found = report["lesions"]["translated"][name]["value"]
+        asked = reports["perfect"]["lesions"]["translated"][name]["value"]
+        assert found == pytest.approx(asked, abs=0.1)
 
 
 def test_both_ways_are_measured(domains, settings):
