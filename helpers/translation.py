@@ -46,7 +46,7 @@ class Judge:
     def __init__(self, domains, features, size):
         self.features, self.classes, self.size = features, domains.classes, size
         validation = domains.dfe.validation
-        self.photographs = torch.from_numpy(np.asarray(validation.images)).float() / 127.5 - 1
+        self.photographs = torch.from_numpy(np.array(validation.images)).float() / 127.5 - 1
         self.labels = domains.numbers(validation)
         self.real = features(np.asarray(domains.oct.validation.images))
         self.measured: dict[str, float] = {}
