@@ -130,6 +130,11 @@ def read_synthetic(source, class_="", *, n=1000, seed=0, folder=None, device="cp
     path = Path(source)
     if path.is_file() or (path / "generator.safetensors").exists():
         generator = load_generator(path, device)
+        if not hasattr(generator, "z_dim"):
+            raise ValueError(
+                f"{path}: translates photographs and draws nothing by itself. Judge a folder of "
+                "its scans: python -m helpers.generate RUN --from-dfe PHOTOGRAPHS --out DIR."
+            )
         config = (path if path.is_dir() else path.parent) / "config.json"
         about = json.loads(config.read_text()) if config.exists() else {}
         run = {

@@ -149,10 +149,14 @@ def trained(name, gan_settings):
 synthetic, contrast = settings.synthetic, settings.contrast or None
 if not synthetic:
     files = sorted(runs.glob("*/generator.safetensors"), key=lambda f: f.stat().st_mtime)
-    newest = [f.parent.name for f in files if not f.parent.name.endswith("-contrast")]
+    about = {f.parent.name: json.loads((f.parent / "config.json").read_text()) for f in files}
+    newest = [name for name, found in about.items()  # those that draw from noise; no translators
+              if "z_dim" in found["settings"] and not name.endswith("-contrast")]  # fmt: skip
     own = replace(config.resolve(config.TrainGan), data=settings.data, class_=settings.class_)
     synthetic = trained(settings.run or (newest or ["dcgan"])[-1], own)
     recipe = json.loads((synthetic / "config.json").read_text())["settings"]
+    if "z_dim" not in recipe:
+        raise ValueError(f"OCT_RUN={settings.run}: no GAN; name a folder of scans in OCT_SYNTHETIC")
     steps = Run(synthetic).metrics()[-1]["step"]  # as many for the contrast, however long
     recipe |= {"class_": "NORMAL", "steps": steps, "hours": 0.0, "patience": 0}
     if not recipe.get("conditional"):  # one network of every class brings its contrast along

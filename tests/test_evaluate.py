@@ -10,9 +10,10 @@ from PIL.PngImagePlugin import PngInfo
 from helpers import evaluate as module
 from helpers.checkpoint import write_generator
 from helpers.evaluate import evaluate, main
-from helpers.evaluation_data import read_sides
+from helpers.evaluation_data import read_sides, read_synthetic
 from helpers.measures.features import Features
 from helpers.networks.residual_gan import Generator
+from helpers.networks.translators import Translator
 from helpers.report import PARTS, complete
 from helpers.simulate import make_eye
 from helpers.verdict import verdict
@@ -189,3 +190,11 @@ def test_a_generator_of_several_classes_is_judged_by_its_own_and_brings_its_cont
     assert sides.real.class_ == "NORMAL" and sides.other_real.class_ == "DRUSEN"
     assert sides.other_synthetic.class_ == "DRUSEN"
     assert (sides.synthetic.images != sides.other_synthetic.images).any()
+
+
+def test_a_translator_is_not_judged_as_if_it_drew_from_noise(tmp_path):
+    arguments = dict(kind="column", to=["oct"], size=64, width=4)
+    about = {"network": "translator", "arguments": arguments}
+    write_generator(tmp_path / "a.safetensors", Translator(**arguments).state_dict(), about)
+    with pytest.raises(ValueError, match="a.safetensors: translates photographs.*--from-dfe"):
+        read_synthetic(tmp_path / "a.safetensors")
