@@ -85,13 +85,15 @@ class Pool:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         given = []
+        if not self.size:
+            return images.detach()
         for image in images.detach():
             if len(self.images) < self.size:
                 self.images.append(image.clone())
                 given.append(image)
             elif torch.rand(()) < 0.5:
                 at = int(torch.randint(self.size, ()))
-                given.append(self.images[at])
+                given.append(self.images[at].to(image.device))  # a checkpoint's lie on the CPU
                 self.images[at] = image.clone()
             else:
                 given.append(image)

@@ -4,6 +4,7 @@ Both sides are split by patient with the same rule. Labels of both are brought t
 because data sets call a condition differently.
 """
 
+import hashlib
 import re
 import warnings
 from collections import Counter
@@ -91,6 +92,11 @@ def prepare_domains(settings, *, paired=False, progress=True) -> Domains:
         for k, modality in enumerate(("dfe", "oct")):
             data[modality] = replace(data[modality], **{side: v[k] for side, v in sides.items()})
     else:
+        held = {
+            p for d in data.values() for split in (d.validation, d.test) for p in split.patients
+        }
+        for modality, source in data.items():  # the sources need not be split alike
+            data[modality] = replace(source, train=without(source.train, held))
         both = set(data["dfe"].train.patients) & set(data["oct"].train.patients)
         dfe_only = set(sorted(both)[::2])
         data["dfe"] = replace(data["dfe"], train=without(data["dfe"].train, both - dfe_only))
@@ -111,6 +117,8 @@ def prepare_domains(settings, *, paired=False, progress=True) -> Domains:
         notes.append(f"orient=1, but the names of {unknown} images do not say which eye they show "
                      "(OD, OS, left, right): nothing is turned.")  # fmt: skip
         warnings.warn(notes[-1], stacklevel=2)
+    digest = hashlib.sha256("".join(d.manifest_hash for d in data.values()).encode()).hexdigest()
+    data["oct"] = replace(data["oct"], manifest_hash=digest[:16])  # a run is one of both sources
     oriented = s.orient and not unknown
     if oriented:
         data = {modality: all_right(source) for modality, source in data.items()}
@@ -153,6 +161,11 @@ def by_name(scans: list[Scan]) -> dict[str, int]:
     }
 
 
+def one_person(photograph: Scan, scan: Scan) -> bool:
+    """Whether the two may show one patient: the same name, or a stand-in for an unknown one."""
+    return photograph.patient == scan.patient or "block" in photograph.patient + scan.patient
+
+
 def all_right(data: Data) -> Data:
     """``data`` with left eyes mirrored: the optic disc lies to the right in all."""
 
@@ -188,7 +201,10 @@ def matched(dfe: Split, oct: Split) -> tuple[Split, Split, int]:
     Warns, with their names, of a patient's left and right eye that are each alone.
     """
     names = [by_name(split.scans) for split in (dfe, oct)]
-    both = sorted(names[0].keys() & names[1].keys())
+    both = sorted(
+        name for name in names[0].keys() & names[1].keys()
+        if one_person(*(split.scans[own[name]] for split, own in zip((dfe, oct), names)))
+    )  # fmt: skip
     alone = [[split.scans[i] for n, i in own.items() if n not in both]
              for split, own in zip((dfe, oct), names)]  # fmt: skip
     for photograph in alone[0]:

@@ -16,6 +16,8 @@ def geometry(photograph, scan=None, *, centre=None, size=256, caption="", path=N
     centre: (row, column) of the middle of the scan line, where it is known; else the fovea is
     looked for, and the title says so where it is unsure.
     """
+    if photograph.ndim == 2:
+        photograph = np.repeat(photograph[..., None], 3, axis=2)
     field, _, (top, left) = crop_field_of_view(photograph)
     sure = centre is not None
     if sure:

@@ -83,17 +83,22 @@ def measure_translation(generator, domains: Domains, settings, features, reader,
 
     features: of the kernel distance; reader: ``Features(name=READER)``, of those who read classes.
     They learn from the scans of validation and test patients, none of which taught the translator.
-    Every translated scan is written as 8 bit and blurred a little before anything reads it
-    (``lesions.as_a_file``), and so are the scans that readers learn from. What cannot be measured
-    is None. ``settings`` gives size and framing, as ``domains`` were prepared with.
+    Before a class is read, translated scans are written as 8 bit and blurred a little
+    (``lesions.as_a_file``), as are the scans that readers learn from. In the framing "band" a
+    thickness in um takes its scale from the true scan. What cannot be measured is None.
+    ``settings`` gives size and framing, as ``domains`` were prepared with.
     """
     test, classes = pictures(domains.dfe.test), list(domains.classes)
     drawn = translate(generator, test.images)
     filed = Pictures(as_a_file(drawn), test.labels, test.patients)
     report = {"n": len(drawn), "patients": len(set(test.patients)),
               "realism": _realism(drawn, domains, features)}  # fmt: skip
-    report["class"] = _classes(filed, test, domains, classes, reader, seed)
-    simulated = all(scan.dataset == "simulated" for scan in domains.dfe.test.scans)
+    try:
+        report["class"] = _classes(filed, test, domains, classes, reader, seed)
+    except ValueError as error:  # too few patients of a class
+        report["class"], report["reason"] = None, str(error)
+    both = [*domains.dfe.test.scans, *domains.oct.test.scans]
+    simulated = all(scan.dataset == "simulated" for scan in both)
     report |= {"lesions": None, "pairs": None, "cycle": None}
     if simulated:
         own = [_stem(scan.path) for scan in domains.oct.test.scans]
@@ -146,7 +151,7 @@ def _classes(filed, test, domains, classes, reader, seed):
         for name, part, read in [("translated", filed, on_drawn), ("true_oct", true, on_true),
                                  ("ceiling", test, on_photographs)]
     }  # fmt: skip
-    return found
+    return None if any(part["value"] is None for part in found.values()) else found
 
 
 def _against_truth(drawn, where, domains, settings, seed):

@@ -214,7 +214,7 @@ plots.compact(figure)
 # **The `column` network** builds the geometry in. It halves the rows and never the columns, until
 # each column of the photograph is *one vector*, lets neighbouring vectors talk, and unfolds each
 # into a column of the scan. What is drawn at a place can only come from that place and its
-# surroundings.
+# surroundings (and, weakly, from the whole picture: normalisation takes a mean over all of it).
 
 # %%
 shown = {"resnet": translators.ResNetGenerator, "column": translators.ColumnGenerator}
@@ -316,7 +316,8 @@ generator = load_generator(run.folder, "cuda" if torch.cuda.is_available() else 
 test = pictures(domains.dfe.test)
 chosen = [i for c in domains.classes for i in np.flatnonzero(test.labels == c)[:4]][:8]
 drawn = translate(generator, test.images[chosen])
-simulated = all(scan.dataset == "simulated" for scan in domains.dfe.test.scans)
+both = {scan.dataset for side in (domains.dfe, domains.oct) for scan in side.test.scans}
+simulated = both == {"simulated"}
 true = None
 if simulated:
     own = {scan.path.rpartition("/")[2]: i for i, scan in enumerate(domains.oct.test.scans)}
@@ -337,7 +338,7 @@ plots.compact(figure)
 # a classifier of equal effort on the photographs themselves: what a photograph does not show, no
 # translation can bring. The judges of OCT are linear heads on another network than training used,
 # and learned from scans of patients who taught the translator nothing; none reads an eye whose true
-# scan it knows. Every translated scan is written as 8 bit and slightly blurred first.
+# scan it knows. They are shown translated scans as 8 bit and slightly blurred.
 
 # %%
 scorer = Features(features.device, cache=features.cache, name=READER)
@@ -359,8 +360,8 @@ if report["class"]:
 # finds them all. The ruler has a ceiling of its own at this size. Below, place by place:
 
 # %%
-if simulated:
-    ill = [i for i in chosen if test.labels[i] == "DRUSEN"][:4]
+ill = [i for i in chosen if test.labels[i] == "DRUSEN"][:4]
+if simulated and ill:
     picked = [domains.dfe.test.scans[i] for i in ill]
     truths, um = truths_of(picked, settings.size, settings.framing)
     scans = as_taken(translate(generator, test.images[ill]), picked, domains)
@@ -375,7 +376,7 @@ else:
 # %% [markdown]
 # **The hidden message.** Take a scan that CycleGAN drew and go back to the photograph. Then write
 # the same scan to a file, blur it so little that nobody would notice, and go back again. What is
-# lost in between was never anatomy.
+# lost in between is the most that can have been hidden; part of it is honest detail.
 
 # %%
 if "dfe" in generator.generators:

@@ -21,9 +21,9 @@
 # pairs are rare; the simulated eyes have as many as one likes, **and their truth is known**. So
 # this notebook can ask what no real data set answers: is each druse drawn where it is?
 #
-# **What came out** (README, all numbers): the published U-Net draws the mean scan, with a haze
-# where there are drusen. A network that turns each *column* of the photograph into one column of
-# the scan puts them in their place within minutes on one core: it finds 30 to 41 % of them, over
+# **What came out** (README, all numbers): a U-Net, given the same crops, draws the mean scan with a
+# haze where there are drusen. A network that turns each *column* of the photograph into one column
+# of the scan puts them in their place within minutes on one core: it finds 30 to 41 % of them, over
 # four trainings, where the ruler finds 48 % on the true scans, and the same scans dealt out to
 # other eyes 11 to 15 %.
 #
@@ -275,9 +275,9 @@ if report["class"]:
 # **Place by place.** Where the truth is known, the rise of the RPE along the scan says it all:
 
 # %%
-simulated = all(scan.dataset == "simulated" for scan in domains.dfe.test.scans)
-if simulated:
-    ill = [i for i in chosen if test.labels[i] == "DRUSEN"][:4]
+both = {scan.dataset for side in (domains.dfe, domains.oct) for scan in side.test.scans}
+ill = [i for i in chosen if test.labels[i] == "DRUSEN"][:4]
+if both == {"simulated"} and ill:
     picked = [domains.dfe.test.scans[i] for i in ill]
     truths, um = truths_of(picked, settings.size, settings.framing)
     scans = as_taken(translate(generator, test.images[ill]), picked, domains)

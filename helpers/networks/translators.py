@@ -158,8 +158,9 @@ class ColumnGenerator(nn.Module):
     Not published; made for two pictures of an eye that share one axis. Convolutions halve the rows
     and never the columns, until a kernel as high as what is left turns every column into one
     vector. These exchange with their neighbours, and the mirror image of the encoder unfolds each
-    into a column of the other picture. So what is drawn at a place comes from that place and about
-    a tenth of the width around it, and no row of the one is taken for a row of the other.
+    into a column of the other picture. So what is drawn at a place comes from about it (16 columns
+    to either side at 64 px, 22 at 256; only the norms look further), and no row of the one is taken
+    for a row of the other.
     ``width`` channels at full height, 4 ``width`` numbers for a column.
     """
 
