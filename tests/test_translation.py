@@ -342,3 +342,23 @@ def test_a_small_flattened_scan_of_a_simulated_eye_has_a_smooth_rpe():
     assert small.shape == (64, 64)
     reduced = np.asarray(Image.fromarray(large).resize((64, 64), Image.Resampling.BICUBIC), float)
     assert np.abs(small - reduced).mean() < 0.5
+
+
+def test_a_patient_held_out_on_one_side_teaches_nothing_on_the_other(cached):
+    """Sources that share some patients are split differently."""
+    for patient in range(30):
+        for modality in ("dfe",) * (patient < 22) + ("oct",) * (patient >= 8):
+            place = cached / modality / "DRUSEN" / f"p{patient}"
+            place.mkdir(parents=True)
+            eye = simulate.make_eye(patient, "DRUSEN", size=64)
+            Image.fromarray(eye.oct if modality == "oct" else eye.dfe).save(place / "1.png")
+    where = [f"--data={cached}/oct", f"--dfe={cached}/dfe", "--dfe-framing=full"]
+    domains = prepare_domains(settings(cached, *where, "--classes=DRUSEN"), progress=False)
+    taught = {p for data in (domains.dfe, domains.oct) for p in data.train.patients}
+    for data in (domains.dfe, domains.oct):
+        assert taught and not taught & {*data.validation.patients, *data.test.patients}
+
+
+def test_without_a_pool_the_newest_images_are_judged():
+    image = torch.ones(2, 1, 2, 2)
+    assert torch.equal(Pool(0)(image), image)
