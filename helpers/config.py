@@ -94,7 +94,7 @@ class TrainCyclegan:
     dfe: str = "simulated"  # DFE: simulated | a folder | a manifest.csv | odir
     classes: str = "NORMAL,DRUSEN"  # conditions; + joins names: NORMAL,DRUSEN+AMD+AMD_DRY
     size: int = 256  # px: 64, 128, 256 or 512
-    framing: str = "band"  # of the OCT: a DFE cannot tell how deep or tilted the retina lies
+    framing: str = "band"  # of the OCT: stretch | aspect | retina | flatten | band
     dfe_framing: str = "strip"  # full | macula | strip (1 mm about the scan line)
     orient: bool = False  # left eyes are mirrored, where names tell; else all at random
     n_simulated: int = 300  # simulated patients per class
@@ -147,7 +147,7 @@ class TrainPix2pix:
     dfe: str = "simulated"  # DFE of the same eyes, under the same names
     classes: str = "NORMAL,DRUSEN"  # conditions; + joins names
     size: int = 256  # px: 64, 128, 256 or 512
-    framing: str = "band"  # of the OCT: a DFE cannot tell how deep or tilted the retina lies
+    framing: str = "band"  # of the OCT: stretch | aspect | retina | flatten | band
     dfe_framing: str = "strip"  # full | macula | strip (1 mm about the scan line)
     orient: bool = False  # left eyes are mirrored, where names tell; else all at random
     n_simulated: int = 300  # simulated patients per class

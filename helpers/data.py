@@ -254,10 +254,9 @@ def batches(
     has, some of them several times perhaps; None: each once. Every epoch is a fresh permutation,
     and the last batch of one is filled up from the next, so that the sequence follows from ``seed``
     alone; ``start`` counts the batches already taken (a resumed run goes on where it stopped). With
-    several
-    processes each takes its own share of every global batch. Images that fit (2 GiB, on a GPU a
-    quarter of its memory) live on the device as uint8; more of them stream from the disk, one
-    batch ahead.
+    several processes each takes its own share of every global batch. Images that fit (2 GiB, on a
+    GPU a quarter of its memory) live on the device as uint8; more of them stream from the disk,
+    one batch ahead.
     """
     device = torch.device(device)
     index = np.arange(len(images)) if index is None else np.asarray(index)

@@ -41,7 +41,8 @@ def pixels(images):
     return levels[:, 0] if levels.shape[1] == 1 else levels.transpose(0, 2, 3, 1)
 
 
-def _finish(figure, caption, path):
+def finish(figure, caption, path):
+    """The figure closed, with its caption, and written to `path` if there is one."""
     if caption:
         text = textwrap.fill(caption, int(figure.get_figwidth() * 15.5))
         figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color=REAL)
@@ -65,7 +66,7 @@ def compact(figure, caption=""):
     return display.Image(small.getvalue())
 
 
-def _show(axes, levels):
+def show_picture(axes, levels):
     """One picture in axes without ticks; a blank cell for None."""
     axes.set(xticks=[], yticks=[])
     if levels is None:
@@ -75,7 +76,7 @@ def _show(axes, levels):
         axes.spines[:].set_visible(False)
 
 
-def _cells(rows, columns, aspect):
+def cell_grid(rows, columns, aspect):
     """Figure and (rows, columns) axes for pictures of height/width `aspect`."""
     cell = WIDTH / columns
     figure, axes = plt.subplots(
@@ -92,12 +93,12 @@ def grid(images, titles=None, *, columns=8, caption="", path=None):
     rows = -(-len(levels) // columns)
     with plt.rc_context(STYLE):
         aspect = levels.shape[1] / levels.shape[2] + (0.2 * columns / 8 if titles else 0)
-        figure, axes = _cells(rows, columns, aspect)
+        figure, axes = cell_grid(rows, columns, aspect)
         for i, cell in enumerate(axes.flat):
-            _show(cell, levels[i] if i < len(levels) else None)
+            show_picture(cell, levels[i] if i < len(levels) else None)
             if titles is not None and i < len(levels):
                 cell.set_title(str(titles[i]))
-        return _finish(figure, caption, path)
+        return finish(figure, caption, path)
 
 
 def gallery(real, synthetic, *, rows=1, columns=8, source="", report=None, caption="", path=None):
@@ -110,10 +111,10 @@ def gallery(real, synthetic, *, rows=1, columns=8, source="", report=None, capti
     above, below = pixels(real[: rows * columns]), pixels(synthetic[: rows * columns])
     rows, more = (-(-len(levels) // columns) for levels in (above, below))
     with plt.rc_context(STYLE):
-        figure, axes = _cells(rows + more, columns, above.shape[1] / above.shape[2])
+        figure, axes = cell_grid(rows + more, columns, above.shape[1] / above.shape[2])
         for block, levels in ((axes[:rows], above), (axes[rows:], below)):
             for i, cell in enumerate(block.flat):
-                _show(cell, levels[i] if i < len(levels) else None)
+                show_picture(cell, levels[i] if i < len(levels) else None)
         axes[0, 0].set_ylabel("real")
         axes[rows, 0].set_ylabel("synthetic", color=ACCENT)
         text = f"Above: real scans{f' ({source})' if source else ''}. Below: synthetic, not chosen."
@@ -124,7 +125,7 @@ def gallery(real, synthetic, *, rows=1, columns=8, source="", report=None, capti
                 f"unseen real scans: {distance['value']:.0f} "
                 f"(real to real: {distance['floor']:.1f})."
             )
-        return _finish(figure, f"{text} One grey scale, 0 to 255. {caption}".strip(), path)
+        return finish(figure, f"{text} One grey scale, 0 to 255. {caption}".strip(), path)
 
 
 def curves(metrics, *, floor=None, caption="", path=None):
@@ -167,7 +168,7 @@ def curves(metrics, *, floor=None, caption="", path=None):
             axes.set(xlabel="images seen")
             axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)
             _minutes(axes, clock)
-        return _finish(figure, caption, path)
+        return finish(figure, caption, path)
 
 
 def _minutes(axes, clock):
@@ -223,7 +224,7 @@ def distance_bars(report, *, caption="", path=None):
         axes.set(xscale="log", xlabel="kernel distance x1000 to unseen patients (log axis)")
         axes.set_xlim(1, 2 * max([value for _, value in entries] + [distance["high"] or 1]))
         axes.tick_params(axis="y", length=0)
-        return _finish(figure, caption, path)
+        return finish(figure, caption, path)
 
 
 def grey_levels(real, synthetic, *, caption="", path=None):
@@ -235,7 +236,7 @@ def grey_levels(real, synthetic, *, caption="", path=None):
             axes.stairs(shares, edges, color=colour, label=f"{name}, {len(images)} scans")
         axes.set(xlabel="grey level", ylabel="share of pixels per level", xlim=(0, 255))
         axes.legend()
-        return _finish(figure, caption, path)
+        return finish(figure, caption, path)
 
 
 def power_spectrum(images, axis):
@@ -257,15 +258,14 @@ def power_spectra(real, synthetic, *, caption="", path=None):
             panel.set(title=name, xlabel="cycles per pixel")
         panels[0].set(ylabel="power (grey levels squared)")
         panels[0].legend()
-        return _finish(figure, caption, path)
+        return finish(figure, caption, path)
 
 
 def filmstrip(folder, *, rows=6, columns=8, line=0, caption="", path=None):
     """The same noise over training time: `rows` of the previews in a run's previews/ folder.
 
     A preview is a PNG named by its step, a sheet of square pictures eight to a row, of which the
-    `line`-th row is shown. Raises
-    FileNotFoundError if the folder holds none.
+    `line`-th row is shown. Raises FileNotFoundError if the folder holds none.
     """
     files = sorted(Path(folder).glob("*.png"))
     if not files:
@@ -279,9 +279,9 @@ def filmstrip(folder, *, rows=6, columns=8, line=0, caption="", path=None):
                 picture = np.asarray(sheet.convert("L"), np.float32)
             tile = (picture.shape[1] - 2) // 8  # picture and the line between two
             top = line * tile
-            _show(cell, picture[top : top + tile + 2, : columns * tile + 2])
+            show_picture(cell, picture[top : top + tile + 2, : columns * tile + 2])
             cell.set_ylabel(f"step {int(file.stem)}", fontsize=8)
-        return _finish(figure, caption, path)
+        return finish(figure, caption, path)
 
 
 def show_layers(images, layers, titles=None, columns=4, caption="", path=None):
@@ -296,9 +296,9 @@ def show_layers(images, layers, titles=None, columns=4, caption="", path=None):
     colours = {"ILM": "#58c4ff", "RPE": "#ffd23f", "BM": ACCENT}
     with plt.rc_context(STYLE):
         aspect = levels.shape[1] / levels.shape[2] + (0.1 * columns / 4 if titles else 0)
-        figure, axes = _cells(rows, columns, aspect)
+        figure, axes = cell_grid(rows, columns, aspect)
         for i, cell in enumerate(axes.flat):
-            _show(cell, levels[i] if i < len(levels) else None)
+            show_picture(cell, levels[i] if i < len(levels) else None)
             if i >= len(levels):
                 continue
             if titles is not None:
@@ -316,4 +316,4 @@ def show_layers(images, layers, titles=None, columns=4, caption="", path=None):
             if not found.usable:
                 cell.text(0.03, 0.03, textwrap.fill(found.reason, 30), color="white", fontsize=7,
                           transform=cell.transAxes)  # fmt: skip
-        return _finish(figure, caption, path)
+        return finish(figure, caption, path)

@@ -142,6 +142,8 @@ def renamed(data: Data, named: dict[str, str]) -> Data:
 def without(split: Split, patients: set[str]) -> Split:
     """``split`` without these patients."""
     keep = ~np.isin(split.patients, list(patients))
+    if keep.all():
+        return split  # its images stay on the disk
     return Split(np.asarray(split.images)[keep], [s for s, k in zip(split.scans, keep) if k])
 
 
@@ -257,6 +259,6 @@ def truths_of(scans: list[Scan], size: int, framing: str):
     truths = [simulated_eye(scan, size).truth for scan in scans]
     um_per_row = [truth.oct_um_per_px[1] for truth in truths]
     if framing == "band":
-        made = [simulated_eye(scan, 256).oct for scan in scans]
+        made = [simulated_eye(scan, max(size, 256)).oct for scan in scans]
         um_per_row = [um * len(band(oct)) / len(oct) for um, oct in zip(um_per_row, made)]
     return truths, np.array(um_per_row)

@@ -5,7 +5,7 @@ import numpy as np
 
 from helpers.fovea import crop_field_of_view, find_fovea
 from helpers.measures.lesions import elevation, true_drusen
-from helpers.plots import ACCENT, PALE, REAL, STYLE, WIDTH, _cells, _finish, _show, pixels
+from helpers.plots import ACCENT, PALE, REAL, STYLE, WIDTH, cell_grid, finish, pixels, show_picture
 from helpers.preprocess import FIELD_OF_VIEW_UM, MACULA_UM, STRIP_UM, clean_dfe
 
 
@@ -30,23 +30,24 @@ def geometry(photograph, scan=None, *, centre=None, size=256, caption="", path=N
     panels = 3 if scan is None else 4
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, panels, figsize=(WIDTH, WIDTH / panels + 0.6))
-        _show(axes[0], field.astype(np.float32))
+        show_picture(axes[0], field.astype(np.float32))
         half = MACULA_UM * per_um / 2
         for height, colour in ((MACULA_UM, "white"), (STRIP_UM, "#58c4ff")):
             high = height * per_um
             axes[0].add_patch(plt.Rectangle((column - half, row - high / 2), 2 * half, high,
                                             fill=False, ec=colour, lw=1))  # fmt: skip
         axes[0].plot([column - half, column + half], [row, row], color=ACCENT, lw=1.2)
-        axes[0].set_title("DFE, 13 mm" + ("" if sure else " (fovea unsure)"))
+        known = "" if centre is not None else ", line assumed" if sure else ", fovea unsure"
+        axes[0].set_title(f"DFE, 13 mm{known}")
         for cell, crop, name in zip(axes[1:], crops, ("macula, 6 mm", "strip, 6 x 1 mm")):
-            _show(cell, crop.astype(np.float32))
+            show_picture(cell, crop.astype(np.float32))
             cell.set_title(name)
         for cell in axes[1:3]:
             cell.axhline(size / 2, color=ACCENT, lw=0.8, ls=(0, (6, 6)))
         if scan is not None:
-            _show(axes[3], np.asarray(scan, np.float32))
+            show_picture(axes[3], np.asarray(scan, np.float32))
             axes[3].set_title("B-scan along the line")
-        return _finish(figure, caption, path)
+        return finish(figure, caption, path)
 
 
 NAMES = ("DFE", "translated", "true scan")
@@ -60,15 +61,15 @@ def translated(
     rows = [photographs, drawn] + ([] if true is None else [true])
     columns = min(columns, len(photographs))
     with plt.rc_context(STYLE):
-        figure, axes = _cells(len(rows), columns, 1 + (0.06 if titles is not None else 0))
+        figure, axes = cell_grid(len(rows), columns, 1 + (0.06 if titles is not None else 0))
         for line, images, name in zip(axes, rows, names):
             for cell, levels in zip(line, pixels(images[:columns])):
-                _show(cell, levels)
+                show_picture(cell, levels)
             line[0].set_ylabel(name, color=ACCENT if name == "translated" else REAL)
         if titles is not None:
             for cell, title in zip(axes[0], titles):
                 cell.set_title(str(title), fontsize=8)
-        return _finish(figure, caption, path)
+        return finish(figure, caption, path)
 
 
 def survival(report, *, caption="", path=None):
@@ -105,7 +106,7 @@ def survival(report, *, caption="", path=None):
                 (0, 1), ("drusen found\n(share of the true)", "false drusen\n(per scan)")
             )
             right.legend()
-        return _finish(figure, caption, path)
+        return finish(figure, caption, path)
 
 
 def in_place(drawn, truths, readings, um_per_row, *, caption="", path=None):
@@ -117,7 +118,7 @@ def in_place(drawn, truths, readings, um_per_row, *, caption="", path=None):
         both = zip(pixels(drawn), truths, readings, um_per_row)
         for column, (levels, truth, reading, um) in enumerate(both):
             above, below = axes[:, column]
-            _show(above, levels)
+            show_picture(above, levels)
             x = truth.x_um / 1000
             below.plot(x, elevation(truth), color=REAL, lw=1, label="truth")
             rise = (reading.elevation - reading.band) * um
@@ -127,7 +128,7 @@ def in_place(drawn, truths, readings, um_per_row, *, caption="", path=None):
             below.set(xlabel="mm from the fovea")
         axes[1, 0].set_ylabel("rise of the RPE, um")
         axes[1, 0].legend(fontsize=7)
-        return _finish(figure, caption, path)
+        return finish(figure, caption, path)
 
 
 def scores_over_time(metrics, *, caption="", path=None):
@@ -157,4 +158,4 @@ def scores_over_time(metrics, *, caption="", path=None):
         if judged:
             best = min(judged, key=lambda r: r["score"])
             right.axvline(best["images"], color=PALE, ls=":")
-        return _finish(figure, caption, path)
+        return finish(figure, caption, path)

@@ -237,3 +237,5 @@ def print_table(report: dict) -> None:
     print(f"{report['n']} photographs of {report['patients']} patients that taught nobody")
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    if "reason" in report:
+        print(f"The class was not read: {report['reason']}.")

@@ -231,7 +231,7 @@ reader = None
 if settings.class_weight:  # a frozen judge of OCT in the loss; not the one that measures below
     taught = domains.oct.train
     judge = fit(np.asarray(taught.images), domains.numbers(taught), domains.classes,
-                patients=taught.patients, size=96)  # fmt: skip
+                patients=taught.patients, size=96, device="cpu")  # fmt: skip
     reader = judge.network
 method = {"cyclegan": CycleGAN, "cut": CUT}[settings.model](settings, domains, features, reader)
 parameters = {
@@ -403,6 +403,8 @@ else:
 #   On real ones the fovea is estimated, and most photographs of eyes with AMD show little near it.
 # - Real photographs differ in brightness more than in disease, and part of that is drawn as a
 #   thicker or deeper retina.
+# - No pairs are used, but class labels are: to draw classes equally often, and to choose which
+#   checkpoint is kept.
 # - Short trainings on a CPU, one seed on real pictures. 256 px is built and was not trained.
 # - A scan drawn from a photograph is **an invention**: a photograph does not determine the depth.
 #   What is drawn in the layers above the drusen comes from other people's eyes.

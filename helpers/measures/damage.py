@@ -133,4 +133,4 @@ def response_figure(found, *, caption="", path=None):
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        return plots._finish(figure, caption, path)
+        return plots.finish(figure, caption, path)

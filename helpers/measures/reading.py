@@ -271,4 +271,4 @@ def accuracy_figure(report, *, caption="", path=None):
         axes.set(xlabel="real or synthetic told correctly, % (95 % interval)", xlim=(0, 100))
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -1)
-        return plots._finish(figure, caption, path)
+        return plots.finish(figure, caption, path)

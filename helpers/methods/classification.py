@@ -157,7 +157,7 @@ class Classification:
 
 def fit(
     images, labels, classes, *, whole=False, patients=None, settings=None, multilabel=False,
-    seed=0, progress=False, **changes,
+    seed=0, progress=False, device=None, **changes,
 ) -> Classifier:  # fmt: skip
     """A classifier from images (N, 1 or 3, H, W), uint8 or float in [-1, 1], and their labels.
 
@@ -166,7 +166,9 @@ def fit(
     for many. whole=False fits a logistic regression on standardised features of the frozen
     ImageNet backbone; its strength is chosen by cross-validation that keeps `patients` (N,)
     together, and `images` may be features (N, d) that `Classifier.features` made before: then
-    a fit costs a second. `changes` are fields of ClassifierSettings, such as steps=100.
+    a fit costs a second. `device` is where that happens (None: a GPU if there is one); what comes
+    before a launch on several GPUs must name "cpu". `changes` are fields of ClassifierSettings,
+    such as steps=100.
 
     The result depends on the arguments alone and leaves torch's random state as it was.
     ValueError for a label that is no class, or a class without an image.
@@ -189,7 +191,7 @@ def fit(
             _fine_tune(method, images, labels, progress)
             classifier.network.eval().requires_grad_(False)
             return classifier
-    classifier.network.to("cuda" if torch.cuda.is_available() else "cpu")
+    classifier.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     rows = images if np.ndim(images) == 2 else classifier.features(images)
     weight, bias = linear_head(np.asarray(rows), labels, patients, seed=seed)
     classifier.network.head.weight.copy_(torch.from_numpy(weight))
