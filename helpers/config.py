@@ -184,6 +184,70 @@ class TrainPix2pix:
 
 
 @dataclass
+class Distil:
+    """Notebook 04."""
+
+    preset: str = "demo"  # tiny | demo | colab | kaggle
+    # data
+    data: str = "simulated"  # OCT: simulated | a folder | a manifest.csv | oct2017
+    dfe: str = "simulated"  # DFE: simulated | a folder | a manifest.csv | odir
+    classes: str = "NORMAL,DRUSEN,DME"  # conditions; + joins names: DME+DR
+    multilabel: bool = False  # one yes or no for each class, instead of one class out of all
+    size: int = 224  # px
+    framing: str = "stretch"  # of the OCT: stretch | aspect | retina | flatten | band
+    dfe_framing: str = "full"  # full | macula | strip (1 mm about the scan line)
+    orient: bool = False
+    n_simulated: int = 150  # simulated patients per class
+    most: int = 0  # images of each modality and side of the split, at most; 0: all
+    # where
+    runs: str = "runs"
+    run: str = "distillation"
+    # what
+    direction: str = "oct_to_dfe"  # the teacher's modality, then the student's; or dfe_to_oct
+    losses: str = "cpm=2,csa=1"  # of cpm, csa, kd, dkd, fitnets, rkd, sp, simkd; empty: none
+    draws: str = "label"  # label (of the same label) | independent | eye (pairs)
+    temperature: float = 4.0
+    gate: bool = False  # distil only classes in which the teacher beats the student on the batch
+    teacher_learns: bool = False  # the teacher goes on learning beside the student
+    momentum: float = 0.0  # of the classes' means; 0: those of the batch alone
+    smoothing: float = 0.0  # share of each label given to all classes alike
+    backbone: str = "tf_efficientnet_lite0"  # of the student: any name timm knows
+    teacher_backbone: str = "tf_efficientnet_lite0"
+    pretrained: bool = True  # start from ImageNet; others than the default need a network
+    embedding: int = 256  # numbers between backbone and head, compared by the losses
+    dropout: float = 0.5  # before the head
+    mirror: bool = True
+    augment: float = 0.5  # share of the images shifted, tilted, brightened
+    batch_size: int = 32
+    lr: float = 3e-4  # AdamW's, after a warm-up; falls to zero along a cosine
+    weight_decay: float = 0.05
+    precision: str = "auto"  # auto | fp32 | bf16 | fp16
+    seed: int = 0
+    # the comparison of all methods on frozen features
+    screen_steps: int = 500
+    screen_lr: float = 2e-4
+    screen_weight_decay: float = 10.0
+    folds: int = 5
+    seeds: int = 3
+    arm: str = ""  # of the comparison, which is then fine-tuned; empty: the best one
+    # how long the fine-tuning takes; 0: no such limit
+    steps: int = 400
+    hours: float = 0.0
+    patience: int = 0
+    session_hours: float = 0.0
+    processes: int = 0
+    ema_half_life: float = 0.0
+    ema_ramp: float = 0.0
+    # how it is watched, in images
+    log_every: int = 320
+    validate_every: int = 3200
+
+    @property
+    def class_(self) -> str:
+        return self.classes
+
+
+@dataclass
 class Evaluate:
     """Notebook 05."""
 
@@ -240,6 +304,15 @@ PRESET_VALUES = {
         "kaggle": dict(batch_size=4, hours=6.0, session_hours=11.5, log_every=1000,
                        validate_every=20_000),
     },
+    "Distil": {
+        "tiny": dict(size=64, n_simulated=12, batch_size=8, screen_steps=4, seeds=1, steps=4,
+                     embedding=16, log_every=8, validate_every=16),
+        "demo": dict(size=128),
+        "colab": dict(data="oct2017", dfe="odir", classes="NORMAL,DRUSEN+AMD_DRY,DME+DR",
+                      steps=3000),
+        "kaggle": dict(data="oct2017", dfe="odir", classes="NORMAL,DRUSEN+AMD_DRY,DME+DR",
+                       steps=6000, session_hours=11.5),
+    },
     "Evaluate": {
         "tiny": dict(n_simulated=24, report_images=16, reading_scans=1),
         "demo": dict(n_simulated=200),
@@ -248,7 +321,7 @@ PRESET_VALUES = {
     },
 }  # fmt: skip
 PATHS = ("data", "dfe", "runs", "synthetic", "contrast")
-NOTEBOOKS = (Explore, TrainGan, TrainCyclegan, TrainPix2pix, Evaluate)
+NOTEBOOKS = (Explore, TrainGan, TrainCyclegan, Distil, Evaluate, TrainPix2pix)
 
 
 def root() -> Path:

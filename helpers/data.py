@@ -249,11 +249,12 @@ def batches(
 ):  # fmt: skip
     """Endless shuffled batches, float (batch_size, C, S, S) in [-1, 1] on ``device``.
 
-    ``images`` is uint8 (N, C, S, S). With ``labels``, whole numbers (N,), a batch is a pair of
-    images and their labels (batch_size,). ``index``, whole numbers, lists which images an epoch
-    has, some of them several times perhaps; None: each once. Every epoch is a fresh permutation,
-    and the last batch of one is filled up from the next, so that the sequence follows from ``seed``
-    alone; ``start`` counts the batches already taken (a resumed run goes on where it stopped). With
+    ``images`` is uint8 (N, C, S, S); features, float32 (N, d), are given as they are. With
+    ``labels``, whole numbers (N,) or 0/1 (N, K), a batch is a pair of images and their labels.
+    ``index``, whole numbers, lists which images an epoch has, some of them several times perhaps;
+    None: each once. Every epoch is a fresh permutation, and the last batch of one is filled up
+    from the next, so that the sequence follows from ``seed`` alone; ``start`` counts the batches
+    already taken (a resumed run goes on where it stopped). With
     several processes each takes its own share of every global batch. Images that fit (2 GiB, on a
     GPU a quarter of its memory) live on the device as uint8; more of them stream from the disk,
     one batch ahead.
@@ -264,7 +265,8 @@ def batches(
     labels = None if labels is None else torch.as_tensor(labels, device=device)
 
     def batch(levels, those):
-        pixels = levels.to(device).float() / 127.5 - 1
+        pixels = levels.to(device)
+        pixels = pixels.float() / 127.5 - 1 if pixels.dtype == torch.uint8 else pixels
         return pixels if labels is None else (pixels, labels[those.to(device)])
 
     room = 2 * 2**30
@@ -284,6 +286,12 @@ def batches(
         for those in chosen:
             ready, coming = coming.result(), pool.submit(read, those)
             yield batch(*ready)
+
+
+def evenly(labels) -> np.ndarray:
+    """Places in ``labels`` (N,), those of rarer classes repeated, so that each is as frequent."""
+    most = np.bincount(labels).max()
+    return np.concatenate([np.resize(np.flatnonzero(labels == k), most) for k in np.unique(labels)])
 
 
 def _order(count, batch_size, seed, start, rank, world_size):

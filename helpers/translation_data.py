@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers.cache import simulated_eye
-from helpers.data import SIDES, Data, Split, batches, prepare
+from helpers.data import SIDES, Data, Split, batches, evenly, prepare
 from helpers.preprocess import band
 from helpers.sources import Scan
 
@@ -42,7 +42,7 @@ class Domains:
         return np.array([self.classes.index(label) for label in split.labels])
 
 
-def prepare_domains(settings, *, paired=False, progress=True) -> Domains:
+def prepare_domains(settings, *, paired=False, may_lack=(), most=None, progress=True) -> Domains:
     """The photographs of ``settings.dfe`` and the scans of ``settings.data``.
 
     ``settings.classes`` says what is one condition: "NORMAL,DRUSEN+AMD+AMD_DRY" keeps two, named
@@ -50,7 +50,8 @@ def prepare_domains(settings, *, paired=False, progress=True) -> Domains:
     ``settings.dfe_framing`` says. ``paired`` keeps the eyes of which both are there, matched by
     file name without its folder, ending and the words oct, dfe, fundus; the others are counted in
     a warning. Unpaired, no patient teaches both sides: where the sources share patients, every
-    second one keeps the photograph, the others the scan.
+    second one keeps the photograph, the others the scan. A modality that ``may_lack`` classes is
+    noted, with a warning, if it does. ``most`` limits the images of each side of the split.
 
     ValueError that names the setting: a class that one side lacks, fewer than two images of a
     side, or no pair at all.
@@ -60,23 +61,28 @@ def prepare_domains(settings, *, paired=False, progress=True) -> Domains:
     named = {name: group[0] for group in groups for name in group}
     classes = tuple(group[0] for group in groups)
     wanted = "+".join([*named, ""])
-    shared = dict(class_=wanted, size=s.size, n_simulated=s.n_simulated, progress=progress)
+    shared = dict(class_=wanted, size=s.size, n_simulated=s.n_simulated, most=most,
+                  progress=progress)  # fmt: skip
     data = {
         "dfe": prepare(s.dfe, modality="dfe", framing=s.dfe_framing, **shared),
         "oct": prepare(s.data, framing=s.framing, **shared),
     }
+    lacking = []
     for modality, source in data.items():
         data[modality] = renamed(source, named)
-        missing = set(classes) - set(data[modality].train.labels)
-        if missing:
+        missing = sorted(set(classes) - set(data[modality].train.labels))
+        if modality in may_lack and 0 < len(missing) < len(classes):
+            lacking.append(f"{', '.join(missing)}: none in {modality.upper()}.")
+            warnings.warn(lacking[-1], stacklevel=2)
+        elif missing:
             setting = {"dfe": "OCT_DFE", "oct": "OCT_DATA"}[modality]
             has = ", ".join(f"{label} ({n})" for label, n in sorted(source.classes.items()))
             raise ValueError(
-                f"{setting}: no {', '.join(sorted(missing))} to train on in {source.source}. It "
+                f"{setting}: no {', '.join(missing)} to train on in {source.source}. It "
                 f"has {has}; say in OCT_CLASSES what is one condition, as "
                 "NORMAL,DRUSEN+AMD+AMD_DRY."
             )
-    notes = [*data["dfe"].notes, *data["oct"].notes]
+    notes = [*data["dfe"].notes, *data["oct"].notes, *lacking]
     if paired:
         sides = {side: matched(*(getattr(data[m], side) for m in ("dfe", "oct"))) for side in SIDES}
         lost = sum(lost for *_, lost in sides.values())
@@ -239,12 +245,6 @@ def unpaired_batches(domains: Domains, batch_size, *, seed=0, **where):
         streams.append(batches(data.train.images, batch_size, labels=labels, index=evenly(labels),
                                seed=2 * seed + k, **where))  # fmt: skip
     return zip(*streams)
-
-
-def evenly(labels) -> np.ndarray:
-    """Places in ``labels`` (N,), those of rarer classes repeated, so that each is as frequent."""
-    most = np.bincount(labels).max()
-    return np.concatenate([np.resize(np.flatnonzero(labels == k), most) for k in np.unique(labels)])
 
 
 def paired_batches(domains: Domains, batch_size, *, seed=0, **where):

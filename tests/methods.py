@@ -13,11 +13,14 @@ import torch.nn.functional as F
 
 from helpers import config
 from helpers.data import Data, Split, batches
+from helpers.distillation_data import distillation_batches, images_of
 from helpers.methods.classification import Classification, ClassifierSettings
 from helpers.methods.cut import CUT
 from helpers.methods.cyclegan import CycleGAN
+from helpers.methods.distillation import Distillation
 from helpers.methods.gan import GAN
 from helpers.methods.pix2pix import Pix2pix
+from helpers.networks.classifiers import Classifier, Network
 from helpers.recipes import with_recipe
 from helpers.runs import open_run
 from helpers.sources import Scan
@@ -107,6 +110,23 @@ def translator(folder, *, method, cls=config.TrainCyclegan, paired=False, **chan
     return made, draw, open_run(settings, domains.oct, {}), settings
 
 
+def distillation(folder, **changes):
+    given = dict(preset="tiny", runs=folder, run="test", precision="fp32", batch_size=8, steps=12,
+                 log_every=16, validate_every=48, backbone="test_efficientnet", pretrained=0,
+                 embedding=8) | changes  # fmt: skip
+    settings = config.resolve(config.Distil, [f"--{n}={v}" for n, v in given.items()], {})
+    domains = make_domains(paired=False)
+    torch.manual_seed(settings.seed)
+    about = {"backbone": settings.backbone, "size": 64, "classes": CLASSES[::-1], "embedding": 8}
+    teacher = Classifier(Network(**about), {**about, "multilabel": False})
+    pupils, scans = images_of(domains, "dfe", "train"), images_of(domains, "oct", "train")
+    others = images_of(domains, "dfe", "validation")
+    method = Distillation(settings, CLASSES, teacher, pupils.images, (others.images, others.labels))
+    draw = partial(distillation_batches, pupils.images, pupils.labels, scans.images, scans.labels,
+                   settings.batch_size, seed=settings.seed)  # fmt: skip
+    return method, draw, open_run(settings, domains.oct, {}), settings
+
+
 CLASSES = ("DRUSEN", "NORMAL")
 RESIDUAL = dict(model="residual", penalty_every=3)
 
@@ -120,6 +140,14 @@ METHODS = {
     "classification": classification,
     "cyclegan": partial(translator, method=CycleGAN, network="resnet"),
     "cut": partial(translator, method=CUT, model="cut", network="column"),
+    "distillation": distillation,
+    "distillation, all at once": partial(
+        distillation,
+        losses="cpm=2,csa=1,kd=1,dkd=1,fitnets=1,rkd=1,sp=1",
+        teacher_learns=1,
+        momentum=0.9,
+        gate=1,
+    ),
     "pix2pix": partial(
         translator, method=Pix2pix, cls=config.TrainPix2pix, paired=True, l1=10, network="unet"
     ),

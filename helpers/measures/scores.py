@@ -30,13 +30,13 @@ def scores(
     patients = np.arange(len(labels)) if patients is None else np.asarray(patients)
     values = _values(
         labels, stack, list(classes), positive_class(classes, positive), threshold,
-        _weights(patients, resamples, seed),
+        patient_weights(patients, resamples, seed),
     )  # fmt: skip
     empty = [str(c) for c in classes if c not in labels]
     few = [str(c) for c in classes if 0 < len(set(patients[labels == c])) < 2]
     report = {}
     for name in NAMES:
-        entry = _interval(values[name].mean(0), level) if name in values else None
+        entry = interval(values[name].mean(0), level) if name in values else None
         if entry is None:
             entry = {"value": None, "low": None, "high": None, "resamples": 0,
                      "reason": "of several classes none was named as the positive one"}  # fmt: skip
@@ -62,17 +62,20 @@ def auroc_difference(
     """
     labels = np.asarray(labels)
     patients = np.arange(len(labels)) if patients is None else np.asarray(patients)
-    positive, weights = positive_class(classes, positive), _weights(patients, resamples, seed)
+    positive, weights = (
+        positive_class(classes, positive),
+        patient_weights(patients, resamples, seed),
+    )
     a, b = (
         _values(labels, _stacked(p, labels, classes), list(classes), positive, 0.5, weights)
         for p in (probabilities, others)
     )
-    return _interval(a["auroc"].mean(0) - b["auroc"].mean(0), level)
+    return interval(a["auroc"].mean(0) - b["auroc"].mean(0), level)
 
 
 def resampled_aurocs(labels, probabilities, classes, patients, positive, *, resamples, seed):
     """AUROC, mean over seeds, on all patients and then on each resample: (1 + resamples,)."""
-    labels, weights = np.asarray(labels), _weights(np.asarray(patients), resamples, seed)
+    labels, weights = np.asarray(labels), patient_weights(np.asarray(patients), resamples, seed)
     stack = _stacked(probabilities, labels, classes)
     return _values(labels, stack, list(classes), positive, 0.5, weights)["auroc"].mean(0)
 
@@ -112,7 +115,7 @@ def _stacked(probabilities, labels, classes):
     return stack
 
 
-def _weights(patients, resamples, seed):
+def patient_weights(patients, resamples, seed):
     """How often every scan counts: once each, then as often as its patient is drawn."""
     names, index = np.unique(patients, return_inverse=True)
     rng = np.random.default_rng(seed)
@@ -127,15 +130,15 @@ def _values(labels, stack, classes, positive, threshold, weights):
     values = {"auroc": [], "balanced_accuracy": []}
     for probabilities, cut in zip(stack, thresholds):
         curves = {
-            c: _curve(labels == c, probabilities[:, classes.index(c)], weights)
+            c: roc(labels == c, probabilities[:, classes.index(c)], weights)
             for c in dict.fromkeys([*ranked, *([positive] if positive is not None else [])])
         }
-        values["auroc"].append(np.mean([_area(*curves[c]) for c in ranked], axis=0))
+        values["auroc"].append(np.mean([area_under(*curves[c]) for c in ranked], axis=0))
         recalls = []
         if positive is not None:
             called = probabilities[:, classes.index(positive)] >= cut
-            recalls = [_share(called, labels == positive, weights),
-                       _share(~called, labels != positive, weights)]  # fmt: skip
+            recalls = [weighted_share(called, labels == positive, weights),
+                       weighted_share(~called, labels != positive, weights)]  # fmt: skip
             values.setdefault("sensitivity", []).append(recalls[0])
             values.setdefault("specificity", []).append(recalls[1])
             false, true = curves[positive]
@@ -144,17 +147,17 @@ def _values(labels, stack, classes, positive, threshold, weights):
             values.setdefault("sensitivity_at_90_specificity", []).append(kept)
         if len(classes) > 2:
             said = np.asarray(classes)[probabilities.argmax(1)]
-            recalls = [_share(said == c, labels == c, weights) for c in classes]
+            recalls = [weighted_share(said == c, labels == c, weights) for c in classes]
         values["balanced_accuracy"].append(np.mean(recalls, axis=0))
     return {name: np.array(v) for name, v in values.items()}
 
 
-def _share(hit, among, weights):
+def weighted_share(hit, among, weights):
     total = weights @ among
     return weights @ (hit & among) / np.where(total > 0, total, np.nan)
 
 
-def _curve(is_positive, score, weights):
+def roc(is_positive, score, weights):
     """False and true positive rates (R, T + 1) from (0, 0) to (1, 1), equal scores as one step."""
     order = np.argsort(-score, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
@@ -166,11 +169,11 @@ def _curve(is_positive, score, weights):
     return rates
 
 
-def _area(false, true):
+def area_under(false, true):
     return (np.diff(false, axis=1) * (true[:, 1:] + true[:, :-1]) / 2).sum(1)
 
 
-def _interval(values, level):
+def interval(values, level):
     """Estimate, then resamples (1 + R,), to {value, low, high, resamples}."""
     usable = values[1:][~np.isnan(values[1:])]
     low, high = (

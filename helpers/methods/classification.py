@@ -5,7 +5,9 @@ or as a linear head on frozen ImageNet features (``fit(whole=False)``). Either w
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,6 +42,8 @@ class ClassifierSettings:
     backbone: str = PACKAGED[0]  # any name timm knows
     pretrained: bool = True  # start from ImageNet; others than the default need a network
     size: int = 224  # px, what images are stretched to inside
+    embedding: int = 0  # numbers between the backbone's features and the head; 0: none
+    dropout: float = 0.0  # before the head
     mirror: bool = True  # left to right: a right eye becomes a left one
     augment: float = 0.5  # share of the images shifted, tilted, brightened (helpers.augment)
     batch_size: int = 16
@@ -65,21 +69,26 @@ class ClassifierSettings:
 class Classification:
     """Fine-tunes a whole backbone: a method for ``helpers.training.train``; a batch is a pair of
     images (B, 1 or 3, H, W) in [-1, 1] and labels, whole numbers (B,) or, multilabel, 0/1 (B, K).
+    Instead of images it takes features (B, d): then only what follows the backbone learns.
 
     labels: those of all training images; rare classes weigh more, so that each counts alike.
-    validation: images uint8 (N, C, H, W) and labels of other patients, or None outside the loop.
-    `validate` is the loss on them, with the same weights.
+    validation: images uint8 (N, C, H, W) and labels of other patients, or None outside the loop;
+    `validate` is the loss on them, with the same weights. shown: images or features to centre and
+    scale an embedding by.
     """
 
     exported, judged_by = "classifier", "validation_loss"
 
-    def __init__(self, settings: ClassifierSettings, labels, validation=None):
+    def __init__(self, settings: ClassifierSettings, labels, validation=None, shown=None):
         s = self.settings = settings
-        names = ("backbone", "size", "classes", "multilabel")
+        names = ("backbone", "size", "classes", "multilabel", "embedding", "dropout")
         arguments = {name: getattr(s, name) for name in names}
         arguments["classes"] = list(s.classes)
         self.architecture = {"network": "classifier", "arguments": arguments}
         self.averaged = Network(**arguments, pretrained=s.pretrained)
+        if shown is not None and s.embedding:
+            centre(self.averaged, arguments, shown)
+        self.averaged.requires_grad_(True).train()
         self.networks = {"classifier": self.averaged}
         self.optimizers = {
             "classifier": torch.optim.AdamW(
@@ -100,27 +109,15 @@ class Classification:
         # not divided by the batch's sum of weights: parts of a batch on several GPUs add up to it
         return F.cross_entropy(logits, labels, weight=weights, reduction="none").mean()
 
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up over a tenth of the steps, then a cosine down to zero at the last one.
-
-        Without a number of steps (a budget in hours) it stays constant after 100 steps.
-        """
-        steps = self.settings.steps
-        warm = min(1.0, (step + 1) / max(1, steps // 10 if steps else 100))
-        return (
-            self.settings.lr * warm * (0.5 + 0.5 * math.cos(math.pi * step / steps) if steps else 1)
-        )
-
     def step(self, batch, accelerator) -> dict[str, float]:
         """One update from a labelled batch."""
         s, network, optimizer = self.settings, self.averaged, self.optimizers["classifier"]
         images, labels = batch
-        images = augment(mirror(images) if s.mirror else images, s.augment)
-        for group in optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.steps_done) * group.get("slowed", 1)
+        images = varied(images, s)
+        set_rate(optimizer, s, self.steps_done)
         self.steps_done += 1
         with accelerator.autocast():
-            logits = network(images.contiguous(memory_format=torch.channels_last)).float()
+            logits = network(images).float()
         loss = self.loss(logits, labels)
         optimizer.zero_grad()
         accelerator.backward(loss)
@@ -155,6 +152,30 @@ class Classification:
         self.steps_done = state["steps_done"]
 
 
+def learning_rate(settings, step: int) -> float:
+    """Linear warm-up over a tenth of the steps, then a cosine down to zero at the last one.
+
+    Without a number of steps (a budget in hours) it stays constant after 100 steps.
+    """
+    steps = settings.steps
+    warm = min(1.0, (step + 1) / max(1, steps // 10 if steps else 100))
+    return settings.lr * warm * (0.5 + 0.5 * math.cos(math.pi * step / steps) if steps else 1)
+
+
+def set_rate(optimizer, settings, step: int) -> None:
+    """Put ``learning_rate`` into the optimizer, lowered where losses had exploded."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(settings, step) * group.get("slowed", 1)
+
+
+def varied(images: torch.Tensor, settings) -> torch.Tensor:
+    """Images mirrored and augmented as the settings say; features (B, d) as they are."""
+    if images.ndim == 2:
+        return images
+    images = augment(mirror(images) if settings.mirror else images, settings.augment)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 def fit(
     images, labels, classes, *, whole=False, patients=None, settings=None, multilabel=False,
     seed=0, progress=False, device=None, **changes,
@@ -163,12 +184,12 @@ def fit(
 
     labels: names out of `classes`, or their numbers (N,); multilabel: 0/1 (N, K). whole=True
     fine-tunes the whole network for `settings.steps` steps, the same number for few images and
-    for many. whole=False fits a logistic regression on standardised features of the frozen
-    ImageNet backbone; its strength is chosen by cross-validation that keeps `patients` (N,)
-    together, and `images` may be features (N, d) that `Classifier.features` made before: then
-    a fit costs a second. `device` is where that happens (None: a GPU if there is one); what comes
-    before a launch on several GPUs must name "cpu". `changes` are fields of ClassifierSettings,
-    such as steps=100.
+    for many; of features (N, d) what follows the backbone. whole=False fits a logistic regression
+    on standardised features of the frozen ImageNet backbone; its strength is chosen by
+    cross-validation that keeps `patients` (N,) together, and `images` may be features (N, d) that
+    `Classifier.features` made before: then a fit costs a second. `device` is where that happens
+    (None: a GPU if there is one); what comes before a launch on several GPUs must name "cpu".
+    `changes` are fields of ClassifierSettings, such as steps=100.
 
     The result depends on the arguments alone and leaves torch's random state as it was.
     ValueError for a label that is no class, or a class without an image.
@@ -184,12 +205,13 @@ def fit(
         raise ValueError(f"{len(images)} images but {len(labels)} labels")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        method = Classification(settings, labels)
+        levels = levels_of(images) if whole else None
+        method = Classification(settings, labels, shown=levels)
+        if whole:
+            draw = partial(batches, levels, settings.batch_size, labels=labels, seed=settings.seed)
+            run_steps(method, draw, features=levels.ndim == 2, progress=progress)
         classifier = Classifier(method.averaged, method.architecture["arguments"])
         if whole:
-            method.averaged.requires_grad_(True).train()
-            _fine_tune(method, images, labels, progress)
-            classifier.network.eval().requires_grad_(False)
             return classifier
     classifier.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     rows = images if np.ndim(images) == 2 else classifier.features(images)
@@ -197,6 +219,14 @@ def fit(
     classifier.network.head.weight.copy_(torch.from_numpy(weight))
     classifier.network.head.bias.copy_(torch.from_numpy(bias))
     return classifier
+
+
+def centre(network: Network, arguments: dict, shown, most=512) -> None:
+    """Fit the embedding's centre and scale to (up to) ``most`` of the images or features."""
+    levels = levels_of(shown)
+    some = levels[:: -(-len(levels) // most)]
+    rows = some if some.ndim == 2 else Classifier(network, arguments).features(some)
+    network.embedding.fit(torch.from_numpy(rows))
 
 
 def numbered(labels, classes, multilabel=False) -> np.ndarray:
@@ -221,21 +251,45 @@ def numbered(labels, classes, multilabel=False) -> np.ndarray:
     return labels
 
 
-def _fine_tune(method, images, labels, progress):
-    """The steps of `method` without a run's folder: hundreds of small fits need no checkpoints."""
-    s = method.settings
-    AcceleratorState._reset_state()  # an earlier fit may have had another precision
-    precision = choose_precision(s.precision)
-    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
-    method.averaged.to(accelerator.device, memory_format=torch.channels_last)
-    method.optimizers = {n: accelerator.prepare_optimizer(o) for n, o in method.optimizers.items()}
-    levels = np.asarray(images)
-    if levels.dtype != np.uint8:
-        levels = ((levels + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
-    device = accelerator.device
-    stream = batches(levels, s.batch_size, labels=labels, seed=s.seed, device=device)
+class OneProcess:
+    """What a method's step asks of an accelerator, for features: the CPU, single precision, and
+    not a word to a GPU, which a notebook may not touch before it launches processes."""
+
+    num_processes, device, autocast = 1, torch.device("cpu"), nullcontext
+
+    @staticmethod
+    def backward(loss):
+        loss.backward()
+
+
+def run_steps(method, draw, *, features=False, progress=False):
+    """The steps of ``method`` without a run's folder: hundreds of small fits need no checkpoints.
+
+    ``draw(device=)`` is an endless iterator of batches; ``features``: of features, not images.
+    """
+    s, accelerator = method.settings, OneProcess
+    if not features:
+        AcceleratorState._reset_state()  # an earlier fit may have had another precision
+        precision = choose_precision(s.precision)
+        accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
+        for network in method.networks.values():
+            network.to(accelerator.device, memory_format=torch.channels_last)
+        method.optimizers = {
+            name: accelerator.prepare_optimizer(o) for name, o in method.optimizers.items()
+        }
+    stream = draw(device=accelerator.device)
     for _ in trange(s.steps, desc="classifier", disable=not progress):
         method.step(next(stream), accelerator)
+
+
+def levels_of(images) -> np.ndarray:
+    """What ``data.batches`` takes: features (N, d) float32, images as uint8."""
+    levels = np.asarray(images)
+    if levels.ndim == 2:
+        return levels.astype(np.float32)
+    if levels.dtype != np.uint8:
+        levels = ((levels + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    return levels
 
 
 def linear_head(features, labels, patients=None, *, seed=0):

@@ -1,4 +1,4 @@
-"""Classifiers: a timm backbone and a linear head, and how one is saved, loaded and asked."""
+"""Classifiers: a timm backbone, perhaps an embedding, a linear head; saved, loaded and asked."""
 
 from pathlib import Path
 
@@ -11,15 +11,42 @@ from helpers.checkpoint import read_generator, write_generator
 from helpers.measures.features import PACKAGED, packaged_network
 
 
+class Embedding(torch.nn.Module):
+    """Pooled features (B, d), centred and scaled, to signed numbers (B, width).
+
+    `centre` and `scale` (d,) are measured once, on images to train on (`fit`), and stay: unlike
+    batch statistics they are the same in training and in use.
+    """
+
+    def __init__(self, features, width):
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+        self.linear = torch.nn.Linear(features, width)
+
+    def fit(self, rows: torch.Tensor):
+        """Mean and spread of rows (N, d) become `centre` and `scale`; constant columns stay."""
+        spread = rows.std(0, unbiased=False)
+        self.centre.copy_(rows.mean(0))
+        self.scale.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
+
+    def forward(self, rows):
+        return self.linear((rows - self.centre) / self.scale)
+
+
 class Network(torch.nn.Module):
     """Images (B, 1 or 3, H, W) in [-1, 1] to logits (B, K); `features` gives (B, d) before them.
 
-    OCT has one channel and stays so up to here: it is repeated for the first convolution. Images
-    are stretched to `size` with an antialiased bicubic filter. OSError if ImageNet weights are
-    wanted and cannot be had.
+    Instead of images it takes features (B, d) that were made before. With `embedding` numbers
+    between features and head, `embed` gives these (B, embedding) and the head sees them after
+    `dropout`. OCT has one channel and stays so up to here: it is repeated for the first
+    convolution. Images are stretched to `size` with an antialiased bicubic filter. OSError if
+    ImageNet weights are wanted and cannot be had.
     """
 
-    def __init__(self, backbone, size, classes, multilabel=False, pretrained=False):
+    def __init__(
+        self, backbone, size, classes, multilabel=False, pretrained=False, embedding=0, dropout=0.0
+    ):
         super().__init__()
         self.size = size
         if pretrained and backbone in PACKAGED:
@@ -35,19 +62,33 @@ class Network(torch.nn.Module):
                     f"backbone={backbone!r}: its ImageNet weights cannot be had here ({error}). "
                     f"Use {PACKAGED[0]}, whose weights come with a package, or pretrained=False."
                 ) from error
-        self.head = torch.nn.Linear(self.backbone.head_hidden_size, len(classes))
+        width = self.backbone.head_hidden_size
+        self.embedding = Embedding(width, embedding) if embedding else torch.nn.Identity()
+        self.dropout = torch.nn.Dropout(dropout)
+        self.head = torch.nn.Linear(embedding or width, len(classes))
         for name in ("mean", "std"):  # what the backbone was trained with, for images in [0, 1]
             values = torch.tensor(self.backbone.pretrained_cfg[name]).view(1, 3, 1, 1)
             self.register_buffer(name, values, persistent=False)
 
+    def maps(self, images):
+        """The backbone's last feature maps (B, c, h, w), before pooling."""
+        return self.backbone.forward_features(self._prepared(images))
+
     def features(self, images):
+        return self.backbone(self._prepared(images))
+
+    def _prepared(self, images):
         if images.shape[-2:] != (self.size, self.size):
             shape = (self.size, self.size)
             images = F.interpolate(images, shape, mode="bicubic", antialias=True).clamp(-1, 1)
-        return self.backbone(((images + 1) / 2 - self.mean) / self.std)
+        return ((images + 1) / 2 - self.mean) / self.std
+
+    def embed(self, images):
+        """What the head decides by, (B, embedding) or, without one, the features (B, d)."""
+        return self.embedding(images if images.ndim == 2 else self.features(images))
 
     def forward(self, images):
-        return self.head(self.features(images))
+        return self.head(self.dropout(self.embed(images)))
 
 
 class Classifier:
@@ -66,7 +107,7 @@ class Classifier:
     @torch.inference_mode()
     def __call__(self, images):
         rows = torch.as_tensor(images if np.ndim(images) == 2 else self.features(images))
-        logits = self.network.head(rows.to(self.network.head.weight))
+        logits = self.network(rows.to(self.network.head.weight))
         probabilities = logits.sigmoid() if self.multilabel else logits.softmax(1)
         return probabilities.cpu().numpy()
 

@@ -1,0 +1,286 @@
+"""Which distillation helps, and where: many small fits on cached features of a frozen backbone.
+
+``out_of_fold`` compares all methods on the same folds of patients; ``gain_map`` says on simulated
+eyes, where every knob can be turned, in which worlds there is anything to gain.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import product, zip_longest
+
+import numpy as np
+import torch
+from sklearn.model_selection import StratifiedGroupKFold
+from tqdm.auto import tqdm
+
+from helpers.distillation_data import distillation_batches, one_hot
+from helpers.measures.diagnosis import diagnosis, difference
+from helpers.measures.usefulness import Scans
+from helpers.methods.classification import ClassifierSettings, fit
+from helpers.methods.distillation import Distillation, Side, distil
+from helpers.preprocess import clean_dfe
+from helpers.simulate import make_eye
+
+ALONE = "student alone"
+ARMS = {  # what differs from the settings; CPM and CSA weigh what the paper gives them
+    ALONE: dict(losses=""),
+    "label smoothing": dict(losses="", smoothing=0.2),  # a teacher that knows nothing
+    "KD": dict(losses="kd=1"),
+    "DKD": dict(losses="dkd=1"),
+    "FitNets": dict(losses="fitnets=1"),
+    "RKD": dict(losses="rkd=1"),
+    "SP": dict(losses="sp=1"),
+    "SimKD": dict(losses="simkd=1"),
+    "CPM": dict(losses="cpm=2"),
+    "CSA": dict(losses="csa=1"),
+    "FDDM (CPM + CSA)": dict(losses="cpm=2,csa=1"),
+    "FDDM, gate": dict(losses="cpm=2,csa=1", gate=True),
+    "KD, gate": dict(losses="kd=1", gate=True),
+    "FDDM, T = 1": dict(losses="cpm=2,csa=1", temperature=1.0),
+    "FDDM, teacher learns": dict(losses="cpm=2,csa=1", teacher_learns=True),
+    "FDDM, momentum 0.9": dict(losses="cpm=2,csa=1", momentum=0.9),
+    "FDDM, independent": dict(losses="cpm=2,csa=1", draws="independent"),
+    "KD, independent": dict(losses="kd=1", draws="independent"),
+}
+ONE_LABEL = ("DKD", "label smoothing")  # make sense only where every image has one label
+MAPPED = {  # the arms of the map
+    ALONE: dict(losses=""),
+    "FDDM, unpaired": dict(losses="cpm=2,csa=1"),
+    "KD, unpaired": dict(losses="kd=1"),
+    "KD, both pictures of each eye": dict(losses="kd=1", draws="eye"),
+}
+WORLD_PX = 256  # at which eyes of the map are simulated
+
+
+def screening(settings):
+    """``settings`` for fits on frozen features: small steps, strong decay, thousands of images."""
+    return replace(
+        settings, steps=settings.screen_steps, lr=settings.screen_lr,
+        weight_decay=settings.screen_weight_decay, batch_size=2 * settings.batch_size,
+    )  # fmt: skip
+
+
+def teach(scans: Scans, classes, settings, *, seed=0):
+    """A teacher ``Classifier``, with the student's kind of embedding, of features or images."""
+    s = settings
+    given = ClassifierSettings(
+        backbone=s.teacher_backbone, pretrained=s.pretrained, size=s.size, embedding=s.embedding,
+        dropout=s.dropout, mirror=s.mirror, augment=s.augment, batch_size=s.batch_size, lr=s.lr,
+        weight_decay=s.weight_decay, steps=s.steps, precision=s.precision,
+    )  # fmt: skip
+    return fit(scans.images, scans.labels, classes, whole=True, settings=given, seed=seed,
+               multilabel=s.multilabel)  # fmt: skip
+
+
+def folds_of(scans: Scans, classes, folds: int, seed=0) -> np.ndarray:
+    """Which fold each scan is in, (N,): whole patients, classes spread over all folds.
+
+    ValueError naming a class that has fewer patients than there are folds.
+    """
+    labels = np.asarray(scans.labels)
+    of_class = labels.T.astype(bool) if labels.ndim == 2 else [labels == k for k in
+                                                                range(len(classes))]  # fmt: skip
+    for name, those in zip(classes, of_class):
+        count = len(set(scans.patients[those]))
+        if count < folds:
+            raise ValueError(
+                f"{name} has {count} patient(s), and {folds} folds need {folds}: add patients, set "
+                "OCT_FOLDS lower, or leave the class out of OCT_CLASSES."
+            )
+    codes = np.unique(labels.reshape(len(labels), -1), axis=0, return_inverse=True)[1].reshape(-1)
+    split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    place = np.zeros(len(labels), int)
+    for number, (_, those) in enumerate(split.split(codes, codes, scans.patients)):
+        place[those] = number
+    return place
+
+
+def out_of_fold(student: Scans, teacher: Scans, classes, settings, arms=None, *, progress=True):
+    """{arm: probabilities (S, N, K)} of ``student``'s scans, each by a student that saw nothing of
+    its patient, for ``settings.seeds`` seeds.
+
+    ``student`` and ``teacher`` hold features (N, d) or images, labels (whole numbers or 0/1) and
+    patients. The teacher learns from all of ``teacher``, whose patients must not be the student's
+    (ValueError) unless draws are by eye. Every arm sees the same folds and, per seed, one teacher.
+    """
+    if settings.draws != "eye" and (shared := set(student.patients) & set(teacher.patients)):
+        raise ValueError(f"{len(shared)} patient(s) teach both sides: {min(shared)}")
+    arms = {name: ARMS[name] for name in ARMS if arms is None or name in arms}
+    place = folds_of(student, classes, settings.folds)
+    known = classes_of(teacher, classes)
+    found = {name: np.zeros((settings.seeds, len(student), len(classes)), np.float32)
+             for name in arms}  # fmt: skip
+    bar = tqdm(total=settings.seeds * (1 + settings.folds * len(arms)), desc="students",
+               disable=not progress)  # fmt: skip
+    for seed in range(settings.seeds):
+        master = teach(of_classes(teacher, classes, known), known, settings, seed=seed)
+        bar.update()
+        for fold in range(settings.folds):
+            kept = student.take(place != fold)
+            for name, changes in arms.items():
+                changed = replace(settings, seed=seed, **changes)
+                made = distil(
+                    kept.images, kept.labels, classes, changed, master if changed.losses else None,
+                    teacher.images, teacher.labels,
+                )  # fmt: skip
+                found[name][seed, place == fold] = made(student.images[place == fold])
+                bar.update()
+    return found
+
+
+def classes_of(scans: Scans, classes) -> list[str]:
+    """Those of ``classes`` that have a scan."""
+    labels = np.asarray(scans.labels)
+    has = labels.any(0) if labels.ndim == 2 else [k in labels for k in range(len(classes))]
+    return [name for name, there in zip(classes, has) if there]
+
+
+def of_classes(scans: Scans, classes, wanted) -> Scans:
+    """``scans`` labelled by places in ``wanted``, which are some of ``classes``."""
+    labels, places = np.asarray(scans.labels), [list(classes).index(name) for name in wanted]
+    if labels.ndim == 2:
+        return replace(scans, labels=labels[:, places])
+    return replace(scans, labels=np.array([places.index(label) for label in labels]))
+
+
+@dataclass(frozen=True)
+class World:
+    """Simulated eyes, one per patient, as features: ``oct`` and ``dfe`` are {share of the disease
+    shown: (N, d)}; labels (N,) are places in ``classes``."""
+
+    oct: dict
+    dfe: dict
+    labels: np.ndarray
+    classes: tuple
+
+
+def simulate_world(
+    features, *, classes=("NORMAL", "DRUSEN", "DME"), patients=200, oct_shows=(1.0,),
+    dfe_shows=(0.0, 0.3, 1.0), progress=True,
+) -> World:  # fmt: skip
+    """``patients`` eyes of each class, seen by both modalities at every share of the disease, each
+    as ``features`` (a ``Features``) sees the 6 mm about the fovea."""
+    eyes = [(k, patient) for patient in range(patients) for k in range(len(classes))]
+    shares = list(zip_longest(oct_shows, dfe_shows))
+    rows = {"oct": {}, "dfe": {}}
+    for oct_share, dfe_share in tqdm(shares, desc="simulating", disable=not progress):
+        pictures = {"oct": [], "dfe": []}
+        for k, patient in eyes:
+            eye = make_eye(
+                10_000 * k + patient, classes[k], size=WORLD_PX,
+                oct_shows=1.0 if oct_share is None else oct_share,
+                dfe_shows=1.0 if dfe_share is None else dfe_share,
+            )  # fmt: skip
+            if oct_share is not None:
+                pictures["oct"].append(eye.oct[None])
+            if dfe_share is not None:
+                centre = eye.truth.dfe_pixel(eye.truth.x_um.mean(), 0.0)[::-1]
+                crop, _ = clean_dfe(eye.dfe, size=WORLD_PX, framing="macula", centre=centre)
+                pictures["dfe"].append(crop.transpose(2, 0, 1))
+        for modality, share in (("oct", oct_share), ("dfe", dfe_share)):
+            if share is not None:
+                rows[modality][share] = features(np.stack(pictures[modality]))
+    return World(**rows, labels=np.array([k for k, _ in eyes]), classes=tuple(classes))
+
+
+def gain_map(world: World, settings, *, labelled=(5, 20, 80), noise=(0.0, 0.3), arms=None,
+             progress=True):  # fmt: skip
+    """Where distillation helps: a list of cells {oct_shows, dfe_shows, labelled, noise, arm, alone,
+    map, low, high}, mAP on test eyes of a student alone and its gain with an interval over them.
+
+    labelled: photographs with a label, of each class, that the student learns from; noise: the
+    share of these labels that are wrong (another class, at random). The last 40 % of the eyes are
+    tested on. The OCT teacher learned, from true labels, the scans of the first 60 %, of which the
+    first are the student's own eyes: only draws="eye" makes use of that. Means over
+    ``settings.seeds`` choices of labelled eyes, wrong labels, and starts.
+    """
+    arms = MAPPED if arms is None else arms
+    classes, count = world.classes, len(world.classes)
+    taught = int(0.6 * len(world.labels)) // count * count  # eyes come class by class in turn
+    if max(labelled) * count > taught:
+        raise ValueError(f"labelled={max(labelled)}: there are {taught // count} eyes per class")
+    truth, cells = world.labels[taught:], []
+    teachers = {
+        (share, seed): teach(
+            Scans(rows[:taught], world.labels[:taught], np.arange(taught)), classes, settings,
+            seed=seed,
+        )
+        for share, rows in world.oct.items() for seed in range(settings.seeds)
+    }  # fmt: skip
+    grid = list(product(world.oct, world.dfe, labelled, noise))
+    for oct_shows, dfe_shows, n, wrong in tqdm(grid, desc="map", disable=not progress):
+        found = {name: [] for name in arms}
+        for seed in range(settings.seeds):
+            rng = np.random.default_rng([seed, n])
+            chosen = count * rng.permutation(taught // count)[:n]
+            own = (chosen[:, None] + np.arange(count)).ravel()  # of every class n eyes
+            labels = world.labels[own]
+            changed = rng.random(len(own)) < wrong
+            labels = np.where(changed, (labels + rng.integers(1, count, len(own))) % count, labels)
+            photographs = world.dfe[dfe_shows][own]
+            for name, changes in arms.items():
+                changed = replace(settings, seed=seed, **changes)
+                eye = changed.draws == "eye"
+                scans = world.oct[oct_shows][own if eye else slice(taught)]
+                theirs = labels if eye else world.labels[:taught]
+                master = teachers[oct_shows, seed] if changed.losses else None
+                made = distil(photographs, labels, classes, changed, master, scans, theirs)
+                found[name].append(made(world.dfe[dfe_shows][taught:]))
+        about = {"oct_shows": oct_shows, "dfe_shows": dfe_shows, "labelled": n, "noise": wrong}
+        alone = np.stack(found[ALONE])
+        value = diagnosis(truth, alone, classes, resamples=2)["map"]["value"]
+        for name in arms:
+            if name != ALONE:
+                gain = difference(truth, np.stack(found[name]), alone, classes)
+                cells.append({**about, "arm": name, "alone": value, "gain": gain["value"],
+                              "low": gain["low"], "high": gain["high"]})  # fmt: skip
+    return cells
+
+
+def pull_of(student: Scans, teacher: Scans, classes, settings,
+            temperatures=(0.1, 0.25, 0.5, 1, 2, 4, 8, 16)):  # fmt: skip
+    """How hard each loss pulls at a student: {loss: {T: |its gradient| / |the gradient of the
+    cross-entropy|}}, weighted as in the paper, over the student's weights.
+
+    Of a student that has learned alone for a tenth of ``settings.steps``; means over 8 batches.
+    """
+    early = replace(settings, steps=max(1, settings.steps // 10), losses="")
+    half_way = distil(student.images, student.labels, classes, early)
+    known = classes_of(teacher, classes)
+    master = teach(of_classes(teacher, classes, known), known, settings)
+    found = {}
+    for name, weight in (("cpm", 2.0), ("csa", 1.0), ("kd", 1.0)):
+        for temperature in temperatures:
+            changed = replace(settings, losses=f"{name}={weight}", temperature=temperature)
+            torch.manual_seed(0)
+            method = Distillation(changed, classes, master)
+            method.averaged.load_state_dict(half_way.network.state_dict())
+            draw = distillation_batches(student.images, student.labels, teacher.images,
+                                        teacher.labels, settings.batch_size)  # fmt: skip
+            shares = [_pull(method, name, next(draw)) for _ in range(8)]
+            found.setdefault(name, {})[temperature] = weight * float(np.mean(shares))
+    return found
+
+
+def _pull(method, name, batch):
+    """|gradient of a loss| / |gradient of the cross-entropy| over the student's weights."""
+    student, projector = method.averaged, method.networks.get("projector")
+    (rows, labels), (their_rows, their_labels) = batch
+    count = student.head.out_features
+    labels, their_labels = one_hot(labels, count), one_hot(their_labels, count)
+    features = student.embed(rows)
+    logits = student.head(features)
+    projected = projector(features) if projector else features
+    own = method.own
+    side = Side(features, projected, logits[:, own], labels[:, own], method.settings.multilabel)
+    with torch.no_grad():
+        theirs = method.teacher.embed(their_rows)
+        their_logits = method.teacher.head(theirs)[:, method.theirs]
+    shown = Side(theirs, theirs, their_logits, their_labels[:, own], side.multilabel)
+    weights = [*student.embedding.parameters(), *student.head.parameters()]
+
+    def length(loss):
+        parts = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+        return sum(part.square().sum() for part in parts if part is not None).sqrt()
+
+    terms, _ = method.terms(side, shown)
+    return float(length(terms[name]) / length(method.classification(logits, labels)))

@@ -1,0 +1,174 @@
+"""How well probabilities tell K findings, with intervals over patients, and which of two is better.
+
+Labels are 0/1 (N, K), one-hot or multilabel. Probabilities may be (S, N, K), of S training seeds:
+every number is then the mean over seeds. Intervals draw whole patients; more seeds do not narrow
+them.
+"""
+
+import numpy as np
+
+from helpers.measures.scores import FIXED_SPECIFICITY, area_under, interval, patient_weights, roc
+
+BINS = 10  # of the calibration error
+OVERALL = ("map", "auroc", "sensitivity_at_90_specificity", "f1", "kappa", "calibration_error")
+
+
+def as_matrix(labels, count: int) -> np.ndarray:
+    """Labels as 0/1 (N, K): whole numbers (N,) one-hot, 0/1 as it is."""
+    labels = np.asarray(labels)
+    return labels.astype(float) if labels.ndim == 2 else np.eye(count)[labels]
+
+
+def diagnosis(
+    labels, probabilities, classes, patients=None, *, multilabel=False, thresholds=0.5, level=0.95,
+    resamples=1000, seed=0,
+):  # fmt: skip
+    """{score: {value, low, high, resamples}} for OVERALL; ``classes``: {class: the first three}.
+
+    map: mean over classes of the average precision. auroc: each class against the rest, mean.
+    f1: mean over classes. One class out of K: the most probable one is said; kappa is Cohen's, and
+    the calibration error the expected one (Guo et al. 2017) of what is said. Multilabel: what
+    reaches ``thresholds`` (a number or K, chosen on other patients) is said; kappa and calibration
+    are means over classes. A class without positive or without negative samples counts in none of
+    them and is None.
+    """
+    labels, stack, weights = _prepared(labels, probabilities, classes, patients, resamples, seed)
+    values = [_values(labels, one, weights, multilabel, thresholds) for one in stack]
+    report = {name: interval(np.mean([v[name] for v in values], 0), level) for name in OVERALL}
+    report["classes"] = {
+        name: {
+            score: interval(np.mean([v[f"{score} by class"][k] for v in values], 0), level)
+            for score in OVERALL[:3]
+        }
+        for k, name in enumerate(classes)
+    }
+    return report
+
+
+def difference(
+    labels, probabilities, others, classes, patients=None, *, score="map", level=0.95,
+    resamples=1000, seed=0, multilabel=False,
+):  # fmt: skip
+    """``score`` of ``probabilities`` minus that of ``others``: {value, low, high, resamples}.
+
+    Paired: every resample draws the same patients for both, so that what makes a patient easy or
+    hard for both cancels.
+    """
+    found = []
+    for one in (probabilities, others):
+        matrix, stack, weights = _prepared(labels, one, classes, patients, resamples, seed)
+        wanted = score.partition(" ")[0]
+        values = [_values(matrix, p, weights, multilabel, 0.5, (wanted,)) for p in stack]
+        if wanted == score:
+            found.append(np.mean([v[score] for v in values], 0))
+        else:  # "map DRUSEN"
+            k = list(classes).index(score.partition(" ")[2])
+            found.append(np.mean([v[f"{wanted} by class"][k] for v in values], 0))
+    return interval(found[0] - found[1], level)
+
+
+def with_prevalence(probabilities, prevalence) -> np.ndarray:
+    """Probabilities (..., K) of a classifier that was shown all classes equally often, for a world
+    in which they have this ``prevalence`` (K,) (Saerens et al. 2002, eq. 4)."""
+    weighted = np.asarray(probabilities) * np.asarray(prevalence)
+    return weighted / weighted.sum(-1, keepdims=True)
+
+
+def pooled(eyes, *arrays):
+    """Means over the images of an eye: arrays (..., N, K) or (N,) become those of M eyes.
+
+    ``eyes`` (N,) are names. What is not a number (patients, say) is that of the eye's first image.
+    """
+    names, first, which = np.unique(eyes, return_index=True, return_inverse=True)
+    shares = np.eye(len(names))[which].T
+    shares /= shares.sum(1, keepdims=True)
+    return [shares @ a if np.asarray(a).dtype.kind == "f" else np.asarray(a)[first] for a in arrays]
+
+
+def average_precision(positive, score, weights) -> np.ndarray:
+    """Of positive samples (N,) by score (N,), under rows of weights (R, N): (R,), NaN if none.
+
+    Sum over thresholds of precision times gained recall, equal scores as one step (as in
+    scikit-learn's average_precision_score).
+    """
+    order = np.argsort(-score, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+    hits = np.cumsum(weights[:, order] * positive[order], 1)[:, ends]
+    said = np.cumsum(weights[:, order], 1)[:, ends]
+    gained = np.diff(hits, axis=1, prepend=0)
+    total = np.where(hits[:, -1] > 0, hits[:, -1], np.nan)
+    return (gained * hits / np.where(said > 0, said, 1)).sum(1) / total
+
+
+def _prepared(labels, probabilities, classes, patients, resamples, seed):
+    stack = np.asarray(probabilities, np.float64)
+    stack = stack if stack.ndim == 3 else stack[None]
+    labels = as_matrix(labels, len(classes))
+    if stack.shape[1:] != labels.shape or labels.shape[1] != len(classes):
+        raise ValueError(
+            f"Probabilities {stack.shape[1:]} for labels {labels.shape} of {len(classes)} classes"
+        )
+    patients = np.arange(len(labels)) if patients is None else np.asarray(patients)
+    return labels, stack, patient_weights(patients, resamples, seed)
+
+
+def _values(labels, probabilities, weights, multilabel, thresholds, wanted=OVERALL):
+    """{score: (R,)} and {"score by class": (K, R)}."""
+    values, truth = {}, labels.astype(bool)
+    pairs = list(zip(truth.T, probabilities.T))
+    if "map" in wanted:
+        values["map by class"] = [average_precision(t, p, weights) for t, p in pairs]
+    if {"auroc", "sensitivity_at_90_specificity"} & set(wanted):
+        curves = [roc(t, p, weights) for t, p in pairs]
+        values["auroc by class"] = [area_under(*curve) for curve in curves]
+        values["sensitivity_at_90_specificity by class"] = [_fixed(*curve) for curve in curves]
+    with np.errstate(invalid="ignore"):
+        for name in list(values):
+            values[name.removesuffix(" by class")] = _mean(values[name])
+        if {"f1", "kappa", "calibration_error"} & set(wanted):
+            values |= _of_decisions(truth, probabilities, weights, multilabel, thresholds)
+    return values
+
+
+def _of_decisions(truth, probabilities, weights, multilabel, thresholds):
+    if multilabel:
+        said = probabilities >= thresholds
+    else:
+        said = np.eye(truth.shape[1], dtype=bool)[probabilities.argmax(1)]
+    hits, called, there = (weights @ part for part in (said & truth, said, truth))
+    f1 = 2 * hits / np.where(called + there > 0, called + there, np.nan)
+    total = weights.sum(1)
+    if multilabel:
+        agreed = [weights @ (s == t) for s, t in zip(said.T, truth.T)]
+        chance = (
+            called * there + (total[:, None] - called) * (total[:, None] - there)
+        ).T / total**2
+        kappa = _mean([_kappa(a / total, c) for a, c in zip(agreed, chance)])
+        errors = [_bins(p, t, weights) for p, t in zip(probabilities.T, truth.T)]
+    else:
+        kappa = _kappa(hits.sum(1) / total, (called * there).sum(1) / total**2)
+        errors = [_bins(probabilities.max(1), (said & truth).any(1), weights)]
+    return {"f1": _mean(f1.T), "kappa": kappa, "calibration_error": _mean(errors)}
+
+
+def _kappa(agreement, chance):
+    return (agreement - chance) / np.where(chance < 1, 1 - chance, np.nan)
+
+
+def _bins(confidence, right, weights):
+    """Expected calibration error: |mean confidence - share right| of each bin, by its size."""
+    which = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = [np.abs(weights @ ((confidence - right) * (which == b))) for b in range(BINS)]
+    return sum(gaps) / weights.sum(1)
+
+
+def _fixed(false, true):
+    kept = np.where(false <= 1 - FIXED_SPECIFICITY + 1e-9, true, 0).max(1)
+    return np.where(np.isnan(false + true).any(1), np.nan, kept)
+
+
+def _mean(rows):
+    """Mean over classes, of those that are defined on all samples together (the first column)."""
+    rows = np.asarray(rows)
+    there = ~np.isnan(rows[:, 0])
+    return rows[there].mean(0) if there.any() else np.full(rows.shape[1], np.nan)

@@ -1,0 +1,204 @@
+"""Measures distillation, stage by stage; run by hand.
+
+    python tests/measure_distillation.py OUT demo
+    python tests/measure_distillation.py OUT STAGE ... -- --data=M.csv --dfe=M.csv --classes=...
+
+Stages: screen, reverse, multilabel, temperature, finetune, map, table. What stands behind -- are
+settings of notebook 04. Each stage leaves one JSON in OUT, a fine-tuned student one .npz, and none
+is done twice. `finetune` with --seed=1 --seeds=1 does one seed, so that two can run side by side;
+one thread each. `demo`: simulated eyes, every stage in small, some minutes.
+"""
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from helpers import config
+from helpers.distillation_data import images_of, modalities, prepare_both
+from helpers.distillation_study import (
+    ALONE,
+    ARMS,
+    ONE_LABEL,
+    gain_map,
+    out_of_fold,
+    pull_of,
+    screening,
+    simulate_world,
+    teach,
+)
+from helpers.measures.diagnosis import diagnosis, difference, with_prevalence
+from helpers.measures.features import Features
+from helpers.methods.distillation import distil
+
+DEMO = ["--n_simulated=60", "--size=96", "--dfe_framing=macula", "--steps=60", "--seeds=1",
+        "--screen_steps=100"]  # fmt: skip
+
+
+class Study:
+    def __init__(self, out, given):
+        self.out, self.settings = out, config.resolve(config.Distil, given, {})
+        self.features = Features(cache=out / "features")
+
+    @cached_property
+    def domains(self):
+        return prepare_both(self.settings, progress=False)
+
+    def rows(self, modality, *sides):
+        part = images_of(self.domains, modality, *sides, multilabel=self.settings.multilabel)
+        return replace(part, images=self.features(part.images))
+
+    def compared(self, student, found, base=ALONE):
+        """Scores of every arm, and its difference to the student alone."""
+        classes, kind = self.domains.classes, self.settings.multilabel
+        prevalence = None if kind else np.bincount(student.labels) / len(student)
+        report = {}
+        for name, p in found.items():
+            said = p if kind else with_prevalence(p, prevalence)
+            whole = diagnosis(student.labels, said, classes, student.patients, multilabel=kind)
+            whole["seeds"] = [
+                diagnosis(student.labels, one, classes, resamples=2)["map"]["value"] for one in p
+            ]
+            scores = ["map", *(f"map {c}" for c in classes)]
+            whole["gain"] = {
+                s: difference(student.labels, p, found[base], classes, student.patients, score=s)
+                for s in scores
+            }
+            report[name] = whole
+        return report
+
+    def screen(self, arms=None):
+        """All arms on frozen features, out of fold, over training and validation patients."""
+        s = screening(self.settings)
+        teacher, student = modalities(s)
+        pupils, masters = self.rows(student, "train", "validation"), self.rows(teacher, "train")
+        found = out_of_fold(pupils, masters, self.domains.classes, s, arms, progress=False)
+        known = self.rows(teacher, "train", "validation")
+        one = replace(s, folds=min(s.folds, 5))
+        alone = out_of_fold(known, self.rows(student, "train"), self.domains.classes, one,
+                            [ALONE], progress=False) if not s.multilabel else None  # fmt: skip
+        report = {"arms": self.compared(pupils, found), "classes": self.domains.classes,
+                  "n": len(pupils), "patients": len(set(pupils.patients))}  # fmt: skip
+        if alone:
+            report["teacher out of fold"] = self.compared(known, alone)[ALONE]
+        return report
+
+    def reverse(self):
+        there = {"oct_to_dfe": "dfe_to_oct", "dfe_to_oct": "oct_to_dfe"}
+        other = Study(self.out, [])
+        other.settings = replace(self.settings, direction=there[self.settings.direction])
+        return other.screen([ALONE, "KD", "label smoothing", "CPM", "CSA", "FDDM (CPM + CSA)"])
+
+    def multilabel(self):
+        return self.screen([name for name in ARMS if name not in ONE_LABEL])
+
+    def temperature(self):
+        s = screening(self.settings)
+        teacher, student = modalities(s)
+        return pull_of(self.rows(student, "train"), self.rows(teacher, "train"),
+                       self.domains.classes, s)  # fmt: skip
+
+    def map(self):
+        s = screening(self.settings)
+        demo = s.n_simulated < 100
+        world = simulate_world(
+            self.features, patients=60 if demo else 300, oct_shows=(1.0,) if demo else (1.0, 0.2),
+            dfe_shows=(0.0, 0.3, 1.0) if demo else (0.0, 0.1, 0.25, 0.5, 1.0), progress=False,
+        )  # fmt: skip
+        s = replace(s, losses="cpm=2,csa=1")
+        return gain_map(world, s, labelled=(5, 20) if demo else (5, 20, 80, 160), progress=False)
+
+    def finetune(self):
+        """Student alone, KD and the chosen arm end to end; teachers' features are made once."""
+        s, domains = self.settings, self.domains
+        teacher, student = modalities(s)
+        chosen = s.arm or chosen_of(json.loads((self.out / "screen.json").read_text()))
+        masters = images_of(domains, teacher, "train")
+        pupils = images_of(domains, student, "train", "validation")
+        test = images_of(domains, student, "test")
+        for seed in range(s.seed, s.seed + s.seeds):
+            names = dict.fromkeys([ALONE, "KD", chosen])
+            jobs = {name: self.out / f"finetune {name} {seed}.npz" for name in names}
+            if all(file.exists() for file in jobs.values()):
+                continue
+            began = time.time()
+            master = teach(masters, domains.classes, s, seed=seed)
+            print("teacher", round(time.time() - began), "s", flush=True)
+            unseen = images_of(domains, teacher, "validation", "test")
+            np.savez(self.out / f"finetune teacher {seed}.npz", p=master(unseen.images),
+                     labels=unseen.labels, patients=unseen.patients)  # fmt: skip
+            both = np.concatenate([masters.images, masters.images[..., ::-1]])
+            shown, labels = master.features(both), np.tile(masters.labels, 2)
+            for name, file in jobs.items():
+                if file.exists():
+                    continue
+                began = time.time()
+                changed = replace(s, seed=seed, **ARMS[name])
+                made = distil(pupils.images, pupils.labels, domains.classes, changed,
+                              master if changed.losses else None, shown, labels)  # fmt: skip
+                seconds = time.time() - began
+                made.save(file.with_suffix(".safetensors"))
+                np.savez(file, p=made(test.images), seconds=seconds)
+                print(name, seed, round(seconds), "s", flush=True)
+        return None
+
+    def table(self):
+        """The fine-tuned students on test patients."""
+        domains = self.domains
+        teacher, student = modalities(self.settings)
+        test = images_of(domains, student, "test")
+        found, seconds = {}, {}
+        for name in ARMS:
+            files = sorted(self.out.glob(f"finetune {name} ?.npz"))
+            if files:
+                found[name] = np.stack([np.load(file)["p"] for file in files])
+                seconds[name] = [float(np.load(file)["seconds"]) for file in files]
+        files = sorted(self.out.glob("finetune teacher ?.npz"))
+        loaded = [np.load(file) for file in files]
+        own = diagnosis(loaded[0]["labels"], np.stack([one["p"] for one in loaded]),
+                        domains.classes, loaded[0]["patients"])  # fmt: skip
+        return {"arms": self.compared(test, found), "seconds": seconds, "teacher": own,
+                "n": len(test), "patients": len(set(test.patients))}  # fmt: skip
+
+
+def chosen_of(screen: dict) -> str:
+    """The arm with the best mAP, of those that distil."""
+    arms = {name: arm["map"]["value"] for name, arm in screen["arms"].items()
+            if ARMS[name]["losses"]}  # fmt: skip
+    return max(arms, key=arms.get)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("stages", nargs="+")
+    here = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    arguments, given = parser.parse_args(sys.argv[1:here]), sys.argv[here + 1 :]
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    stages = arguments.stages
+    if stages == ["demo"]:
+        stages = ["screen", "reverse", "temperature", "map", "finetune", "table"]
+        given = [*DEMO, *given]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    study = Study(arguments.out, given)
+    for stage in stages:
+        file = arguments.out / f"{stage}.json"
+        if file.exists():
+            continue
+        began = time.time()
+        report = getattr(study, stage)()
+        print(stage, round(time.time() - began), "s", flush=True)
+        if report is not None:
+            file.write_text(json.dumps(report, indent=1, default=list) + "\n")
+
+
+if __name__ == "__main__":
+    main()
