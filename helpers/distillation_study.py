@@ -1,11 +1,7 @@
-"""Which distillation helps, and where: many small fits on cached features of a frozen backbone.
+"""Which distillation helps: many small fits on cached features of a frozen backbone, all methods on
+the same folds of patients."""
 
-``out_of_fold`` compares all methods on the same folds of patients; ``gain_map`` says on simulated
-eyes, where every knob can be turned, in which worlds there is anything to gain.
-"""
-
-from dataclasses import dataclass, replace
-from itertools import product, zip_longest
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,12 +9,10 @@ from sklearn.model_selection import StratifiedGroupKFold
 from tqdm.auto import tqdm
 
 from helpers.distillation_data import distillation_batches, one_hot
-from helpers.measures.diagnosis import diagnosis, difference
 from helpers.measures.usefulness import Scans
 from helpers.methods.classification import ClassifierSettings, fit
 from helpers.methods.distillation import Distillation, Side, distil
-from helpers.preprocess import clean_dfe
-from helpers.simulate import make_eye
+from helpers.networks.classifiers import Classifier
 
 ALONE = "student alone"
 ARMS = {  # what differs from the settings; CPM and CSA weigh what the paper gives them
@@ -42,13 +36,6 @@ ARMS = {  # what differs from the settings; CPM and CSA weigh what the paper giv
     "KD, independent": dict(losses="kd=1", draws="independent"),
 }
 ONE_LABEL = ("DKD", "label smoothing")  # make sense only where every image has one label
-MAPPED = {  # the arms of the map
-    ALONE: dict(losses=""),
-    "FDDM, unpaired": dict(losses="cpm=2,csa=1"),
-    "KD, unpaired": dict(losses="kd=1"),
-    "KD, both pictures of each eye": dict(losses="kd=1", draws="eye"),
-}
-WORLD_PX = 256  # at which eyes of the map are simulated
 
 
 def screening(settings):
@@ -59,16 +46,33 @@ def screening(settings):
     )  # fmt: skip
 
 
-def teach(scans: Scans, classes, settings, *, seed=0):
-    """A teacher ``Classifier``, with the student's kind of embedding, of features or images."""
+def teacher_settings(settings, classes, seed=0) -> ClassifierSettings:
+    """Of a teacher with the student's kind of embedding, trained as long and in the same manner."""
     s = settings
-    given = ClassifierSettings(
-        backbone=s.teacher_backbone, pretrained=s.pretrained, size=s.size, embedding=s.embedding,
-        dropout=s.dropout, mirror=s.mirror, augment=s.augment, batch_size=s.batch_size, lr=s.lr,
-        weight_decay=s.weight_decay, steps=s.steps, precision=s.precision,
+    same = ("pretrained", "size", "embedding", "dropout", "mirror", "augment", "batch_size", "lr",
+            "weight_decay", "steps", "hours", "precision", "multilabel", "runs", "log_every",
+            "validate_every")  # fmt: skip
+    return ClassifierSettings(
+        classes=tuple(classes), backbone=s.teacher_backbone, seed=seed,
+        **{name: getattr(s, name) for name in same},
     )  # fmt: skip
-    return fit(scans.images, scans.labels, classes, whole=True, settings=given, seed=seed,
-               multilabel=s.multilabel)  # fmt: skip
+
+
+def teach(scans: Scans, classes, settings, *, seed=0, start=None) -> Classifier:
+    """A teacher from images or features, without a run's folder."""
+    return fit(scans.images, scans.labels, classes, whole=True, seed=seed, start=start,
+               settings=teacher_settings(settings, classes, seed),
+               multilabel=settings.multilabel)  # fmt: skip
+
+
+def head_start(scans: Scans, classes, settings, *, backbone=None) -> Classifier:
+    """A student alone (or a teacher, with its ``backbone``) whose embedding and head have learned
+    on features of the untouched backbone: what fine-tuning begins with. From a random head it
+    would first tear the backbone's features apart (Kumar et al., ICLR 2022)."""
+    s = replace(settings, losses="", backbone=backbone or settings.backbone)
+    blank = Distillation(s, classes, None)
+    rows = Classifier(blank.averaged, blank.architecture["arguments"]).features(scans.images)
+    return distil(rows, scans.labels, classes, screening(s))
 
 
 def folds_of(scans: Scans, classes, folds: int, seed=0) -> np.ndarray:
@@ -140,100 +144,6 @@ def of_classes(scans: Scans, classes, wanted) -> Scans:
     if labels.ndim == 2:
         return replace(scans, labels=labels[:, places])
     return replace(scans, labels=np.array([places.index(label) for label in labels]))
-
-
-@dataclass(frozen=True)
-class World:
-    """Simulated eyes, one per patient, as features: ``oct`` and ``dfe`` are {share of the disease
-    shown: (N, d)}; labels (N,) are places in ``classes``."""
-
-    oct: dict
-    dfe: dict
-    labels: np.ndarray
-    classes: tuple
-
-
-def simulate_world(
-    features, *, classes=("NORMAL", "DRUSEN", "DME"), patients=200, oct_shows=(1.0,),
-    dfe_shows=(0.0, 0.3, 1.0), progress=True,
-) -> World:  # fmt: skip
-    """``patients`` eyes of each class, seen by both modalities at every share of the disease, each
-    as ``features`` (a ``Features``) sees the 6 mm about the fovea."""
-    eyes = [(k, patient) for patient in range(patients) for k in range(len(classes))]
-    shares = list(zip_longest(oct_shows, dfe_shows))
-    rows = {"oct": {}, "dfe": {}}
-    for oct_share, dfe_share in tqdm(shares, desc="simulating", disable=not progress):
-        pictures = {"oct": [], "dfe": []}
-        for k, patient in eyes:
-            eye = make_eye(
-                10_000 * k + patient, classes[k], size=WORLD_PX,
-                oct_shows=1.0 if oct_share is None else oct_share,
-                dfe_shows=1.0 if dfe_share is None else dfe_share,
-            )  # fmt: skip
-            if oct_share is not None:
-                pictures["oct"].append(eye.oct[None])
-            if dfe_share is not None:
-                centre = eye.truth.dfe_pixel(eye.truth.x_um.mean(), 0.0)[::-1]
-                crop, _ = clean_dfe(eye.dfe, size=WORLD_PX, framing="macula", centre=centre)
-                pictures["dfe"].append(crop.transpose(2, 0, 1))
-        for modality, share in (("oct", oct_share), ("dfe", dfe_share)):
-            if share is not None:
-                rows[modality][share] = features(np.stack(pictures[modality]))
-    return World(**rows, labels=np.array([k for k, _ in eyes]), classes=tuple(classes))
-
-
-def gain_map(world: World, settings, *, labelled=(5, 20, 80), noise=(0.0, 0.3), arms=None,
-             progress=True):  # fmt: skip
-    """Where distillation helps: a list of cells {oct_shows, dfe_shows, labelled, noise, arm, alone,
-    map, low, high}, mAP on test eyes of a student alone and its gain with an interval over them.
-
-    labelled: photographs with a label, of each class, that the student learns from; noise: the
-    share of these labels that are wrong (another class, at random). The last 40 % of the eyes are
-    tested on. The OCT teacher learned, from true labels, the scans of the first 60 %, of which the
-    first are the student's own eyes: only draws="eye" makes use of that. Means over
-    ``settings.seeds`` choices of labelled eyes, wrong labels, and starts.
-    """
-    arms = MAPPED if arms is None else arms
-    classes, count = world.classes, len(world.classes)
-    taught = int(0.6 * len(world.labels)) // count * count  # eyes come class by class in turn
-    if max(labelled) * count > taught:
-        raise ValueError(f"labelled={max(labelled)}: there are {taught // count} eyes per class")
-    truth, cells = world.labels[taught:], []
-    teachers = {
-        (share, seed): teach(
-            Scans(rows[:taught], world.labels[:taught], np.arange(taught)), classes, settings,
-            seed=seed,
-        )
-        for share, rows in world.oct.items() for seed in range(settings.seeds)
-    }  # fmt: skip
-    grid = list(product(world.oct, world.dfe, labelled, noise))
-    for oct_shows, dfe_shows, n, wrong in tqdm(grid, desc="map", disable=not progress):
-        found = {name: [] for name in arms}
-        for seed in range(settings.seeds):
-            rng = np.random.default_rng([seed, n])
-            chosen = count * rng.permutation(taught // count)[:n]
-            own = (chosen[:, None] + np.arange(count)).ravel()  # of every class n eyes
-            labels = world.labels[own]
-            changed = rng.random(len(own)) < wrong
-            labels = np.where(changed, (labels + rng.integers(1, count, len(own))) % count, labels)
-            photographs = world.dfe[dfe_shows][own]
-            for name, changes in arms.items():
-                changed = replace(settings, seed=seed, **changes)
-                eye = changed.draws == "eye"
-                scans = world.oct[oct_shows][own if eye else slice(taught)]
-                theirs = labels if eye else world.labels[:taught]
-                master = teachers[oct_shows, seed] if changed.losses else None
-                made = distil(photographs, labels, classes, changed, master, scans, theirs)
-                found[name].append(made(world.dfe[dfe_shows][taught:]))
-        about = {"oct_shows": oct_shows, "dfe_shows": dfe_shows, "labelled": n, "noise": wrong}
-        alone = np.stack(found[ALONE])
-        value = diagnosis(truth, alone, classes, resamples=2)["map"]["value"]
-        for name in arms:
-            if name != ALONE:
-                gain = difference(truth, np.stack(found[name]), alone, classes)
-                cells.append({**about, "arm": name, "alone": value, "gain": gain["value"],
-                              "low": gain["low"], "high": gain["high"]})  # fmt: skip
-    return cells
 
 
 def pull_of(student: Scans, teacher: Scans, classes, settings,

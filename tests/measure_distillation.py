@@ -3,7 +3,7 @@
     python tests/measure_distillation.py OUT demo
     python tests/measure_distillation.py OUT STAGE ... -- --data=M.csv --dfe=M.csv --classes=...
 
-Stages: screen, reverse, multilabel, temperature, finetune, map, table. What stands behind -- are
+Stages: screen, reverse, temperature, map, overlaps, finetune, table. What stands behind -- are
 settings of notebook 04. Each stage leaves one JSON in OUT, a fine-tuned student one .npz, and none
 is done twice. `finetune` with --seed=1 --seeds=1 does one seed, so that two can run side by side;
 one thread each. `demo`: simulated eyes, every stage in small, some minutes.
@@ -23,18 +23,19 @@ import torch
 
 from helpers import config
 from helpers.distillation_data import images_of, modalities, prepare_both
+from helpers.distillation_report import chosen_of, compared
 from helpers.distillation_study import (
     ALONE,
     ARMS,
     ONE_LABEL,
-    gain_map,
+    head_start,
     out_of_fold,
     pull_of,
     screening,
-    simulate_world,
     teach,
 )
-from helpers.measures.diagnosis import diagnosis, difference, with_prevalence
+from helpers.distillation_world import gain_map, overlaps, simulate_world
+from helpers.measures.diagnosis import diagnosis
 from helpers.measures.features import Features
 from helpers.methods.distillation import distil
 
@@ -55,49 +56,25 @@ class Study:
         part = images_of(self.domains, modality, *sides, multilabel=self.settings.multilabel)
         return replace(part, images=self.features(part.images))
 
-    def compared(self, student, found, base=ALONE):
-        """Scores of every arm, and its difference to the student alone."""
-        classes, kind = self.domains.classes, self.settings.multilabel
-        prevalence = None if kind else np.bincount(student.labels) / len(student)
-        report = {}
-        for name, p in found.items():
-            said = p if kind else with_prevalence(p, prevalence)
-            whole = diagnosis(student.labels, said, classes, student.patients, multilabel=kind)
-            whole["seeds"] = [
-                diagnosis(student.labels, one, classes, resamples=2)["map"]["value"] for one in p
-            ]
-            scores = ["map", *(f"map {c}" for c in classes)]
-            whole["gain"] = {
-                s: difference(student.labels, p, found[base], classes, student.patients, score=s)
-                for s in scores
-            }
-            report[name] = whole
-        return report
+    def compared(self, scans, predicted):
+        return compared(scans, predicted, self.domains.classes, self.settings)
 
     def screen(self, arms=None):
         """All arms on frozen features, out of fold, over training and validation patients."""
         s = screening(self.settings)
         teacher, student = modalities(s)
         pupils, masters = self.rows(student, "train", "validation"), self.rows(teacher, "train")
+        arms = arms or [name for name in ARMS if not (s.multilabel and name in ONE_LABEL)]
         found = out_of_fold(pupils, masters, self.domains.classes, s, arms, progress=False)
-        known = self.rows(teacher, "train", "validation")
-        one = replace(s, folds=min(s.folds, 5))
-        alone = out_of_fold(known, self.rows(student, "train"), self.domains.classes, one,
-                            [ALONE], progress=False) if not s.multilabel else None  # fmt: skip
-        report = {"arms": self.compared(pupils, found), "classes": self.domains.classes,
-                  "n": len(pupils), "patients": len(set(pupils.patients))}  # fmt: skip
-        if alone:
-            report["teacher out of fold"] = self.compared(known, alone)[ALONE]
-        return report
+        return {"arms": self.compared(pupils, found), "classes": self.domains.classes,
+                "n": len(pupils), "patients": len(set(pupils.patients))}  # fmt: skip
 
     def reverse(self):
-        there = {"oct_to_dfe": "dfe_to_oct", "dfe_to_oct": "oct_to_dfe"}
+        """The paper's direction, or the other one."""
+        there = {"oct_to_dfe": "dfe_to_oct", "dfe_to_oct": "oct_to_dfe"}[self.settings.direction]
         other = Study(self.out, [])
-        other.settings = replace(self.settings, direction=there[self.settings.direction])
-        return other.screen([ALONE, "KD", "label smoothing", "CPM", "CSA", "FDDM (CPM + CSA)"])
-
-    def multilabel(self):
-        return self.screen([name for name in ARMS if name not in ONE_LABEL])
+        other.settings = replace(self.settings, direction=there)
+        return other.screen([ALONE, "label smoothing", "KD", "CPM", "CSA", "FDDM (CPM + CSA)"])
 
     def temperature(self):
         s = screening(self.settings)
@@ -105,21 +82,26 @@ class Study:
         return pull_of(self.rows(student, "train"), self.rows(teacher, "train"),
                        self.domains.classes, s)  # fmt: skip
 
-    def map(self):
-        s = screening(self.settings)
-        demo = s.n_simulated < 100
-        world = simulate_world(
-            self.features, patients=60 if demo else 300, oct_shows=(1.0,) if demo else (1.0, 0.2),
+    @cached_property
+    def world(self):
+        demo = self.settings.n_simulated < 100
+        return simulate_world(
+            self.features, patients=60 if demo else 300, oct_shows=(0.2, 1.0),
             dfe_shows=(0.0, 0.3, 1.0) if demo else (0.0, 0.1, 0.25, 0.5, 1.0), progress=False,
         )  # fmt: skip
-        s = replace(s, losses="cpm=2,csa=1")
-        return gain_map(world, s, labelled=(5, 20) if demo else (5, 20, 80, 160), progress=False)
+
+    def map(self):
+        labelled = (5, 20) if len(self.world.labels) < 900 else (5, 20, 80)
+        return gain_map(self.world, screening(self.settings), labelled=labelled, progress=False)
+
+    def overlaps(self):
+        return overlaps(self.world, screening(self.settings))
 
     def finetune(self):
         """Student alone, KD and the chosen arm end to end; teachers' features are made once."""
         s, domains = self.settings, self.domains
         teacher, student = modalities(s)
-        chosen = s.arm or chosen_of(json.loads((self.out / "screen.json").read_text()))
+        chosen = s.arm or chosen_of(json.loads((self.out / "screen.json").read_text())["arms"])
         masters = images_of(domains, teacher, "train")
         pupils = images_of(domains, student, "train", "validation")
         test = images_of(domains, student, "test")
@@ -129,20 +111,26 @@ class Study:
             if all(file.exists() for file in jobs.values()):
                 continue
             began = time.time()
-            master = teach(masters, domains.classes, s, seed=seed)
+            own = replace(s, seed=seed)
+            start = head_start(masters, domains.classes, own, backbone=s.teacher_backbone)
+            master = teach(masters, domains.classes, s, seed=seed, start=start)
             print("teacher", round(time.time() - began), "s", flush=True)
             unseen = images_of(domains, teacher, "validation", "test")
             np.savez(self.out / f"finetune teacher {seed}.npz", p=master(unseen.images),
                      labels=unseen.labels, patients=unseen.patients)  # fmt: skip
             both = np.concatenate([masters.images, masters.images[..., ::-1]])
             shown, labels = master.features(both), np.tile(masters.labels, 2)
+            start = head_start(pupils, domains.classes, own)
+            np.savez(self.out / f"finetune start {seed}.npz", p=start(test.images))
             for name, file in jobs.items():
                 if file.exists():
                     continue
                 began = time.time()
                 changed = replace(s, seed=seed, **ARMS[name])
-                made = distil(pupils.images, pupils.labels, domains.classes, changed,
-                              master if changed.losses else None, shown, labels)  # fmt: skip
+                made = distil(
+                    pupils.images, pupils.labels, domains.classes, changed,
+                    master if changed.losses else None, shown, labels, start=start,
+                )  # fmt: skip
                 seconds = time.time() - began
                 made.save(file.with_suffix(".safetensors"))
                 np.savez(file, p=made(test.images), seconds=seconds)
@@ -168,13 +156,6 @@ class Study:
                 "n": len(test), "patients": len(set(test.patients))}  # fmt: skip
 
 
-def chosen_of(screen: dict) -> str:
-    """The arm with the best mAP, of those that distil."""
-    arms = {name: arm["map"]["value"] for name, arm in screen["arms"].items()
-            if ARMS[name]["losses"]}  # fmt: skip
-    return max(arms, key=arms.get)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
@@ -185,7 +166,7 @@ def main():
     warnings.simplefilter("ignore")
     stages = arguments.stages
     if stages == ["demo"]:
-        stages = ["screen", "reverse", "temperature", "map", "finetune", "table"]
+        stages = ["screen", "reverse", "temperature", "map", "overlaps", "finetune", "table"]
         given = [*DEMO, *given]
     arguments.out.mkdir(parents=True, exist_ok=True)
     study = Study(arguments.out, given)

@@ -153,7 +153,10 @@ def rkd(student, teacher, distance=1.0, angle=2.0) -> torch.Tensor:
         return apart / apart[apart > 0].mean() if (apart > 0).any() else apart
 
     def angles(x):
-        away = F.normalize(x[None] - x[:, None], dim=2)
+        away = x[None] - x[:, None]
+        squared = away.square().sum(2, keepdim=True)
+        # a sample and itself (drawn twice, perhaps) have no direction: no division by almost zero
+        away = away * torch.where(squared > 0, squared, 1).rsqrt()
         return away @ away.transpose(1, 2)
 
     fixed = teacher.detach()

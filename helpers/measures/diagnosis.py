@@ -16,6 +16,8 @@ OVERALL = ("map", "auroc", "sensitivity_at_90_specificity", "f1", "kappa", "cali
 def as_matrix(labels, count: int) -> np.ndarray:
     """Labels as 0/1 (N, K): whole numbers (N,) one-hot, 0/1 as it is."""
     labels = np.asarray(labels)
+    if labels.ndim == 1 and len(labels) and labels.max() >= count:
+        raise ValueError(f"Label {labels.max()}, but there are {count} classes, counted from 0")
     return labels.astype(float) if labels.ndim == 2 else np.eye(count)[labels]
 
 

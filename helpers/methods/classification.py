@@ -74,19 +74,23 @@ class Classification:
     labels: those of all training images; rare classes weigh more, so that each counts alike.
     validation: images uint8 (N, C, H, W) and labels of other patients, or None outside the loop;
     `validate` is the loss on them, with the same weights. shown: images or features to centre and
-    scale an embedding by.
+    scale an embedding by; start: a ``Classifier`` to go on from.
     """
 
     exported, judged_by = "classifier", "validation_loss"
 
-    def __init__(self, settings: ClassifierSettings, labels, validation=None, shown=None):
+    def __init__(
+        self, settings: ClassifierSettings, labels, validation=None, shown=None, start=None
+    ):
         s = self.settings = settings
         names = ("backbone", "size", "classes", "multilabel", "embedding", "dropout")
         arguments = {name: getattr(s, name) for name in names}
         arguments["classes"] = list(s.classes)
         self.architecture = {"network": "classifier", "arguments": arguments}
         self.averaged = Network(**arguments, pretrained=s.pretrained)
-        if shown is not None and s.embedding:
+        if start is not None:
+            self.averaged.load_state_dict(start.network.state_dict())
+        elif shown is not None and s.embedding:
             centre(self.averaged, arguments, shown)
         self.averaged.requires_grad_(True).train()
         self.networks = {"classifier": self.averaged}
@@ -178,7 +182,7 @@ def varied(images: torch.Tensor, settings) -> torch.Tensor:
 
 def fit(
     images, labels, classes, *, whole=False, patients=None, settings=None, multilabel=False,
-    seed=0, progress=False, device=None, **changes,
+    seed=0, progress=False, device=None, start=None, **changes,
 ) -> Classifier:  # fmt: skip
     """A classifier from images (N, 1 or 3, H, W), uint8 or float in [-1, 1], and their labels.
 
@@ -189,7 +193,8 @@ def fit(
     cross-validation that keeps `patients` (N,) together, and `images` may be features (N, d) that
     `Classifier.features` made before: then a fit costs a second. `device` is where that happens
     (None: a GPU if there is one); what comes before a launch on several GPUs must name "cpu".
-    `changes` are fields of ClassifierSettings, such as steps=100.
+    `start` is a classifier to go on from. `changes` are fields of ClassifierSettings, such as
+    steps=100.
 
     The result depends on the arguments alone and leaves torch's random state as it was.
     ValueError for a label that is no class, or a class without an image.
@@ -206,7 +211,7 @@ def fit(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         levels = levels_of(images) if whole else None
-        method = Classification(settings, labels, shown=levels)
+        method = Classification(settings, labels, shown=levels, start=start)
         if whole:
             draw = partial(batches, levels, settings.batch_size, labels=labels, seed=settings.seed)
             run_steps(method, draw, features=levels.ndim == 2, progress=progress)

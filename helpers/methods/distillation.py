@@ -75,12 +75,15 @@ class Distillation:
 
     teacher: a ``Classifier``; it may know other classes in another order, and what is distilled
     are those that both know. None: the student alone. ``shown`` are features or images of the
-    student's to centre and scale by; ``validation`` (images or features, labels) of other patients.
+    student's to centre and scale by, ``start`` a student to go on from; ``validation`` (images or
+    features, labels) of other patients.
     """
 
     exported, judged_by = "classifier", "validation_loss"
 
-    def __init__(self, settings, classes, teacher: Classifier | None, shown=None, validation=None):
+    def __init__(
+        self, settings, classes, teacher: Classifier | None, shown=None, validation=None, start=None
+    ):
         s, self.settings, self.validation = settings, settings, validation
         self.weights = loss_weights(s.losses)
         if s.draws not in DRAWS:
@@ -94,7 +97,9 @@ class Distillation:
                      "dropout": s.dropout}  # fmt: skip
         self.architecture = {"network": "classifier", "arguments": arguments}
         student = Network(**arguments, pretrained=s.pretrained)
-        if shown is not None and s.embedding:
+        if start is not None:
+            student.load_state_dict(start.network.state_dict())
+        elif shown is not None and s.embedding:
             centre(student, arguments, shown)
         self.averaged = student.requires_grad_(True).train()
         self.networks = {"student": student}
@@ -330,7 +335,10 @@ def everyones(mine: torch.Tensor, accelerator) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def distil(images, labels, classes, settings, teacher=None, their_images=None, their_labels=None):
+def distil(
+    images, labels, classes, settings, teacher=None, their_images=None, their_labels=None, *,
+    start=None,
+):  # fmt: skip
     """A student ``Classifier`` after ``settings.steps`` steps, without a run's folder.
 
     Arguments as ``Distillation`` and ``distillation_batches`` have them; without a teacher, the
@@ -338,7 +346,7 @@ def distil(images, labels, classes, settings, teacher=None, their_images=None, t
     """
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        method = Distillation(settings, classes, teacher, shown=images)
+        method = Distillation(settings, classes, teacher, shown=images, start=start)
         if teacher is None:
             their_images, their_labels = images, labels
         levels, their_levels = levels_of(images), levels_of(their_images)

@@ -70,6 +70,15 @@ class Network(torch.nn.Module):
             values = torch.tensor(self.backbone.pretrained_cfg[name]).view(1, 3, 1, 1)
             self.register_buffer(name, values, persistent=False)
 
+    def train(self, mode=True):
+        """With an embedding, which is centred once, the backbone's BatchNorm goes on normalising by
+        the statistics it came with: those of a batch would move everything the head learned."""
+        super().train(mode)
+        for layer in self.backbone.modules() if isinstance(self.embedding, Embedding) else ():
+            if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+                layer.eval()
+        return self
+
     def maps(self, images):
         """The backbone's last feature maps (B, c, h, w), before pooling."""
         return self.backbone.forward_features(self._prepared(images))

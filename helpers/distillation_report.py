@@ -1,0 +1,100 @@
+"""What students are worth: scores with intervals over patients, each beside the student alone."""
+
+import numpy as np
+
+from helpers.distillation_study import ALONE, ARMS
+from helpers.losses.distillation import prototypes, similarities
+from helpers.measures.diagnosis import as_matrix, diagnosis, difference, with_prevalence
+from helpers.report import between
+
+NAMES = {"map": "mAP", "auroc": "AUROC", "sensitivity_at_90_specificity": "sens@90", "f1": "F1",
+         "kappa": "kappa", "calibration_error": "calibration"}  # fmt: skip
+
+
+def compared(scans, predicted, classes, settings) -> dict:
+    """{arm: ``diagnosis`` with "seeds", the mAP of each, and "gain", the paired difference to the
+    student alone in mAP and in every class's average precision}.
+
+    predicted: {arm: probabilities (S, N, K)} of ``scans``, a ``Scans``. Where classes exclude each
+    other, students that were shown all of them equally often are brought to the prevalence among
+    ``scans`` first.
+    """
+    kind, classes, report = settings.multilabel, list(classes), {}
+    if not kind:
+        prevalence = as_matrix(scans.labels, len(classes)).mean(0)
+        predicted = {name: with_prevalence(p, prevalence) for name, p in predicted.items()}
+    for name, p in predicted.items():
+        arm = diagnosis(scans.labels, p, classes, scans.patients, multilabel=kind)
+        arm["seeds"] = [
+            diagnosis(scans.labels, one, classes, resamples=2)["map"]["value"] for one in p
+        ]
+        arm["gain"] = {
+            score: difference(scans.labels, p, predicted[ALONE], classes, scans.patients,
+                              score=score)
+            for score in ("map", *(f"map {c}" for c in classes))
+        }  # fmt: skip
+        report[name] = arm
+    return report
+
+
+def chosen_of(report: dict) -> str:
+    """The arm with the best mAP among those that distil."""
+    values = {name: arm["map"]["value"] for name, arm in report.items() if ARMS[name]["losses"]}
+    return max(values, key=values.get)
+
+
+def print_table(report: dict) -> None:
+    """Every arm's mAP and its gain over the student alone, in points."""
+    print(f"{'':24}{'mAP':>7}  {'per seed':22}gain over the student alone (95 %)")
+    for name, arm in report.items():
+        seeds = " ".join(f"{100 * value:.1f}" for value in arm["seeds"])
+        gain = {k: v and 100 * v for k, v in arm["gain"]["map"].items()}
+        words = "" if name == ALONE else between(gain, 1)
+        print(f"{name:24}{100 * arm['map']['value']:7.1f}  {seeds:22}{words}")
+
+
+def print_scores(report: dict) -> None:
+    """All scores of a few arms, and the AUROC and average precision of each class."""
+    rows = {NAMES[name]: [arm[name] for arm in report.values()] for name in NAMES}
+    first = next(iter(report.values()))
+    for k in first["classes"]:
+        for name in ("auroc", "map"):
+            words = f"{k}: {'AUROC' if name == 'auroc' else 'average precision'}"
+            rows[words] = [arm["classes"][k][name] for arm in report.values()]
+    width = max(map(len, rows)) + 2
+    print(" " * width + "".join(f"{name:27}" for name in report))
+    for words, found in rows.items():
+        cells = ["-" if one["value"] is None else between(one, 3) for one in found]
+        print(words.ljust(width) + "".join(f"{cell:27}" for cell in cells))
+    for name, arm in report.items():
+        if name != ALONE:
+            for score, gain in arm["gain"].items():
+                if gain["value"] is not None:
+                    points = {k: v and 100 * v for k, v in gain.items()}
+                    words = score.replace(
+                        "map", "mAP" if score == "map" else "average precision of"
+                    )
+                    print(f"{name}: {words}, gain in points {between(points, 1)}")
+
+
+def class_similarities(classifier, scans, classes) -> np.ndarray:
+    """Cosines (C, C) of the classes' mean logits over ``scans``; NaN for classes it does not know.
+
+    What ``class_similarity_alignment`` makes equal.
+    """
+    import torch
+
+    known = [name for name in classes if name in classifier.classes]
+    probabilities = torch.from_numpy(classifier(scans.images)).double().clamp(1e-9, 1 - 1e-9)
+    logits = probabilities.logit() if classifier.multilabel else probabilities.log()
+    if not classifier.multilabel:
+        logits = logits - logits.mean(1, keepdim=True)  # a softmax forgets their mean
+    order = [classifier.classes.index(name) for name in known]
+    own = [list(classes).index(name) for name in known]
+    labels = torch.from_numpy(as_matrix(scans.labels, len(classes))[:, own])
+    means, present = prototypes(logits[:, order], labels)
+    matrix = np.full((len(classes), len(classes)), np.nan)
+    found = similarities(means).numpy()
+    found[~present.numpy()] = found[:, ~present.numpy()] = np.nan
+    matrix[np.ix_(own, own)] = found
+    return matrix

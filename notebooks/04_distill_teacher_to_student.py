@@ -1,0 +1,426 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 · A photograph's classifier that learned from OCT
+#
+# ## What this does, and what to expect
+#
+# OCT shows a cut through the retina; a classifier of OCT scans beats one of fundus photographs
+# (DFE). But photographs are what a screening programme has. **Knowledge distillation** asks a
+# network that sees photographs, the *student*, to imitate one that sees scans, the *teacher*. It
+# needs no pairs: FDDM (Wang et al., MICCAI 2023) compares the two by **class**, not by eye. The
+# paper lets OCT learn from photographs; here it is turned round (`direction` turns it back).
+#
+# The question is not whether the loss falls. It is:
+#
+# | question | answered by | control |
+# |---|---|---|
+# | is it better than one that learned alone? | mAP, unseen patients, paired | no teacher |
+# | did it learn from *OCT*? | the same gain | label smoothing: a teacher that knows nothing |
+# | where could it help at all? | simulated eyes, with every knob turned | pairs of both pictures |
+# | are OCT and DFE complementary? | errors of both on the same eyes, late fusion | chance |
+#
+# RESULT
+#
+# | preset | data | where | time |
+# |---|---|---|---|
+# | `tiny` | simulated, 64 px | anywhere; a check that every cell runs | a minute |
+# | `demo` (default) | simulated, 128 px | 2 CPU cores | TIME minutes |
+# | `colab` | OCT2017 and ODIR, 224 px | one T4 | not measured |
+# | `kaggle` | OCT2017 and ODIR, 224 px | 2 x T4 | not measured |
+#
+# Nothing that is made here is for clinical use.
+
+# %% [markdown]
+# ## Setup
+#
+# On Kaggle and Colab the next cell makes this repository's package `helpers` importable: from a
+# data set or utility script that is attached to the notebook, else by installing it, with whatever
+# it lacks, from the repository. The torch that is already there stays. Elsewhere it does nothing.
+
+# %%
+import os
+import subprocess
+import sys
+from glob import glob
+from importlib import metadata
+
+REPOSITORY = "https://github.com/OWNER/synthetic-retinal-oct"
+TAG = "v0.1.0"
+MOUNTS = ("input", "input/datasets/*", "input/notebooks/*", "usr/lib", "usr/lib/notebooks/*")
+
+if {"KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG"} & os.environ.keys():
+    patterns = [f"/kaggle/{mount}/synthetic?retinal?oct/**/helpers" for mount in MOUNTS]
+    attached = [folder for pattern in patterns for folder in glob(pattern, recursive=True)]
+    installed = metadata.distributions(name="synthetic-retinal-oct")
+    if attached:  # as a data set or a utility script: needs no internet
+        sys.path.append(os.path.dirname(attached[0]))
+    elif TAG[1:] not in [package.version for package in installed]:
+        keep = [f"{name}=={metadata.version(name)}" for name in ("torch", "torchvision")]
+        pip = [sys.executable, "-m", "pip", "install", "-q", f"git+{REPOSITORY}@{TAG}", *keep]
+        if subprocess.run(pip).returncode:
+            raise RuntimeError("pip failed, see above; without internet attach helpers (README).")
+
+# %%
+import inspect
+import json
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from IPython.display import Markdown, display
+
+from helpers import config, distillation_plots, plots
+from helpers import distillation_study as study
+from helpers.data import batches, describe
+from helpers.distillation_data import distillation_batches, images_of, modalities, prepare_both
+from helpers.distillation_report import (
+    chosen_of,
+    class_similarities,
+    compared,
+    print_scores,
+    print_table,
+)
+from helpers.distillation_world import gain_map, overlaps, simulate_world
+from helpers.losses import distillation as losses
+from helpers.measures.diagnosis import as_matrix
+from helpers.measures.features import Features
+from helpers.measures.grad_cam import grad_cam
+from helpers.methods.classification import Classification
+from helpers.methods.distillation import Distillation
+from helpers.networks import classifiers
+from helpers.networks.classifiers import load_classifier
+from helpers.processes import launch
+from helpers.runs import open_run
+from helpers.training import train
+
+
+def show_source(*things):
+    """The code that matters, where it is explained."""
+    code = "\n\n".join(inspect.getsource(thing).rstrip() for thing in things)
+    display(Markdown(f"```python\n{code}\n```"))
+
+
+# %% [markdown]
+# ## Settings
+#
+# A star marks what differs from the default. `OCT_DATA` are the scans, `OCT_DFE` the photographs,
+# and `OCT_CLASSES` says which names of the two sets mean one condition: `DME+DR` takes diabetic
+# macular oedema on the OCT side and diabetic retinopathy on the DFE side for one. That is a
+# makeshift: an eye may have retinopathy and no oedema, and most have. A teacher that knows oedema
+# can teach such a student only what the two have in common.
+
+# %%
+# os.environ["OCT_PRESET"] = "kaggle"  # or "colab": on those machines, take the first # away
+settings = config.resolve(config.Distil)
+teaching, learning = modalities(settings)  # "oct" and "dfe", unless the direction is turned
+print(config.show(settings))
+
+# %% [markdown]
+# ## Data
+#
+# Two heaps of labelled images of **different people**, each split by patient. Patients of the test
+# side teach nobody and choose nothing. Where the two sources know the same patients, as the
+# simulated ones do, none teaches on both sides.
+
+# %%
+domains = prepare_both(settings)
+classes = domains.classes
+for modality in (learning, teaching):
+    print(f"{modality.upper()}: {describe(getattr(domains, modality))}\n")
+
+# %%
+for modality in (learning, teaching):
+    seen = images_of(domains, modality, "train")
+    chosen = [i for k in range(len(classes)) for i in np.flatnonzero(seen.labels == k)[:3]]
+    figure = plots.grid(
+        seen.images[chosen], columns=len(chosen),
+        titles=[classes[seen.labels[i]] for i in chosen],
+        caption=f"{modality.upper()}: the first three of each class, to train on.",
+    )  # fmt: skip
+    display(plots.compact(figure))
+
+# %% [markdown]
+# ## Model
+#
+# Teacher and student are alike: a backbone with ImageNet weights (any name that timm knows), then
+# an **embedding** of 256 signed numbers, dropout, and a linear head. The losses below compare
+# embeddings or logits, never pixels, so it does not matter that one network sees depth and the
+# other colour. The student's embedding goes through a *projector* of three layers before it is
+# compared. Otherwise number 17 of the student would have to mean what number 17 of the teacher
+# happens to mean. The projector is thrown away after training.
+
+# %%
+show_source(classifiers.Embedding, classifiers.Network.forward, study.distil)
+
+# %% [markdown]
+# ## Loss
+#
+# Who learns from whom, without pairs? A batch is drawn so that **row by row the labels agree**:
+# to each photograph comes a random scan with the identical label. Then there are two ways.
+#
+# **By class** (FDDM). Take the mean of each class over the batch, its *prototype*. *Class prototype
+# matching* (CPM) softens the student's and the teacher's prototypes with a softmax over their
+# numbers, $p/T$, and asks for equal distributions, major and minor dimensions apart:
+# $L = T^2\,KL(\sigma(p_t/T)\,\|\,\sigma(p_s/T))$. *Class similarity alignment* (CSA) says nothing
+# about a class alone, only about how alike two of them are: the cosines of the classes' mean
+# logits, $S_{ij}$, should be those of the teacher. If the teacher finds wet AMD closer to drusen
+# than to a healthy eye, so should the student.
+
+# %%
+show_source(losses.class_prototype_matching, losses.class_similarity_alignment)
+
+# %% [markdown]
+# **By sample**: six known losses, made for two networks that look at the *same* image. Plain
+# distillation (KD) asks for the teacher's soft answer; DKD weighs the target and the rest apart;
+# FitNets and SimKD want the teacher's features (SimKD then even uses its head), RKD and SP the
+# distances and similarities between samples. Without pairs the teacher's answer is about **another
+# person's eye with the same label**. What remains of it on average is: how sure one can be of such
+# a label, and with what it is confused. That is close to **label smoothing**, so label smoothing
+# is the control.
+#
+# The **gate** (after OCT-CoDA) shuts a class off while the teacher does no better on the batch than
+# the student.
+#
+# **How hard does each loss pull?** At the paper's $T=4$ a softmax over cosines is nearly uniform,
+# and one might fear that CSA does nothing. But $T^2$ makes up for it: for large $T$,
+# $T^2\,KL$ becomes half the variance of the difference, a squared error that does not depend on $T$
+# at all. Below, the length of each gradient beside that of the cross-entropy, for a student early
+# in its training.
+
+# %%
+features = Features(cache=Path(settings.runs) / "cache" / "features")
+
+
+def seen_by(features, modality, *sides):
+    """Frozen features in place of images."""
+    part = images_of(domains, modality, *sides, multilabel=settings.multilabel)
+    return replace(part, images=features(part.images, progress=True))
+
+
+pupils = seen_by(features, learning, "train", "validation")
+masters = seen_by(features, teaching, "train")
+quick = study.screening(settings)
+pulls = study.pull_of(seen_by(features, learning, "train"), masters, classes, quick)
+figure = distillation_plots.pull(pulls, caption="Weighted as in the paper: CPM 2, CSA 1, KD 1.")
+plots.compact(figure)
+
+# %% [markdown]
+# ## Train
+#
+# **First the prediction, then the run.** Written before any student was trained: *unpaired losses
+# gain less than one point of mAP wherever labels are many and right; what they gain with few or
+# wrong labels, label smoothing gains too; only pairs bring more, and only where the DFE shows some
+# of the disease and labels are wrong.*
+#
+# **All methods on frozen features.** Fine-tuning every method in five folds would take days. On
+# features of the frozen backbone a student (embedding and head) learns within seconds, so all can
+# be compared on the same five folds of patients: every patient of the training and validation
+# sides is judged by students that never saw them. The test side stays shut.
+
+# %%
+arms = [name for name in study.ARMS if not (settings.multilabel and name in study.ONE_LABEL)]
+predicted = study.out_of_fold(pupils, masters, classes, quick, arms)
+screened = compared(pupils, predicted, classes, settings)
+figure = distillation_plots.gains(
+    screened,
+    caption=f"{len(pupils)} images of {len(set(pupils.patients))} patients, {quick.folds} folds, "
+    f"{quick.seeds} seed(s). Orange: the interval over patients excludes zero.",
+)
+plots.compact(figure)
+
+# %%
+print_table(screened)
+chosen = settings.arm or chosen_of(screened)
+print(f"\nchosen, to be fine-tuned beside the student alone and plain KD: {chosen}")
+
+# %% [markdown]
+# Of so many arms one is the best even if none is worth anything, so the best one's gain above is
+# too kind. That is why **one** arm is chosen here, trained anew, and judged on patients that had no
+# say.
+#
+# **Fine-tuning end to end**: first the teacher, on scans, then three students: alone, plain KD, and
+# the chosen arm. Same start, same batches, same number of steps. The start is a student whose
+# embedding and head have learned on frozen features, because a random head would first tear the
+# backbone's features apart (Kumar et al., ICLR 2022). The teacher is frozen, and what it says of
+# its scans is computed once, so that the three cost nearly the same.
+
+# %%
+show_source(Distillation.step, Distillation.terms)
+
+
+# %%
+def trained(name, method, draw, own):
+    """The run of one classifier, trained, continued, or found finished."""
+    parameters = {
+        n: sum(w.numel() for w in part.parameters()) for n, part in method.networks.items()
+    }
+    own.run = f"{settings.run}-{name}"
+    run = open_run(own, domains.oct, parameters)
+    launch(train, method, draw, run, own, processes=settings.processes)
+    return run
+
+
+torch.manual_seed(settings.seed)
+scans = images_of(domains, teaching, "train", multilabel=settings.multilabel)
+held = images_of(domains, teaching, "validation", multilabel=settings.multilabel)
+known = study.classes_of(scans, classes)  # the teacher's modality may lack some
+scans_of, held_of = (study.of_classes(part, classes, known) for part in (scans, held))
+own = study.teacher_settings(settings, known, settings.seed)
+start = study.head_start(scans_of, known, settings, backbone=settings.teacher_backbone)
+master = Classification(own, scans_of.labels, (held_of.images, held_of.labels), start=start)
+draw = partial(batches, scans_of.images, own.batch_size, labels=scans_of.labels, seed=own.seed)
+teacher_run = trained("teacher", master, draw, own)
+
+# %%
+teacher = load_classifier(teacher_run.folder)
+both_ways = np.concatenate([scans.images, scans.images[..., ::-1]])  # and mirrored
+said, their_labels = teacher.features(both_ways), np.concatenate([scans.labels] * 2)
+photographs, held = (
+    images_of(domains, learning, side, multilabel=settings.multilabel)
+    for side in ("train", "validation")
+)
+start, runs = study.head_start(photographs, classes, settings), {}
+for name in dict.fromkeys([study.ALONE, "KD", chosen]):
+    own = replace(settings, **study.ARMS[name])
+    torch.manual_seed(settings.seed)
+    method = Distillation(own, classes, teacher if own.losses else None, start=start,
+                          validation=(held.images, held.labels))  # fmt: skip
+    draw = partial(
+        distillation_batches, photographs.images, photographs.labels, said, their_labels,
+        own.batch_size, draws=own.draws, seed=own.seed,
+    )  # fmt: skip
+    runs[name] = trained(name.split()[-1].strip("()").lower(), method, draw, own)
+if os.environ.get("RANK", "0") != "0":
+    sys.exit()  # of several processes one looks and measures
+
+# %% [markdown]
+# ## Look
+#
+# Where do the students look? Grad-CAM shows what in the photograph speaks for its class. Look
+# whether the teacher moved the gaze, and whether to a place that makes sense: the macula for
+# drusen, dots and yellow deposits anywhere for diabetic disease. A gaze at the rim or the disc is
+# a warning. Shown are the class that gained most and the one that lost most on test patients.
+
+# %%
+device = "cuda" if torch.cuda.is_available() else "cpu"
+students = {name: load_classifier(run.folder, device) for name, run in runs.items()}
+test = images_of(domains, learning, "test", multilabel=settings.multilabel)
+answers = {name: student(test.images)[None] for name, student in students.items()}
+tested = compared(test, answers, classes, settings)
+gain = {c: tested[chosen]["gain"][f"map {c}"]["value"] for c in classes}
+looked_at = [max(gain, key=gain.get), min(gain, key=gain.get)]
+found = as_matrix(test.labels, len(classes))
+rows = [i for c in looked_at for i in np.flatnonzero(found[:, classes.index(c)])[:4]]
+images = torch.from_numpy(test.images[rows]).float() / 127.5 - 1
+maps = {
+    name: torch.cat([
+        grad_cam(student, image[None], classes.index(c))
+        for image, c in zip(images, [c for c in looked_at for _ in range(4)])
+    ])
+    for name, student in students.items() if name in (study.ALONE, chosen)
+}  # fmt: skip
+figure = distillation_plots.looks(
+    images, maps, [f"{c} {100 * gain[c]:+.1f}" for c in looked_at for _ in range(4)],
+    caption="Photographs of test patients (not chosen: the first of each class) and what speaks "
+    "for their class. Above: the class, and the points of average precision it gained.",
+)  # fmt: skip
+plots.compact(figure)
+
+# %% [markdown]
+# ## Measure
+#
+# Test patients, once. `sens@90` is the sensitivity at a specificity of 90 %; `calibration` the
+# expected error of what the student says about its own certainty, after its answers have been
+# brought from equally frequent classes to their true prevalence. Read the interval of the *gain*:
+# it is paired, so hard patients are hard for both.
+
+# %%
+print_scores(tested)
+
+# %%
+own_eyes = images_of(domains, teaching, "test", multilabel=settings.multilabel)
+if len(known) == len(classes):
+    print("The teacher, on test patients of its own modality")
+    said_of = {study.ALONE: teacher(own_eyes.images)[None]}
+    print_scores(compared(own_eyes, said_of, classes, settings))
+else:
+    print(f"The teacher knows {', '.join(known)} only.")
+
+# %% [markdown]
+# **Do the two see classes alike?** What CSA wants to make equal: cosines of the mean logits of each
+# class, on test patients. With three classes these are three free numbers, which is little to teach
+# (the paper has eleven classes in a multilabel task, fifty-five numbers).
+
+# %%
+alike = {"teacher, on its modality": class_similarities(teacher, own_eyes, classes)}
+alike |= {name: class_similarities(student, test, classes) for name, student in students.items()}
+figure = distillation_plots.similarity_matrices(
+    alike, classes, caption="Cosine similarity of the classes' mean logits, test patients."
+)
+plots.compact(figure)
+
+# %% [markdown]
+# **Are OCT and DFE complementary?** The paper says so. It can only be asked of *both pictures of
+# the same eye*, which the simulation has. If they are, eyes misread in both are about as rare as
+# chance makes them, and the mean of both answers beats the better one. Worlds differ in how much of
+# the disease each modality shows.
+
+# %%
+tiny = settings.preset == "tiny"
+shows = (0.3, 1.0) if tiny else (0.0, 0.3, 1.0)
+world = simulate_world(
+    features, patients=10 if tiny else 120, oct_shows=(0.2, 1.0), dfe_shows=shows
+)
+overlaps = overlaps(world, quick)
+figure = distillation_plots.errors(
+    overlaps, caption="Simulated eyes nobody learned from: how many are misread by a classifier of "
+    "their OCT, of their DFE, by both, and by the mean of both. Lines: 95 % over eyes.",
+)  # fmt: skip
+plots.compact(figure)
+
+# %% [markdown]
+# **Where can distillation help?** The main figure. A student learns from few or many labelled
+# photographs, some labels wrong, in worlds in which a photograph shows none, some, or all of the
+# disease. Its gain over the student alone, on the same test eyes: by FDDM and by KD without pairs,
+# and by KD with both pictures of each eye. In the left column of every panel there is nothing to
+# see, and no teacher can change that.
+
+# %%
+cells = gain_map(
+    world, quick, labelled=(1, 3) if tiny else (5, 20, 40), noise=(0.0,) if tiny else (0.0, 0.4)
+)
+figure = distillation_plots.gain_maps(
+    cells, caption="Gain in mAP over the student alone, in points, by what a DFE shows of the "
+    "disease, and by how many labelled photographs of each class there are. Bold: the interval "
+    "over test eyes excludes zero.",
+)  # fmt: skip
+plots.compact(figure)
+
+# %%
+report = {"screened": screened, "chosen": chosen, "tested": tested, "map": cells, "pull": pulls,
+          "complementarity": overlaps}  # fmt: skip
+target = runs[chosen].folder / "report.json"
+target.write_text(json.dumps(report, indent=1) + "\n")
+print(config.shown(target))
+
+# %% [markdown]
+# ANSWER
+#
+# ## Limits
+#
+# LIMITS
