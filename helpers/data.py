@@ -159,7 +159,8 @@ def choose_class(scans: list[Scan], class_: str, source: str) -> tuple[list[Scan
     if class_.lower() == "all":
         return scans, "all"
     if "+" in class_:
-        several = [scan for scan in scans if scan.label in class_.split("+")]
+        wanted = set(class_.split("+"))
+        several = [scan for scan in scans if wanted & set(findings(scan.label))]
         if several:
             return several, class_
     class_ = next((label for label in counts if label.lower() == class_.strip().lower()), class_)
@@ -173,6 +174,11 @@ def choose_class(scans: list[Scan], class_: str, source: str) -> tuple[list[Scan
         has = ", ".join(f"{label} ({n})" for label, n in sorted(counts.items()))
         raise ValueError(f"{source} has no class {class_}. It has {has}; set OCT_CLASS to one.")
     return [scan for scan in scans if scan.label == class_], class_
+
+
+def findings(label: str) -> list[str]:
+    """A label of several findings, "DR;GLAUCOMA", taken apart."""
+    return [part.strip() for part in label.split(";")]
 
 
 def content_hashes(scans: list[Scan], progress=True) -> dict[Scan, str]:

@@ -16,8 +16,10 @@ def prepare_both(settings, *, progress=True) -> Domains:
     """Photographs and scans by ``prepare_domains``; the teacher's modality may lack classes, about
     which it then says nothing."""
     teacher, _ = modalities(settings)
-    return prepare_domains(settings, paired=settings.draws == "eye", may_lack=[teacher],
-                           most=settings.most or None, progress=progress)  # fmt: skip
+    return prepare_domains(
+        settings, paired=settings.draws == "eye", multilabel=settings.multilabel,
+        may_lack=[teacher], most=settings.most or None, progress=progress,
+    )  # fmt: skip
 
 
 def modalities(settings) -> tuple[str, str]:
@@ -32,8 +34,9 @@ def images_of(domains: Domains, modality: str, *sides: str, multilabel=False) ->
     """Images uint8 of some SIDES (none named: of all), labels as places in the classes (N,) or,
     ``multilabel``, as 0/1 (N, K), and patients."""
     splits = [getattr(getattr(domains, modality), side) for side in sides or SIDES]
-    numbers = np.concatenate([domains.numbers(split) for split in splits])
-    labels = np.eye(len(domains.classes), dtype=np.float32)[numbers] if multilabel else numbers
+    labels = np.concatenate(
+        [domains.matrix(split) if multilabel else domains.numbers(split) for split in splits]
+    )
     images = np.concatenate([np.asarray(split.images) for split in splits])
     return Scans(images, labels, np.concatenate([split.patients for split in splits]))
 

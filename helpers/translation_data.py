@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers.cache import simulated_eye
-from helpers.data import SIDES, Data, Split, batches, evenly, prepare
+from helpers.data import SIDES, Data, Split, batches, evenly, findings, prepare
 from helpers.preprocess import band
 from helpers.sources import Scan
 
@@ -41,8 +41,15 @@ class Domains:
         """Labels as places in ``classes``, (N,)."""
         return np.array([self.classes.index(label) for label in split.labels])
 
+    def matrix(self, split: Split) -> np.ndarray:
+        """Labels as 0/1, float32 (N, K), several to an image perhaps."""
+        has = [set(findings(label)) for label in split.labels]
+        return np.array([[c in own for c in self.classes] for own in has], np.float32)
 
-def prepare_domains(settings, *, paired=False, may_lack=(), most=None, progress=True) -> Domains:
+
+def prepare_domains(
+    settings, *, paired=False, multilabel=False, may_lack=(), most=None, progress=True
+) -> Domains:
     """The photographs of ``settings.dfe`` and the scans of ``settings.data``.
 
     ``settings.classes`` says what is one condition: "NORMAL,DRUSEN+AMD+AMD_DRY" keeps two, named
@@ -50,8 +57,10 @@ def prepare_domains(settings, *, paired=False, may_lack=(), most=None, progress=
     ``settings.dfe_framing`` says. ``paired`` keeps the eyes of which both are there, matched by
     file name without its folder, ending and the words oct, dfe, fundus; the others are counted in
     a warning. Unpaired, no patient teaches both sides: where the sources share patients, every
-    second one keeps the photograph, the others the scan. A modality that ``may_lack`` classes is
-    noted, with a warning, if it does. ``most`` limits the images of each side of the split.
+    second one keeps the photograph, the others the scan. Where a label joins several findings by
+    ";", an image with two of the conditions is left out, unless ``multilabel``. A modality that
+    ``may_lack`` classes is noted, with a warning, if it does. ``most`` limits the images of each
+    side of the split.
 
     ValueError that names the setting: a class that one side lacks, fewer than two images of a
     side, or no pair at all.
@@ -67,10 +76,16 @@ def prepare_domains(settings, *, paired=False, may_lack=(), most=None, progress=
         "dfe": prepare(s.dfe, modality="dfe", framing=s.dfe_framing, **shared),
         "oct": prepare(s.data, framing=s.framing, **shared),
     }
-    lacking = []
+    lacking = []  # words about what the sources are short of
     for modality, source in data.items():
-        data[modality] = renamed(source, named)
-        missing = sorted(set(classes) - set(data[modality].train.labels))
+        data[modality], ambiguous = renamed(source, named, multilabel)
+        if ambiguous:
+            lacking.append(f"{ambiguous} images of {modality.upper()} show several conditions at "
+                           "once and were left out; OCT_MULTILABEL=1 keeps them.")  # fmt: skip
+            warnings.warn(lacking[-1], stacklevel=2)
+        missing = sorted(
+            {*classes} - {part for label in data[modality].train.labels for part in findings(label)}
+        )
         if modality in may_lack and 0 < len(missing) < len(classes):
             lacking.append(f"{', '.join(missing)}: none in {modality.upper()}.")
             warnings.warn(lacking[-1], stacklevel=2)
@@ -131,18 +146,26 @@ def prepare_domains(settings, *, paired=False, may_lack=(), most=None, progress=
     return Domains(data["dfe"], data["oct"], classes, paired, notes, oriented)
 
 
-def renamed(data: Data, named: dict[str, str]) -> Data:
-    """``data`` with the labels that ``named`` knows, under their new names."""
+def renamed(data: Data, named: dict[str, str], multilabel=False) -> tuple[Data, int]:
+    """``data`` with the labels that ``named`` knows, under their new names; and how many images
+    were left out because they have several of them, which only ``multilabel`` takes."""
+    ambiguous = 0
 
     def one(split: Split) -> Split:
-        chosen = np.isin(split.labels, list(named))
-        scans = [replace(s, label=named[s.label]) for s, keep in zip(split.scans, chosen) if keep]
+        nonlocal ambiguous
+        found = [dict.fromkeys(named[f] for f in findings(label) if f in named)
+                 for label in split.labels]  # fmt: skip
+        chosen = np.array([bool(names) and (multilabel or len(names) == 1) for names in found])
+        ambiguous += sum(map(bool, found)) - int(chosen.sum())
+        scans = [replace(scan, label=";".join(names))
+                 for scan, names, keep in zip(split.scans, found, chosen) if keep]  # fmt: skip
         images = split.images if chosen.all() else np.asarray(split.images)[chosen]
         return Split(images, scans)
 
     sides = {side: one(getattr(data, side)) for side in SIDES}
     counts = Counter(label for split in sides.values() for label in split.labels)
-    return replace(data, **sides, class_="+".join(dict.fromkeys(named.values())), classes=counts)
+    class_ = "+".join(dict.fromkeys(named.values()))
+    return replace(data, **sides, class_=class_, classes=counts), ambiguous
 
 
 def without(split: Split, patients: set[str]) -> Split:

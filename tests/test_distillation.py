@@ -291,6 +291,23 @@ def test_classes_of_one_side_only(tmp_path):
         prepare_both(settings_of(*given, "--classes=NORMAL,GLAUCOMA"))
 
 
+def test_labels_of_several_findings(tmp_path):
+    """Kept with multilabel; left out, with a word, where classes exclude each other."""
+    lines = ["path,label,patient,dataset,modality"]
+    for k, label in enumerate(("NORMAL", "DRUSEN", "DME", "DRUSEN;DME", "DME;CNV")):
+        own = label.partition(";")[0]
+        lines += [f"simulated/{own}/P{n:05}_OD,{label},P{n:05},simulated,dfe"
+                  for n in range(100 * k + 500, 100 * k + 508)]  # fmt: skip
+    (tmp_path / "dfe.csv").write_text("\n".join(lines) + "\n")
+    given = ["--n_simulated=9", "--size=64", f"--dfe={tmp_path / 'dfe.csv'}"]
+    domains = prepare_both(settings_of(*given, "--multilabel=1"), progress=False)
+    found = images_of(domains, "dfe", multilabel=True)
+    assert found.labels.sum(0).tolist() == [8, 16, 24] and found.labels.sum(1).max() == 2
+    with pytest.warns(UserWarning, match="8 images of DFE show several conditions"):
+        domains = prepare_both(settings_of(*given), progress=False)
+    assert np.bincount(images_of(domains, "dfe").labels).tolist() == [8, 8, 16]
+
+
 def test_eyes_are_named_by_patient_and_side():
     scans = [Scan(path, "dfe", "odir", "DR", patient) for path, patient in
              (("7_left.jpg", "7"), ("7_right.jpg", "7"), ("x.png", "block3"))]  # fmt: skip
