@@ -219,7 +219,7 @@ class Distil:
     mirror: bool = True
     augment: float = 0.5  # share of the images shifted, tilted, brightened
     batch_size: int = 32
-    lr: float = 3e-4  # AdamW's, after a warm-up; falls to zero along a cosine
+    lr: float = 1e-4  # AdamW's, after a warm-up; falls to zero along a cosine
     weight_decay: float = 0.05
     precision: str = "auto"  # auto | fp32 | bf16 | fp16
     seed: int = 0
@@ -231,7 +231,7 @@ class Distil:
     seeds: int = 3
     arm: str = ""  # of the comparison, which is then fine-tuned; empty: the best one
     # how long the fine-tuning takes; 0: no such limit
-    steps: int = 400
+    steps: int = 300
     hours: float = 0.0
     patience: int = 0
     session_hours: float = 0.0
@@ -305,13 +305,13 @@ PRESET_VALUES = {
                        validate_every=20_000),
     },
     "Distil": {
-        "tiny": dict(size=64, n_simulated=12, batch_size=8, screen_steps=4, seeds=1, steps=4,
-                     embedding=16, log_every=8, validate_every=16),
+        "tiny": dict(size=64, n_simulated=12, batch_size=8, embedding=16, screen_steps=4, folds=2,
+                     seeds=1, steps=4, log_every=8, validate_every=16),
         "demo": dict(size=128),
         "colab": dict(data="oct2017", dfe="odir", classes="NORMAL,DRUSEN+AMD_DRY,DME+DR",
-                      steps=3000),
+                      most=6000, steps=3000),
         "kaggle": dict(data="oct2017", dfe="odir", classes="NORMAL,DRUSEN+AMD_DRY,DME+DR",
-                       steps=6000, session_hours=11.5),
+                       most=6000, steps=3000, session_hours=11.5),
     },
     "Evaluate": {
         "tiny": dict(n_simulated=24, report_images=16, reading_scans=1),

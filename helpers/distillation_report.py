@@ -4,33 +4,36 @@ import numpy as np
 
 from helpers.distillation_study import ALONE, ARMS
 from helpers.losses.distillation import prototypes, similarities
-from helpers.measures.diagnosis import as_matrix, diagnosis, difference, with_prevalence
+from helpers.measures.diagnosis import as_matrix, diagnosis, difference, pooled, with_prevalence
 from helpers.report import between
 
 NAMES = {"map": "mAP", "auroc": "AUROC", "sensitivity_at_90_specificity": "sens@90", "f1": "F1",
          "kappa": "kappa", "calibration_error": "calibration"}  # fmt: skip
 
 
-def compared(scans, predicted, classes, settings) -> dict:
+def compared(scans, predicted, classes, settings, eyes=None) -> dict:
     """{arm: ``diagnosis`` with "seeds", the mAP of each, and "gain", the paired difference to the
     student alone in mAP and in every class's average precision}.
 
-    predicted: {arm: probabilities (S, N, K)} of ``scans``, a ``Scans``. Where classes exclude each
-    other, students that were shown all of them equally often are brought to the prevalence among
-    ``scans`` first.
+    predicted: {arm: probabilities (S, N, K)} of ``scans``, a ``Scans``. With ``eyes`` (N,), names,
+    the answers to an eye's images are averaged, and eyes are counted instead of images. Where
+    classes exclude each other, students that were shown all of them equally often are brought to
+    the prevalence among ``scans`` first.
     """
     kind, classes, report = settings.multilabel, list(classes), {}
+    labels, patients = as_matrix(scans.labels, len(classes)), scans.patients
+    if eyes is not None:
+        own = [f"{eye} {row}" for eye, row in zip(eyes, labels.tolist())]
+        predicted = {name: pooled(own, p)[0] for name, p in predicted.items()}
+        labels, patients = pooled(own, labels, patients)
     if not kind:
-        prevalence = as_matrix(scans.labels, len(classes)).mean(0)
+        prevalence = labels.mean(0)
         predicted = {name: with_prevalence(p, prevalence) for name, p in predicted.items()}
     for name, p in predicted.items():
-        arm = diagnosis(scans.labels, p, classes, scans.patients, multilabel=kind)
-        arm["seeds"] = [
-            diagnosis(scans.labels, one, classes, resamples=2)["map"]["value"] for one in p
-        ]
+        arm = diagnosis(labels, p, classes, patients, multilabel=kind)
+        arm["seeds"] = [diagnosis(labels, one, classes, resamples=2)["map"]["value"] for one in p]
         arm["gain"] = {
-            score: difference(scans.labels, p, predicted[ALONE], classes, scans.patients,
-                              score=score)
+            score: difference(labels, p, predicted[ALONE], classes, patients, score=score)
             for score in ("map", *(f"map {c}" for c in classes))
         }  # fmt: skip
         report[name] = arm

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from helpers.distillation_data import distillation_batches, one_hot
 from helpers.measures.usefulness import Scans
-from helpers.methods.classification import ClassifierSettings, fit
+from helpers.methods.classification import ClassifierSettings, fit, seeded
 from helpers.methods.distillation import Distillation, Side, distil
 from helpers.networks.classifiers import Classifier
 
@@ -161,9 +161,8 @@ def pull_of(student: Scans, teacher: Scans, classes, settings,
     for name, weight in (("cpm", 2.0), ("csa", 1.0), ("kd", 1.0)):
         for temperature in temperatures:
             changed = replace(settings, losses=f"{name}={weight}", temperature=temperature)
-            torch.manual_seed(0)
-            method = Distillation(changed, classes, master)
-            method.averaged.load_state_dict(half_way.network.state_dict())
+            with seeded(settings.seed):
+                method = Distillation(changed, classes, master, start=half_way)
             draw = distillation_batches(student.images, student.labels, teacher.images,
                                         teacher.labels, settings.batch_size)  # fmt: skip
             shares = [_pull(method, name, next(draw)) for _ in range(8)]

@@ -87,7 +87,13 @@ from IPython.display import Markdown, display
 from helpers import config, distillation_plots, plots
 from helpers import distillation_study as study
 from helpers.data import batches, describe
-from helpers.distillation_data import distillation_batches, images_of, modalities, prepare_both
+from helpers.distillation_data import (
+    distillation_batches,
+    eyes_of,
+    images_of,
+    modalities,
+    prepare_both,
+)
 from helpers.distillation_report import (
     chosen_of,
     class_similarities,
@@ -284,17 +290,17 @@ own = study.teacher_settings(settings, known, settings.seed)
 start = study.head_start(scans_of, known, settings, backbone=settings.teacher_backbone)
 master = Classification(own, scans_of.labels, (held_of.images, held_of.labels), start=start)
 draw = partial(batches, scans_of.images, own.batch_size, labels=scans_of.labels, seed=own.seed)
-teacher_run = trained("teacher", master, draw, own)
+runs = {"teacher": trained("teacher", master, draw, own)}
 
 # %%
-teacher = load_classifier(teacher_run.folder)
+teacher = load_classifier(runs["teacher"].folder)
 both_ways = np.concatenate([scans.images, scans.images[..., ::-1]])  # and mirrored
 said, their_labels = teacher.features(both_ways), np.concatenate([scans.labels] * 2)
 photographs, held = (
     images_of(domains, learning, side, multilabel=settings.multilabel)
     for side in ("train", "validation")
 )
-start, runs = study.head_start(photographs, classes, settings), {}
+start = study.head_start(photographs, classes, settings)
 for name in dict.fromkeys([study.ALONE, "KD", chosen]):
     own = replace(settings, **study.ARMS[name])
     torch.manual_seed(settings.seed)
@@ -318,10 +324,13 @@ if os.environ.get("RANK", "0") != "0":
 
 # %%
 device = "cuda" if torch.cuda.is_available() else "cpu"
-students = {name: load_classifier(run.folder, device) for name, run in runs.items()}
+students = {
+    name: load_classifier(run.folder, device) for name, run in runs.items() if name != "teacher"
+}
 test = images_of(domains, learning, "test", multilabel=settings.multilabel)
 answers = {name: student(test.images)[None] for name, student in students.items()}
-tested = compared(test, answers, classes, settings)
+eyes = eyes_of(getattr(domains, learning).test.scans)
+tested = compared(test, answers, classes, settings, eyes)
 gain = {c: tested[chosen]["gain"][f"map {c}"]["value"] for c in classes}
 looked_at = [max(gain, key=gain.get), min(gain, key=gain.get)]
 found = as_matrix(test.labels, len(classes))
@@ -344,10 +353,11 @@ plots.compact(figure)
 # %% [markdown]
 # ## Measure
 #
-# Test patients, once. `sens@90` is the sensitivity at a specificity of 90 %; `calibration` the
-# expected error of what the student says about its own certainty, after its answers have been
-# brought from equally frequent classes to their true prevalence. Read the interval of the *gain*:
-# it is paired, so hard patients are hard for both.
+# Test patients, once; the answers to several images of one eye are averaged. `sens@90` is the
+# sensitivity at a specificity of 90 %; `calibration` the expected error of what the student says
+# about its own certainty, after its answers have been brought from equally frequent classes to
+# their true prevalence. Read the interval of the *gain*: it is paired, so hard patients are hard
+# for both.
 
 # %%
 print_scores(tested)
@@ -357,7 +367,8 @@ own_eyes = images_of(domains, teaching, "test", multilabel=settings.multilabel)
 if len(known) == len(classes):
     print("The teacher, on test patients of its own modality")
     said_of = {study.ALONE: teacher(own_eyes.images)[None]}
-    print_scores(compared(own_eyes, said_of, classes, settings))
+    eyes = eyes_of(getattr(domains, teaching).test.scans)
+    print_scores(compared(own_eyes, said_of, classes, settings, eyes))
 else:
     print(f"The teacher knows {', '.join(known)} only.")
 

@@ -344,6 +344,18 @@ def test_out_of_fold_sees_nothing_of_a_patient(scans):
         out_of_fold(learned, learned, CLASSES, s, [ALONE])
 
 
+def test_images_of_one_eye_answer_together():
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    p = np.full((1, 6, 3), 0.2)
+    p[0, np.arange(6), [0, 0, 1, 0, 2, 2]] = 0.6  # one scan of the second eye is misread
+    p[0, 3] = [0.4, 0.35, 0.25]
+    scans = Scans(np.zeros((6, 1)), labels, np.array(list("aabbcc")))
+    eyes = np.array(["a", "a", "b", "b", "c", "c"])
+    one = compared(scans, {ALONE: p}, CLASSES, settings_of())[ALONE]
+    together = compared(scans, {ALONE: p}, CLASSES, settings_of(), eyes)[ALONE]
+    assert one["f1"]["value"] < 1 and together["f1"]["value"] == 1
+
+
 def test_every_arm_is_a_valid_setting(teacher):
     for name, changes in ARMS.items():
         s = replace(settings_of(), **changes)

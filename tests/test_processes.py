@@ -136,7 +136,8 @@ for source in cells[: launch + 1]:
     exec(source.split("\\nif os.environ")[0], names)  # of the launching cell what comes up to it
 assert not touched and not torch.cuda.is_initialized()
 assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-print("images", names["run"].metrics()[-1]["images"], "steps", names["run"].metrics()[-1]["step"])
+run = names.get("run") or names["runs"]["teacher"]
+print("images", run.metrics()[-1]["images"], "steps", run.metrics()[-1]["step"])
 
 from helpers.processes import launch
 def fails(rank_one_says):
@@ -171,12 +172,12 @@ print("saved", sorted(n for n in os.listdir(folder) if n.startswith("saved")))
 """
 
 
-@pytest.fixture(scope="module")
-def launched(tmp_path_factory):
-    """Notebook 02 up to its training, then launched from there on two processes."""
+@pytest.fixture(scope="module", params=["02_train_dcgan", "04_distill_teacher_to_student"])
+def launched(request, tmp_path_factory):
+    """A notebook up to its first training, then launched from there on two processes."""
     folder = tmp_path_factory.mktemp("launched")
-    command = [sys.executable, "-c", NOTEBOOK, str(ROOT / "notebooks" / "02_train_dcgan.py"),
-               str(folder)]  # fmt: skip
+    notebook = str(ROOT / "notebooks" / f"{request.param}.py")
+    command = [sys.executable, "-c", NOTEBOOK, notebook, str(folder)]
     settings = {"OCT_PRESET": "tiny", "OCT_RUNS": str(folder / "runs"), "OCT_PROCESSES": "2",
                 "OCT_STEPS": "3", "OCT_N_SIMULATED": "9", "MPLBACKEND": "Agg"}  # fmt: skip
     done = subprocess.run(

@@ -5,7 +5,7 @@ or as a linear head on frozen ImageNet features (``fit(whole=False)``). Either w
 """
 
 import math
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -208,8 +208,7 @@ def fit(
     labels = numbered(labels, settings.classes, multilabel)
     if len(labels) != len(images):
         raise ValueError(f"{len(images)} images but {len(labels)} labels")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         levels = levels_of(images) if whole else None
         method = Classification(settings, labels, shown=levels, start=start)
         if whole:
@@ -256,9 +255,30 @@ def numbered(labels, classes, multilabel=False) -> np.ndarray:
     return labels
 
 
+@contextmanager
+def seeded(seed: int):
+    """torch's random numbers from ``seed`` on, and afterwards as if nothing had been drawn.
+
+    A GPU that was never used stays so: a notebook may not touch one before it launches processes.
+    """
+    with torch.random.fork_rng(devices=None if torch.cuda.is_initialized() else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def without_gpu():
+    """torch's optimizers ask CUDA at every step whether it records a graph, which begins a context
+    and spoils every process that is forked later. Here they are told that there is none."""
+    asked, torch.cuda.is_available = torch.cuda.is_available, lambda: False
+    try:
+        yield
+    finally:
+        torch.cuda.is_available = asked
+
+
 class OneProcess:
-    """What a method's step asks of an accelerator, for features: the CPU, single precision, and
-    not a word to a GPU, which a notebook may not touch before it launches processes."""
+    """What a method's step asks of an accelerator, for features: the CPU and single precision."""
 
     num_processes, device, autocast = 1, torch.device("cpu"), nullcontext
 
@@ -283,8 +303,9 @@ def run_steps(method, draw, *, features=False, progress=False):
             name: accelerator.prepare_optimizer(o) for name, o in method.optimizers.items()
         }
     stream = draw(device=accelerator.device)
-    for _ in trange(s.steps, desc="classifier", disable=not progress):
-        method.step(next(stream), accelerator)
+    with without_gpu() if features else nullcontext():
+        for _ in trange(s.steps, desc="classifier", disable=not progress):
+            method.step(next(stream), accelerator)
 
 
 def levels_of(images) -> np.ndarray:

@@ -15,7 +15,14 @@ from torch import nn
 
 from helpers.distillation_data import DRAWS, distillation_batches, one_hot
 from helpers.losses import distillation as losses
-from helpers.methods.classification import centre, levels_of, run_steps, set_rate, varied
+from helpers.methods.classification import (
+    centre,
+    levels_of,
+    run_steps,
+    seeded,
+    set_rate,
+    varied,
+)
 from helpers.networks.classifiers import Classifier, Network
 from helpers.processes import average_gradients
 
@@ -344,8 +351,7 @@ def distil(
     Arguments as ``Distillation`` and ``distillation_batches`` have them; without a teacher, the
     student alone, on the same batches. torch's random state is left as it was.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
+    with seeded(settings.seed):
         method = Distillation(settings, classes, teacher, shown=images, start=start)
         if teacher is None:
             their_images, their_labels = images, labels
