@@ -4,7 +4,14 @@ import numpy as np
 
 from helpers.distillation_study import ALONE, ARMS
 from helpers.losses.distillation import prototypes, similarities
-from helpers.measures.diagnosis import as_matrix, diagnosis, difference, pooled, with_prevalence
+from helpers.measures.diagnosis import (
+    as_matrix,
+    diagnosis,
+    gains,
+    pooled,
+    resampled_precisions,
+    with_prevalence,
+)
 from helpers.report import between
 
 NAMES = {"map": "mAP", "auroc": "AUROC", "sensitivity_at_90_specificity": "sens@90", "f1": "F1",
@@ -29,13 +36,13 @@ def compared(scans, predicted, classes, settings, eyes=None) -> dict:
     if not kind:
         prevalence = labels.mean(0)
         predicted = {name: with_prevalence(p, prevalence) for name, p in predicted.items()}
+    precisions = {
+        name: resampled_precisions(labels, p, classes, patients) for name, p in predicted.items()
+    }
     for name, p in predicted.items():
         arm = diagnosis(labels, p, classes, patients, multilabel=kind)
         arm["seeds"] = [diagnosis(labels, one, classes, resamples=2)["map"]["value"] for one in p]
-        arm["gain"] = {
-            score: difference(labels, p, predicted[ALONE], classes, patients, score=score)
-            for score in ("map", *(f"map {c}" for c in classes))
-        }  # fmt: skip
+        arm["gain"] = gains(precisions[name], precisions[ALONE], classes)
         report[name] = arm
     return report
 

@@ -116,7 +116,7 @@ def gain_map(world: World, settings, *, labelled=(5, 20, 80), noise=(0.0, 0.4), 
         alone = diagnosis(truth, stacks[ALONE], classes, resamples=2)["map"]["value"]
         for name in stacks:
             if name != ALONE:
-                gain = difference(truth, stacks[name], stacks[ALONE], classes)
+                gain = difference(truth, stacks[name], stacks[ALONE], classes)["map"]
                 about |= {"arm": name, "alone": alone, "gain": gain["value"]}
                 cells.append({**about, "low": gain["low"], "high": gain["high"]})
     return cells

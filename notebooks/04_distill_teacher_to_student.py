@@ -331,20 +331,24 @@ test = images_of(domains, learning, "test", multilabel=settings.multilabel)
 answers = {name: student(test.images)[None] for name, student in students.items()}
 eyes = eyes_of(getattr(domains, learning).test.scans)
 tested = compared(test, answers, classes, settings, eyes)
-gain = {c: tested[chosen]["gain"][f"map {c}"]["value"] for c in classes}
+gain = {c: tested[chosen]["gain"][f"map {c}"]["value"] or 0.0 for c in classes}
 looked_at = [max(gain, key=gain.get), min(gain, key=gain.get)]
-found = as_matrix(test.labels, len(classes))
-rows = [i for c in looked_at for i in np.flatnonzero(found[:, classes.index(c)])[:4]]
-images = torch.from_numpy(test.images[rows]).float() / 127.5 - 1
-maps = {
-    name: torch.cat([
-        grad_cam(student, image[None], classes.index(c))
-        for image, c in zip(images, [c for c in looked_at for _ in range(4)])
-    ])
-    for name, student in students.items() if name in (study.ALONE, chosen)
-}  # fmt: skip
+truth = as_matrix(test.labels, len(classes))
+shown = [(c, i) for c in looked_at for i in np.flatnonzero(truth[:, classes.index(c)])[:4]]
+images = torch.from_numpy(test.images[[i for _, i in shown]]).float() / 127.5 - 1
+try:
+    maps = {
+        name: torch.cat([
+            grad_cam(students[name], image[None], classes.index(c))
+            for image, (c, _) in zip(images, shown)
+        ])
+        for name in (study.ALONE, chosen)
+    }  # fmt: skip
+except ValueError as error:  # a vision transformer
+    print(error)
+    maps = {}
 figure = distillation_plots.looks(
-    images, maps, [f"{c} {100 * gain[c]:+.1f}" for c in looked_at for _ in range(4)],
+    images, maps, [f"{c} {100 * gain[c]:+.1f}" for c, _ in shown],
     caption="Photographs of test patients (not chosen: the first of each class) and what speaks "
     "for their class. Above: the class, and the points of average precision it gained.",
 )  # fmt: skip

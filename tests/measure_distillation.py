@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ from helpers.distillation_world import gain_map, overlaps, simulate_world
 from helpers.measures.diagnosis import diagnosis
 from helpers.measures.features import Features
 from helpers.methods.distillation import distil
+from helpers.networks.classifiers import load_classifier
 
 DEMO = ["--n_simulated=60", "--size=96", "--dfe_framing=macula", "--steps=60", "--seeds=1",
         "--screen_steps=100"]  # fmt: skip
@@ -92,10 +93,20 @@ class Study:
 
     def map(self):
         labelled = (5, 20) if len(self.world.labels) < 900 else (5, 20, 80)
-        return gain_map(self.world, screening(self.settings), labelled=labelled, progress=False)
+        s = replace(screening(self.settings), steps=200)  # few labels need few steps
+        return gain_map(self.world, s, labelled=labelled, progress=False)
 
     def overlaps(self):
         return overlaps(self.world, screening(self.settings))
+
+    def kept(self, name, make):
+        """A classifier, made unless an earlier call left it."""
+        file = self.out / f"{name}.safetensors"
+        if not file.exists():
+            began = time.time()
+            make().save(file)
+            print(name, round(time.time() - began), "s", flush=True)
+        return load_classifier(file)
 
     def finetune(self):
         """Student alone, KD and the chosen arm end to end; teachers' features are made once."""
@@ -110,17 +121,21 @@ class Study:
             jobs = {name: self.out / f"finetune {name} {seed}.npz" for name in names}
             if all(file.exists() for file in jobs.values()):
                 continue
-            began = time.time()
             own = replace(s, seed=seed)
-            start = head_start(masters, domains.classes, own, backbone=s.teacher_backbone)
-            master = teach(masters, domains.classes, s, seed=seed, start=start)
-            print("teacher", round(time.time() - began), "s", flush=True)
+
+            def taught(own=own):
+                begun = head_start(masters, domains.classes, own, backbone=own.teacher_backbone)
+                return teach(masters, domains.classes, own, seed=own.seed, start=begun)
+
+            master = self.kept(f"finetune teacher {seed}", taught)
             unseen = images_of(domains, teacher, "validation", "test")
             np.savez(self.out / f"finetune teacher {seed}.npz", p=master(unseen.images),
                      labels=unseen.labels, patients=unseen.patients)  # fmt: skip
             both = np.concatenate([masters.images, masters.images[..., ::-1]])
             shown, labels = master.features(both), np.tile(masters.labels, 2)
-            start = head_start(pupils, domains.classes, own)
+            start = self.kept(
+                f"finetune start {seed}", partial(head_start, pupils, domains.classes, own)
+            )
             np.savez(self.out / f"finetune start {seed}.npz", p=start(test.images))
             for name, file in jobs.items():
                 if file.exists():

@@ -412,6 +412,23 @@ def test_grad_cam_finds_what_the_class_is_made_of():
     assert grad_cam(Classifier(network, about), images, 2).max() == 0
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv3_small_050", "test_vit"])
+def test_any_backbone_of_timm_will_do(backbone):
+    s = settings_of(f"--backbone={backbone}", "--losses=cpm=2,csa=1,kd=1", "--size=160",
+                    "--steps=1", "--batch_size=4", "--precision=fp32")  # fmt: skip
+    master = teach(rows(60, 1), CLASSES, settings_of())
+    photographs = np.random.default_rng(0).integers(0, 256, (6, 3, 160, 160), np.uint8)
+    student = distil(photographs, np.arange(6) % 3, CLASSES, s, master, rows(60, 1).images,
+                     rows(60, 1).labels)  # fmt: skip
+    assert student(photographs).shape == (6, 3)
+    images = torch.from_numpy(photographs).float() / 127.5 - 1
+    if backbone == "test_vit":
+        with pytest.raises(ValueError, match="test_vit has no feature maps"):
+            grad_cam(student, images, 0)
+    else:
+        assert grad_cam(student, images, 0).shape == (6, 160, 160)
+
+
 def test_a_head_start_and_images_end_to_end(tmp_path):
     """The real path, small: images, a head start, a student that is saved and asked again."""
     s = settings_of("--n_simulated=9", "--size=64", "--classes=NORMAL,DME", "--steps=3",

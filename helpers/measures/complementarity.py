@@ -35,5 +35,5 @@ def complementarity(labels, first, second, classes, patients=None, *, resamples=
     better = (
         first if report["map"]["first"]["value"] >= report["map"]["second"]["value"] else second
     )
-    report["gain"] = difference(labels, fused, better, classes, patients, **about)
+    report["gain"] = difference(labels, fused, better, classes, patients, **about)["map"]
     return report

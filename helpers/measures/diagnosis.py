@@ -47,26 +47,39 @@ def diagnosis(
     return report
 
 
-def difference(
-    labels, probabilities, others, classes, patients=None, *, score="map", level=0.95,
-    resamples=1000, seed=0, multilabel=False,
-):  # fmt: skip
-    """``score`` of ``probabilities`` minus that of ``others``: {value, low, high, resamples}.
+def resampled_precisions(
+    labels, probabilities, classes, patients=None, *, resamples=1000, seed=0
+) -> np.ndarray:
+    """Average precision of each class, mean over seeds, on all patients and then on each resample:
+    (K, 1 + resamples). The same seed draws the same patients for whatever probabilities."""
+    labels, stack, weights = _prepared(labels, probabilities, classes, patients, resamples, seed)
+    found = [
+        [average_precision(t, p, weights) for t, p in zip(labels.astype(bool).T, one.T)]
+        for one in stack
+    ]
+    return np.mean(found, 0)
 
-    Paired: every resample draws the same patients for both, so that what makes a patient easy or
-    hard for both cancels.
+
+def gains(precisions, others, classes, *, level=0.95) -> dict:
+    """Of ``resampled_precisions`` over others: {"map": the mean's gain, "map CLASS": each one's},
+    each {value, low, high, resamples}.
+
+    Paired: every resample has the same patients in both, so that what makes a patient easy or hard
+    for both cancels.
     """
-    found = []
-    for one in (probabilities, others):
-        matrix, stack, weights = _prepared(labels, one, classes, patients, resamples, seed)
-        wanted = score.partition(" ")[0]
-        values = [_values(matrix, p, weights, multilabel, 0.5, (wanted,)) for p in stack]
-        if wanted == score:
-            found.append(np.mean([v[score] for v in values], 0))
-        else:  # "map DRUSEN"
-            k = list(classes).index(score.partition(" ")[2])
-            found.append(np.mean([v[f"{wanted} by class"][k] for v in values], 0))
-    return interval(found[0] - found[1], level)
+    found = {"map": interval(_mean(precisions) - _mean(others), level)}
+    for k, name in enumerate(classes):
+        found[f"map {name}"] = interval(precisions[k] - others[k], level)
+    return found
+
+
+def difference(labels, probabilities, others, classes, patients=None, **how) -> dict:
+    """mAP of ``probabilities`` minus that of ``others``, and of each class: ``gains``."""
+    first, second = (
+        resampled_precisions(labels, one, classes, patients, **how)
+        for one in (probabilities, others)
+    )
+    return gains(first, second, classes)
 
 
 def with_prevalence(probabilities, prevalence) -> np.ndarray:

@@ -9,12 +9,15 @@ def grad_cam(classifier, images: torch.Tensor, target: int) -> torch.Tensor:
 
     ReLU of the sum over channels of the last feature maps, each weighted by the mean of the
     class's gradient in it (eq. 1 and 2), enlarged to the image and divided by its largest value.
-    An image in which nothing speaks for the class has an empty map.
+    An image in which nothing speaks for the class has an empty map. ValueError for a backbone that
+    ends in tokens or in channels-last maps (vision transformers), for which it is not defined.
     """
     network = classifier.network
     device = network.head.weight.device
     with torch.no_grad():
         maps = network.maps(images.to(device)).float()
+    if maps.ndim != 4 or getattr(network.backbone, "output_fmt", "NCHW") == "NHWC":
+        raise ValueError(f"{classifier.arguments['backbone']} has no feature maps for Grad-CAM")
     with torch.enable_grad():
         maps = maps.detach().requires_grad_()
         pooled = network.backbone.forward_head(maps, pre_logits=True)
