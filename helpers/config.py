@@ -208,6 +208,7 @@ class Distil:
     draws: str = "label"  # label (of the same label) | independent | eye (pairs)
     temperature: float = 4.0
     gate: bool = False  # distil only classes in which the teacher beats the student on the batch
+    teacher: str = ""  # a trained classifier: its run's folder or file; empty: trained here
     teacher_learns: bool = False  # the teacher goes on learning beside the student
     momentum: float = 0.0  # of the classes' means; 0: those of the batch alone
     smoothing: float = 0.0  # share of each label given to all classes alike
@@ -320,7 +321,7 @@ PRESET_VALUES = {
         "kaggle": dict(data="oct2017", classifier="whole", report_images=1000),
     },
 }  # fmt: skip
-PATHS = ("data", "dfe", "runs", "synthetic", "contrast")
+PATHS = ("data", "dfe", "runs", "synthetic", "contrast", "teacher")
 NOTEBOOKS = (Explore, TrainGan, TrainCyclegan, Distil, Evaluate, TrainPix2pix)
 
 

@@ -61,9 +61,10 @@ def distillation_batches(
     """Endless ((images, labels), (their images, labels)), shuffled; arguments as ``data.batches``.
 
     draws: "label" gives every image of the student a random one of the teacher with the identical
-    labels (FDDM), any other if there is none; "independent" shuffles both sides for themselves;
-    "eye" takes line by line what shows one eye, the only draw that needs pairs. Where every image
-    has one class, all classes of the student are drawn equally often.
+    labels (FDDM; in classes that the teacher's side has), any other if there is none;
+    "independent" shuffles both sides for themselves; "eye" takes line by line what shows one eye,
+    the only draw that needs pairs. Where every image has one class, all classes of the student are
+    drawn equally often.
     """
     labels, their_labels = np.asarray(labels), np.asarray(their_labels)
     both = np.concatenate(
@@ -90,7 +91,7 @@ def distillation_batches(
             here = own[index] == code
             their_index[here] = rng.choice(rows[code] if len(rows[code]) else anything, here.sum())
     else:
-        their_index, seeds = order(theirs, their_labels), (2 * seed, 2 * seed + 1)
+        their_index, seeds = order(theirs, their_labels), (seed, seed + 10_000)
     return zip(
         batches(images, batch_size, labels=labels, index=index, seed=seeds[0], **where),
         batches(their_images, batch_size, labels=their_labels, index=their_index, seed=seeds[1],

@@ -23,9 +23,9 @@ def gains(report, *, caption="", path=None):
                       ms=3, color=PALE)  # fmt: skip
             left.plot(POINTS * arm["map"]["value"], place, "o", ms=5, color=REAL)
             gain = arm["gain"]["map"]
-            clear = gain["low"] > 0 or gain["high"] < 0
-            colour = ACCENT if clear else REAL
-            right.plot([POINTS * gain["low"], POINTS * gain["high"]], [place, place], color=colour)
+            ends = np.array([gain["low"], gain["high"]], float)  # NaN where there is no interval
+            colour = ACCENT if (ends > 0).all() or (ends < 0).all() else REAL
+            right.plot(POINTS * ends, [place, place], color=colour)
             right.plot(POINTS * gain["value"], place, "o", ms=5, color=colour)
         left.set_yticks(places, names)
         left.set_xlabel("mAP, points")
@@ -35,10 +35,12 @@ def gains(report, *, caption="", path=None):
 
 
 def gain_maps(cells, *, caption="", path=None):
-    """``distillation_study.gain_map``'s cells: a panel for each arm and share of wrong labels.
+    """``distillation_world.gain_map``'s cells: a column of panels for each arm, a row for each
+    share of the disease that OCT shows and of labels that are wrong.
 
     Across: how much of the disease a photograph shows; up: labelled photographs of each class.
-    One colour scale, in points of mAP; bold: the interval over patients excludes zero.
+    One colour scale, in points of mAP; bold: the interval over patients excludes zero, and every
+    seed, which has other labelled eyes, says the same.
     """
     arms = list(dict.fromkeys(cell["arm"] for cell in cells))
     kinds = list(dict.fromkeys((cell["oct_shows"], cell["noise"]) for cell in cells))
@@ -57,7 +59,8 @@ def gain_maps(cells, *, caption="", path=None):
                     if cell["arm"] == arm and (cell["oct_shows"], cell["noise"]) == kind:
                         y, x = counts.index(cell["labelled"]), shows.index(cell["dfe_shows"])
                         values[y, x] = POINTS * cell["gain"]
-                        clear = cell["low"] > 0 or cell["high"] < 0
+                        alike = len({gain > 0 for gain in cell["seeds"]}) == 1
+                        clear = alike and (cell["low"] > 0 or cell["high"] < 0)
                         cell_axes.text(
                             x, y, f"{values[y, x]:+.1f}", ha="center", va="center", fontsize=7,
                             color="white" if abs(values[y, x]) > 0.6 * most else REAL,
@@ -67,9 +70,12 @@ def gain_maps(cells, *, caption="", path=None):
                                            origin="lower", aspect="auto")  # fmt: skip
                 cell_axes.set_xticks(range(len(shows)), [f"{s:g}" for s in shows])
                 cell_axes.set_yticks(range(len(counts)), counts)
-                about = f"OCT shows {kind[0]:g}, {kind[1]:.0%} labels wrong"
-                cell_axes.set_title(f"{arm}\n{about}", fontsize=8)
-            axes[row, 0].set_ylabel("labelled, per class")
+                if not row:
+                    cell_axes.set_title(arm)
+            axes[row, 0].set_ylabel(
+                f"OCT shows {kind[0]:g}\n{100 * kind[1]:.0f} % labels wrong\n\nlabelled, per class",
+                fontsize=8,
+            )  # fmt: skip
         for cell_axes in axes[-1]:
             cell_axes.set_xlabel("disease the DFE shows")
         figure.colorbar(picture, ax=axes, label="gain in mAP, points", shrink=0.8)
@@ -99,7 +105,9 @@ def similarity_matrices(matrices, classes, *, caption="", path=None):
         for cell, (title, matrix) in zip(axes[0], matrices.items()):
             picture = cell.imshow(matrix, cmap="PuOr_r", vmin=-1, vmax=1)
             for y, x in np.ndindex(*np.shape(matrix)):
-                cell.text(x, y, f"{matrix[y][x]:.2f}", ha="center", va="center", fontsize=7)
+                dark = abs(matrix[y][x]) > 0.6
+                cell.text(x, y, f"{matrix[y][x]:.2f}", ha="center", va="center", fontsize=7,
+                          color="white" if dark else REAL)  # fmt: skip
             cell.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=7)
             cell.set_yticks(range(len(classes)), classes, fontsize=7)
             cell.set_title(title)
@@ -129,8 +137,7 @@ def looks(images, maps, titles, *, caption="", path=None):
 def errors(reports, *, caption="", path=None):
     """``measures.complementarity`` reports by title: shares of eyes wrong in one, the other, both,
     beside what chance would make of both, and in the mean of both."""
-    names = {"first": "OCT", "second": "DFE", "both": "both", "chance": "both, if by\nchance",
-             "fused": "mean of\nboth"}  # fmt: skip
+    names = {"first": "OCT", "second": "DFE", "both": "both", "chance": "chance", "fused": "fused"}
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(reports), squeeze=False, sharey=True,
                                     figsize=(WIDTH, 2.6))  # fmt: skip

@@ -2,6 +2,7 @@
 the same folds of patients."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from tqdm.auto import tqdm
 
 from helpers.distillation_data import distillation_batches, one_hot
 from helpers.measures.usefulness import Scans
-from helpers.methods.classification import ClassifierSettings, fit, seeded
+from helpers.methods.classification import ClassifierSettings, fit, run_steps, seeded
 from helpers.methods.distillation import Distillation, Side, distil
 from helpers.networks.classifiers import Classifier
 
@@ -38,11 +39,24 @@ ARMS = {  # what differs from the settings; CPM and CSA weigh what the paper giv
 ONE_LABEL = ("DKD", "label smoothing")  # make sense only where every image has one label
 
 
-def screening(settings):
-    """``settings`` for fits on frozen features: small steps, strong decay, thousands of images."""
+def arms_of(settings, classes, known) -> list[str]:
+    """The names of ARMS that make sense: with several labels an image, and where the teacher knows
+    only some of the ``classes``, some do not. ValueError for ``settings.arm`` that is none."""
+    some = [name for name in ARMS if not (settings.multilabel and name in ONE_LABEL)]
+    if list(known) != list(classes):
+        some = [name for name in some if "simkd" not in ARMS[name]["losses"]]
+    if settings.arm and settings.arm not in some:
+        raise ValueError(f"arm={settings.arm!r}: choose one of {', '.join(some)}.")
+    return some
+
+
+def screening(settings, backbone=None):
+    """``settings`` for fits on frozen features: small steps, strong decay, thousands of images.
+    ``backbone``: that of the features, where it is not that which is fine-tuned."""
+    both = dict(backbone=backbone, teacher_backbone=backbone) if backbone else {}
     return replace(
         settings, steps=settings.screen_steps, lr=settings.screen_lr,
-        weight_decay=settings.screen_weight_decay, batch_size=2 * settings.batch_size,
+        weight_decay=settings.screen_weight_decay, batch_size=2 * settings.batch_size, **both,
     )  # fmt: skip
 
 
@@ -50,10 +64,11 @@ def teacher_settings(settings, classes, seed=0) -> ClassifierSettings:
     """Of a teacher with the student's kind of embedding, trained as long and in the same manner."""
     s = settings
     same = ("pretrained", "size", "embedding", "dropout", "mirror", "augment", "batch_size", "lr",
-            "weight_decay", "steps", "hours", "precision", "multilabel", "runs", "log_every",
-            "validate_every")  # fmt: skip
+            "weight_decay", "steps", "hours", "session_hours", "precision", "multilabel", "runs",
+            "log_every", "validate_every")  # fmt: skip
     return ClassifierSettings(
         classes=tuple(classes), backbone=s.teacher_backbone, seed=seed,
+        balanced=not s.multilabel,  # as the student, who is shown classes equally often if so
         **{name: getattr(s, name) for name in same},
     )  # fmt: skip
 
@@ -70,9 +85,12 @@ def head_start(scans: Scans, classes, settings, *, backbone=None) -> Classifier:
     on features of the untouched backbone: what fine-tuning begins with. From a random head it
     would first tear the backbone's features apart (Kumar et al., ICLR 2022)."""
     s = replace(settings, losses="", backbone=backbone or settings.backbone)
-    blank = Distillation(s, classes, None)
-    rows = Classifier(blank.averaged, blank.architecture["arguments"]).features(scans.images)
-    return distil(rows, scans.labels, classes, screening(s))
+    with seeded(s.seed):
+        blank = Distillation(s, classes, None)
+    start = Classifier(blank.averaged, blank.architecture["arguments"])
+    rows = start.features(scans.images)
+    start.network.embedding.fit(torch.from_numpy(rows))
+    return distil(rows, scans.labels, classes, screening(s), start=start)
 
 
 def folds_of(scans: Scans, classes, folds: int, seed=0) -> np.ndarray:
@@ -104,27 +122,35 @@ def out_of_fold(student: Scans, teacher: Scans, classes, settings, arms=None, *,
 
     ``student`` and ``teacher`` hold features (N, d) or images, labels (whole numbers or 0/1) and
     patients. The teacher learns from all of ``teacher``, whose patients must not be the student's
-    (ValueError) unless draws are by eye. Every arm sees the same folds and, per seed, one teacher.
+    (ValueError); with draws by eye, where rows of both are one eye, from the same folds as the
+    student. Every arm sees the same folds and, per seed, the same teacher. ``arms``: names of ARMS
+    (None: all that make sense).
     """
-    if settings.draws != "eye" and (shared := set(student.patients) & set(teacher.patients)):
+    pairs = settings.draws == "eye"
+    shared = set(student.patients) & set(teacher.patients)
+    if shared and not pairs:
         raise ValueError(f"{len(shared)} patient(s) teach both sides: {min(shared)}")
-    arms = {name: ARMS[name] for name in ARMS if arms is None or name in arms}
-    place = folds_of(student, classes, settings.folds)
+    if pairs and student.patients.tolist() != teacher.patients.tolist():
+        raise ValueError("draws='eye': rows of both sides are to be the same eyes")
     known = classes_of(teacher, classes)
+    arms = arms_of(settings, classes, known) if arms is None else arms
+    place = folds_of(student, classes, settings.folds)
     found = {name: np.zeros((settings.seeds, len(student), len(classes)), np.float32)
              for name in arms}  # fmt: skip
-    bar = tqdm(total=settings.seeds * (1 + settings.folds * len(arms)), desc="students",
+    bar = tqdm(total=settings.seeds * settings.folds * len(arms), desc="students",
                disable=not progress)  # fmt: skip
     for seed in range(settings.seeds):
-        master = teach(of_classes(teacher, classes, known), known, settings, seed=seed)
-        bar.update()
+        master = None
         for fold in range(settings.folds):
             kept = student.take(place != fold)
-            for name, changes in arms.items():
-                changed = replace(settings, seed=seed, **changes)
+            shown = teacher.take(place != fold) if pairs else teacher
+            if master is None or pairs:
+                master = teach(of_classes(shown, classes, known), known, settings, seed=seed)
+            for name in arms:
+                s = replace(settings, seed=seed, **ARMS[name])
                 made = distil(
-                    kept.images, kept.labels, classes, changed, master if changed.losses else None,
-                    teacher.images, teacher.labels,
+                    kept.images, kept.labels, classes, s, master if s.losses else None,
+                    shown.images, shown.labels,
                 )  # fmt: skip
                 found[name][seed, place == fold] = made(student.images[place == fold])
                 bar.update()
@@ -139,52 +165,61 @@ def classes_of(scans: Scans, classes) -> list[str]:
 
 
 def of_classes(scans: Scans, classes, wanted) -> Scans:
-    """``scans`` labelled by places in ``wanted``, which are some of ``classes``."""
+    """``scans`` labelled by places in ``wanted``, which are some of ``classes``; those of one label
+    that is not wanted are left out."""
     labels, places = np.asarray(scans.labels), [list(classes).index(name) for name in wanted]
     if labels.ndim == 2:
         return replace(scans, labels=labels[:, places])
-    return replace(scans, labels=np.array([places.index(label) for label in labels]))
+    kept = scans.take(np.isin(labels, places))
+    return replace(kept, labels=np.array([places.index(k) for k in kept.labels], np.int64))
 
 
 def pull_of(student: Scans, teacher: Scans, classes, settings,
             temperatures=(0.1, 0.25, 0.5, 1, 2, 4, 8, 16)):  # fmt: skip
     """How hard each loss pulls at a student: {loss: {T: |its gradient| / |the gradient of the
-    cross-entropy|}}, weighted as in the paper, over the student's weights.
+    cross-entropy|}}, weighted as in the paper, over the weights of embedding and head.
 
-    Of a student that has learned alone for a tenth of ``settings.steps``; means over 8 batches.
+    Of a student (and its projector) that has learned with all three losses for a tenth of
+    ``settings.steps``; means over 8 batches.
     """
-    early = replace(settings, steps=max(1, settings.steps // 10), losses="")
-    half_way = distil(student.images, student.labels, classes, early)
+    weights = {"cpm": 2.0, "csa": 1.0, "kd": 1.0}
+    wanted = ",".join(f"{name}={weight}" for name, weight in weights.items())
+    s = replace(settings, steps=max(1, settings.steps // 10), losses=wanted, draws="label", gate=0)
     known = classes_of(teacher, classes)
     master = teach(of_classes(teacher, classes, known), known, settings)
-    found = {}
-    for name, weight in (("cpm", 2.0), ("csa", 1.0), ("kd", 1.0)):
+    with seeded(s.seed):
+        method = Distillation(s, classes, master, shown=student.images)
+        draw = partial(
+            distillation_batches, student.images, student.labels, teacher.images, teacher.labels,
+            s.batch_size, seed=s.seed,
+        )  # fmt: skip
+        run_steps(method, draw, features=True)
+        stream = draw(start=s.steps)
+        batches = [next(stream) for _ in range(8)]
+        found = {name: {} for name in weights}
         for temperature in temperatures:
-            changed = replace(settings, losses=f"{name}={weight}", temperature=temperature)
-            with seeded(settings.seed):
-                method = Distillation(changed, classes, master, start=half_way)
-            draw = distillation_batches(student.images, student.labels, teacher.images,
-                                        teacher.labels, settings.batch_size)  # fmt: skip
-            shares = [_pull(method, name, next(draw)) for _ in range(8)]
-            found.setdefault(name, {})[temperature] = weight * float(np.mean(shares))
+            method.settings = replace(s, temperature=temperature)
+            shares = [_pull(method, batch) for batch in batches]
+            for name, weight in weights.items():
+                found[name][temperature] = weight * float(np.mean([one[name] for one in shares]))
     return found
 
 
-def _pull(method, name, batch):
-    """|gradient of a loss| / |gradient of the cross-entropy| over the student's weights."""
-    student, projector = method.averaged, method.networks.get("projector")
+def _pull(method, batch) -> dict[str, float]:
+    """|gradient of each loss| / |gradient of the cross-entropy|."""
+    student, own = method.averaged, method.own
     (rows, labels), (their_rows, their_labels) = batch
     count = student.head.out_features
     labels, their_labels = one_hot(labels, count), one_hot(their_labels, count)
     features = student.embed(rows)
     logits = student.head(features)
-    projected = projector(features) if projector else features
-    own = method.own
-    side = Side(features, projected, logits[:, own], labels[:, own], method.settings.multilabel)
+    projected = method.networks["projector"](features)
+    mine = logits[:, own]
+    side = Side(features, projected, mine, labels[:, own], mine, method.settings.multilabel)
     with torch.no_grad():
         theirs = method.teacher.embed(their_rows)
-        their_logits = method.teacher.head(theirs)[:, method.theirs]
-    shown = Side(theirs, theirs, their_logits, their_labels[:, own], side.multilabel)
+        said = method.teacher.head(theirs)[:, method.theirs]
+    shown = Side(theirs, theirs, said, their_labels[:, own], said, side.multilabel)
     weights = [*student.embedding.parameters(), *student.head.parameters()]
 
     def length(loss):
@@ -192,4 +227,5 @@ def _pull(method, name, batch):
         return sum(part.square().sum() for part in parts if part is not None).sqrt()
 
     terms, _ = method.terms(side, shown)
-    return float(length(terms[name]) / length(method.classification(logits, labels)))
+    whole = length(method.classification(logits, labels))
+    return {name: float(length(term) / whole) for name, term in terms.items()}

@@ -78,8 +78,8 @@ def taught(rows, labels, classes, settings, seed=0):
 
 def gain_map(world: World, settings, *, labelled=(5, 20, 80), noise=(0.0, 0.4), progress=True):
     """Where distillation helps: a list of cells {oct_shows, dfe_shows, labelled, noise, arm, alone,
-    gain, low, high}: mAP on test eyes of a student alone, and an arm's gain over it with an
-    interval over these eyes.
+    gain, low, high, seeds}: mAP on test eyes of a student alone, an arm's gain over it with an
+    interval over these eyes, and the gain of each seed.
 
     labelled: photographs with a label, of each class, that the student learns from; noise: the
     share of these labels that are wrong (another class, at random). Teacher, student and test have
@@ -114,11 +114,14 @@ def gain_map(world: World, settings, *, labelled=(5, 20, 80), noise=(0.0, 0.4), 
         about = {"oct_shows": oct_shows, "dfe_shows": dfe_shows, "labelled": n, "noise": wrong}
         truth, stacks = world.labels[test], {name: np.stack(p) for name, p in found.items()}
         alone = diagnosis(truth, stacks[ALONE], classes, resamples=2)["map"]["value"]
+        one = {name: [diagnosis(truth, p, classes, resamples=2)["map"]["value"] for p in stack]
+               for name, stack in stacks.items()}  # fmt: skip
         for name in stacks:
             if name != ALONE:
                 gain = difference(truth, stacks[name], stacks[ALONE], classes)["map"]
                 about |= {"arm": name, "alone": alone, "gain": gain["value"]}
-                cells.append({**about, "low": gain["low"], "high": gain["high"]})
+                seeds = [a - b for a, b in zip(one[name], one[ALONE])]
+                cells.append({**about, "low": gain["low"], "high": gain["high"], "seeds": seeds})
     return cells
 
 

@@ -114,6 +114,19 @@ def average_gradients(network: torch.nn.Module, accelerator: Accelerator) -> Non
         gradient.copy_(part.view_as(gradient))
 
 
+def everyones(mine: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
+    """The rows (B, d) of all processes; only this one's have a gradient.
+
+    A loss of them, times the number of processes, has the right gradient after
+    ``average_gradients``: each process brings the part of its own rows.
+    """
+    if accelerator.num_processes == 1:
+        return mine
+    parts = list(accelerator.gather(mine.detach().contiguous()).split(len(mine)))
+    parts[accelerator.process_index] = mine
+    return torch.cat(parts)
+
+
 def average_statistics(networks: dict, accelerator: Accelerator) -> None:
     """Mean of BatchNorm's running statistics over all processes, in place."""
     if accelerator.num_processes == 1:

@@ -73,9 +73,10 @@ if {"KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG"} & os.environ.keys():
             raise RuntimeError("pip failed, see above; without internet attach helpers (README).")
 
 # %%
+import hashlib
 import inspect
 import json
-import os
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -98,13 +99,14 @@ from helpers.distillation_report import (
     chosen_of,
     class_similarities,
     compared,
+    prevalence_of,
     print_scores,
     print_table,
 )
 from helpers.distillation_world import gain_map, overlaps, simulate_world
 from helpers.losses import distillation as losses
 from helpers.measures.diagnosis import as_matrix
-from helpers.measures.features import Features
+from helpers.measures.features import PACKAGED, Features
 from helpers.measures.grad_cam import grad_cam
 from helpers.methods.classification import Classification
 from helpers.methods.distillation import Distillation
@@ -218,9 +220,12 @@ def seen_by(features, modality, *sides):
     return replace(part, images=features(part.images, progress=True))
 
 
+pairs = settings.draws == "eye"  # then a fold of the student's eyes is one of the teacher's
 pupils = seen_by(features, learning, "train", "validation")
-masters = seen_by(features, teaching, "train")
-quick = study.screening(settings)
+masters = seen_by(features, teaching, *(("train", "validation") if pairs else ("train",)))
+known = study.classes_of(masters, classes)  # the teacher's modality may lack some
+arms = study.arms_of(settings, classes, known)
+quick = study.screening(settings, PACKAGED[0])  # its features, whatever is fine-tuned later
 pulls = study.pull_of(seen_by(features, learning, "train"), masters, classes, quick)
 figure = distillation_plots.pull(pulls, caption="Weighted as in the paper: CPM 2, CSA 1, KD 1.")
 plots.compact(figure)
@@ -234,14 +239,17 @@ plots.compact(figure)
 # of the disease and labels are wrong.*
 #
 # **All methods on frozen features.** Fine-tuning every method in five folds would take days. On
-# features of the frozen backbone a student (embedding and head) learns within seconds, so all can
-# be compared on the same five folds of patients: every patient of the training and validation
-# sides is judged by students that never saw them. The test side stays shut.
+# features of a frozen EfficientNet-Lite0 a student (embedding and head) learns within seconds, so
+# all can be compared on the same folds of patients: every patient of the training and validation
+# sides is judged by students that never saw them. The test side stays shut. The arms are the eight
+# losses, alone or as the paper combines them, and what the paper's ingredients are worth: the gate,
+# the temperature, a teacher that goes on learning (of features: its embedding and head), a memory
+# of earlier batches' prototypes, and draws that do not match labels.
 
 # %%
-arms = [name for name in study.ARMS if not (settings.multilabel and name in study.ONE_LABEL)]
 predicted = study.out_of_fold(pupils, masters, classes, quick, arms)
-screened = compared(pupils, predicted, classes, settings)
+usual = prevalence_of(pupils, classes)
+screened = compared(pupils, predicted, classes, settings, prevalence=usual)
 figure = distillation_plots.gains(
     screened,
     caption=f"{len(pupils)} images of {len(set(pupils.patients))} patients, {quick.folds} folds, "
@@ -262,8 +270,8 @@ print(f"\nchosen, to be fine-tuned beside the student alone and plain KD: {chose
 # **Fine-tuning end to end**: first the teacher, on scans, then three students: alone, plain KD, and
 # the chosen arm. Same start, same batches, same number of steps. The start is a student whose
 # embedding and head have learned on frozen features, because a random head would first tear the
-# backbone's features apart (Kumar et al., ICLR 2022). The teacher is frozen, and what it says of
-# its scans is computed once, so that the three cost nearly the same.
+# backbone's features apart (Kumar et al., ICLR 2022). The teacher's backbone is frozen, and
+# what it says of its scans is computed once, so that the three cost nearly the same.
 
 # %%
 show_source(Distillation.step, Distillation.terms)
@@ -278,31 +286,35 @@ def trained(name, method, draw, own):
     own.run = f"{settings.run}-{name}"
     run = open_run(own, domains.oct, parameters)
     launch(train, method, draw, run, own, processes=settings.processes)
+    if not run.finished(own.steps, own.hours):
+        raise RuntimeError(f"{own.run} was interrupted: run this cell again to finish it.")
     return run
 
 
-torch.manual_seed(settings.seed)
-scans = images_of(domains, teaching, "train", multilabel=settings.multilabel)
-held = images_of(domains, teaching, "validation", multilabel=settings.multilabel)
-known = study.classes_of(scans, classes)  # the teacher's modality may lack some
-scans_of, held_of = (study.of_classes(part, classes, known) for part in (scans, held))
-own = study.teacher_settings(settings, known, settings.seed)
-start = study.head_start(scans_of, known, settings, backbone=settings.teacher_backbone)
-master = Classification(own, scans_of.labels, (held_of.images, held_of.labels), start=start)
-draw = partial(batches, scans_of.images, own.batch_size, labels=scans_of.labels, seed=own.seed)
-runs = {"teacher": trained("teacher", master, draw, own)}
+several = dict(multilabel=settings.multilabel)
+scans, held = (images_of(domains, teaching, side, **several) for side in ("train", "validation"))
+runs = {}
+if not settings.teacher:
+    scans_of, held_of = (study.of_classes(part, classes, known) for part in (scans, held))
+    own = study.teacher_settings(settings, known, settings.seed)
+    torch.manual_seed(settings.seed)
+    start = study.head_start(scans_of, known, settings, backbone=settings.teacher_backbone)
+    master = Classification(own, scans_of.labels, (held_of.images, held_of.labels), start=start)
+    draw = partial(batches, scans_of.images, own.batch_size, labels=scans_of.labels, seed=own.seed)
+    runs["teacher"] = trained("teacher", master, draw, own)
 
 # %%
-teacher = load_classifier(runs["teacher"].folder)
-both_ways = np.concatenate([scans.images, scans.images[..., ::-1]])  # and mirrored
-said, their_labels = teacher.features(both_ways), np.concatenate([scans.labels] * 2)
+teacher = load_classifier(settings.teacher or runs["teacher"].folder)
+ways = [scans.images] if pairs else [scans.images, scans.images[..., ::-1]]  # and mirrored
+said, their_labels = np.concatenate([teacher.features(way) for way in ways]), scans.labels
+their_labels = np.concatenate([their_labels] * len(ways))
+fingerprint = hashlib.sha256(b"".join(w.numpy().tobytes() for w in teacher.network.parameters()))
 photographs, held = (
-    images_of(domains, learning, side, multilabel=settings.multilabel)
-    for side in ("train", "validation")
+    images_of(domains, learning, side, **several) for side in ("train", "validation")
 )
 start = study.head_start(photographs, classes, settings)
 for name in dict.fromkeys([study.ALONE, "KD", chosen]):
-    own = replace(settings, **study.ARMS[name])
+    own = replace(settings, **study.ARMS[name], teacher=fingerprint.hexdigest()[:16])
     torch.manual_seed(settings.seed)
     method = Distillation(own, classes, teacher if own.losses else None, start=start,
                           validation=(held.images, held.labels))  # fmt: skip
@@ -310,7 +322,7 @@ for name in dict.fromkeys([study.ALONE, "KD", chosen]):
         distillation_batches, photographs.images, photographs.labels, said, their_labels,
         own.batch_size, draws=own.draws, seed=own.seed,
     )  # fmt: skip
-    runs[name] = trained(name.split()[-1].strip("()").lower(), method, draw, own)
+    runs[name] = trained("-".join(re.findall(r"\w+", name.lower())), method, draw, own)
 if os.environ.get("RANK", "0") != "0":
     sys.exit()  # of several processes one looks and measures
 
@@ -327,10 +339,10 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 students = {
     name: load_classifier(run.folder, device) for name, run in runs.items() if name != "teacher"
 }
-test = images_of(domains, learning, "test", multilabel=settings.multilabel)
+test = images_of(domains, learning, "test", **several)
 answers = {name: student(test.images)[None] for name, student in students.items()}
 eyes = eyes_of(getattr(domains, learning).test.scans)
-tested = compared(test, answers, classes, settings, eyes)
+tested = compared(test, answers, classes, settings, prevalence=usual, eyes=eyes)
 gain = {c: tested[chosen]["gain"][f"map {c}"]["value"] or 0.0 for c in classes}
 looked_at = [max(gain, key=gain.get), min(gain, key=gain.get)]
 truth = as_matrix(test.labels, len(classes))
@@ -367,14 +379,16 @@ plots.compact(figure)
 print_scores(tested)
 
 # %%
-own_eyes = images_of(domains, teaching, "test", multilabel=settings.multilabel)
-if len(known) == len(classes):
+own_eyes = images_of(domains, teaching, "test", **several)
+if teacher.classes == list(classes):
     print("The teacher, on test patients of its own modality")
-    said_of = {study.ALONE: teacher(own_eyes.images)[None]}
-    eyes = eyes_of(getattr(domains, teaching).test.scans)
-    print_scores(compared(own_eyes, said_of, classes, settings, eyes))
+    said_of, eyes = {"teacher": teacher(own_eyes.images)[None]}, getattr(domains, teaching).test
+    print_scores(compared(
+        own_eyes, said_of, classes, settings, prevalence=prevalence_of(scans, classes),
+        eyes=eyes_of(eyes.scans), base="teacher",
+    ))  # fmt: skip
 else:
-    print(f"The teacher knows {', '.join(known)} only.")
+    print(f"The teacher knows {', '.join(teacher.classes)}.")
 
 # %% [markdown]
 # **Do the two see classes alike?** What CSA wants to make equal: cosines of the mean logits of each

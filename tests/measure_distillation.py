@@ -22,12 +22,11 @@ import numpy as np
 import torch
 
 from helpers import config
-from helpers.distillation_data import images_of, modalities, prepare_both
-from helpers.distillation_report import chosen_of, compared
+from helpers.distillation_data import eyes_of, images_of, modalities, prepare_both
+from helpers.distillation_report import chosen_of, compared, prevalence_of
 from helpers.distillation_study import (
     ALONE,
     ARMS,
-    ONE_LABEL,
     head_start,
     out_of_fold,
     pull_of,
@@ -35,8 +34,7 @@ from helpers.distillation_study import (
     teach,
 )
 from helpers.distillation_world import gain_map, overlaps, simulate_world
-from helpers.measures.diagnosis import diagnosis
-from helpers.measures.features import Features
+from helpers.measures.features import PACKAGED, Features
 from helpers.methods.distillation import distil
 from helpers.networks.classifiers import load_classifier
 
@@ -57,18 +55,16 @@ class Study:
         part = images_of(self.domains, modality, *sides, multilabel=self.settings.multilabel)
         return replace(part, images=self.features(part.images))
 
-    def compared(self, scans, predicted):
-        return compared(scans, predicted, self.domains.classes, self.settings)
-
     def screen(self, arms=None):
         """All arms on frozen features, out of fold, over training and validation patients."""
-        s = screening(self.settings)
+        s, domains = screening(self.settings, PACKAGED[0]), self.domains
         teacher, student = modalities(s)
         pupils, masters = self.rows(student, "train", "validation"), self.rows(teacher, "train")
-        arms = arms or [name for name in ARMS if not (s.multilabel and name in ONE_LABEL)]
-        found = out_of_fold(pupils, masters, self.domains.classes, s, arms, progress=False)
-        return {"arms": self.compared(pupils, found), "classes": self.domains.classes,
-                "n": len(pupils), "patients": len(set(pupils.patients))}  # fmt: skip
+        found = out_of_fold(pupils, masters, domains.classes, s, arms, progress=False)
+        prevalence = prevalence_of(pupils, domains.classes)
+        arms = compared(pupils, found, domains.classes, s, prevalence=prevalence)
+        return {"arms": arms, "classes": domains.classes, "n": len(pupils),
+                "patients": len(set(pupils.patients))}  # fmt: skip
 
     def reverse(self):
         """The paper's direction, or the other one."""
@@ -78,7 +74,7 @@ class Study:
         return other.screen([ALONE, "label smoothing", "KD", "CPM", "CSA", "FDDM (CPM + CSA)"])
 
     def temperature(self):
-        s = screening(self.settings)
+        s = screening(self.settings, PACKAGED[0])
         teacher, student = modalities(s)
         return pull_of(self.rows(student, "train"), self.rows(teacher, "train"),
                        self.domains.classes, s)  # fmt: skip
@@ -93,11 +89,11 @@ class Study:
 
     def map(self):
         labelled = (5, 20) if len(self.world.labels) < 900 else (5, 20, 80)
-        s = replace(screening(self.settings), steps=200)  # few labels need few steps
+        s = replace(screening(self.settings, PACKAGED[0]), steps=200)  # few labels need few steps
         return gain_map(self.world, s, labelled=labelled, progress=False)
 
     def overlaps(self):
-        return overlaps(self.world, screening(self.settings))
+        return overlaps(self.world, screening(self.settings, PACKAGED[0]))
 
     def kept(self, name, make):
         """A classifier, made unless an earlier call left it."""
@@ -109,7 +105,8 @@ class Study:
         return load_classifier(file)
 
     def finetune(self):
-        """Student alone, KD and the chosen arm end to end; teachers' features are made once."""
+        """Student alone, KD and the chosen arm end to end, where every image has one label; the
+        teachers' features are made once."""
         s, domains = self.settings, self.domains
         teacher, student = modalities(s)
         chosen = s.arm or chosen_of(json.loads((self.out / "screen.json").read_text())["arms"])
@@ -128,9 +125,6 @@ class Study:
                 return teach(masters, domains.classes, own, seed=own.seed, start=begun)
 
             master = self.kept(f"finetune teacher {seed}", taught)
-            unseen = images_of(domains, teacher, "validation", "test")
-            np.savez(self.out / f"finetune teacher {seed}.npz", p=master(unseen.images),
-                     labels=unseen.labels, patients=unseen.patients)  # fmt: skip
             both = np.concatenate([masters.images, masters.images[..., ::-1]])
             shown, labels = master.features(both), np.tile(masters.labels, 2)
             start = self.kept(
@@ -153,22 +147,32 @@ class Study:
         return None
 
     def table(self):
-        """The fine-tuned students on test patients."""
-        domains = self.domains
-        teacher, student = modalities(self.settings)
-        test = images_of(domains, student, "test")
-        found, seconds = {}, {}
-        for name in ARMS:
-            files = sorted(self.out.glob(f"finetune {name} ?.npz"))
+        """The fine-tuned students, and their teachers, on test patients, eyes pooled."""
+        s, domains = self.settings, self.domains
+        teacher, student = modalities(s)
+        test, seconds = images_of(domains, student, "test"), {}
+        learned = images_of(domains, student, "train", "validation")
+        found = {}
+        for name in ["start", *ARMS]:
+            files = [np.load(f) for f in sorted(self.out.glob(f"finetune {name} ?.npz"))]
             if files:
-                found[name] = np.stack([np.load(file)["p"] for file in files])
-                seconds[name] = [float(np.load(file)["seconds"]) for file in files]
-        files = sorted(self.out.glob("finetune teacher ?.npz"))
-        loaded = [np.load(file) for file in files]
-        own = diagnosis(loaded[0]["labels"], np.stack([one["p"] for one in loaded]),
-                        domains.classes, loaded[0]["patients"])  # fmt: skip
-        return {"arms": self.compared(test, found), "seconds": seconds, "teacher": own,
-                "n": len(test), "patients": len(set(test.patients))}  # fmt: skip
+                found[name] = np.stack([file["p"] for file in files])
+                seconds[name] = [float(file["seconds"]) for file in files if "seconds" in file]
+        eyes = eyes_of(getattr(domains, student).test.scans)
+        arms = compared(test, found, domains.classes, s, eyes=eyes,
+                        prevalence=prevalence_of(learned, domains.classes))  # fmt: skip
+        own = images_of(domains, teacher, "test")
+        masters = [
+            load_classifier(f) for f in sorted(self.out.glob("finetune teacher *.safetensors"))
+        ]
+        said = {"teacher": np.stack([master(own.images) for master in masters])}
+        eyes = eyes_of(getattr(domains, teacher).test.scans)
+        prevalence = prevalence_of(images_of(domains, teacher, "train"), domains.classes)
+        own = compared(
+            own, said, domains.classes, s, prevalence=prevalence, eyes=eyes, base="teacher"
+        )
+        return {"arms": arms, "seconds": seconds, "teacher": own["teacher"], "n": len(test),
+                "patients": len(set(test.patients))}  # fmt: skip
 
 
 def main():

@@ -98,10 +98,11 @@ def test_a_paired_interval_is_narrower_than_that_of_either_and_finds_a_small_gai
 
 def test_seeds_are_averaged_and_do_not_narrow_the_interval():
     labels, p = made(200)
-    _, other = made(200, seed=0, skill=1.0)
-    single = diagnosis(labels, p, CLASSES)
-    several = diagnosis(labels, np.stack([p, other, p]), CLASSES)
-    assert several["map"] == pytest.approx(single["map"])
+    other = (p + np.random.default_rng(9).random(p.shape)) / 2
+    apart = [diagnosis(labels, one, CLASSES)["map"] for one in (p, other)]
+    both = diagnosis(labels, np.stack([p, other]), CLASSES)["map"]
+    assert both["value"] == pytest.approx(np.mean([one["value"] for one in apart]))
+    assert both["high"] - both["low"] > 0.8 * min(one["high"] - one["low"] for one in apart)
 
 
 def test_a_class_without_cases_counts_nowhere():
@@ -112,12 +113,37 @@ def test_a_class_without_cases_counts_nowhere():
     truth = np.eye(3)[labels]
     wanted = np.mean([average_precision_score(truth[:, k], p[:, k]) for k in (0, 2)])
     assert report["map"]["value"] == pytest.approx(wanted)
+    wanted = f1_score(labels, p.argmax(1), average=None, labels=[0, 1, 2])[[0, 2]].mean()
+    assert report["f1"]["value"] == pytest.approx(wanted)
+    everyone = np.ones((40, 1))
+    report = diagnosis(everyone, np.linspace(0, 1, 40)[:, None], ["A"], multilabel=True)
+    assert report["map"]["value"] is None and report["kappa"]["value"] is None
+
+
+def test_a_class_of_one_patient_has_no_interval():
+    labels, p = made(60)
+    patients = np.arange(60).astype(str)
+    patients[labels == 1] = "the only one"
+    report = diagnosis(labels, p, CLASSES, patients)
+    assert report["classes"]["AMD"]["map"]["low"] is None and report["map"]["low"] is None
+    assert report["classes"]["DME"]["map"]["low"] is not None
+    gain = difference(labels, p, p**2, CLASSES, patients)
+    assert gain["map AMD"]["low"] is None and gain["map DME"]["low"] is not None
+
+
+def test_decisions_may_come_from_other_probabilities():
+    labels, p = made()
+    report = diagnosis(labels, p, CLASSES, said=with_prevalence(p, [0.98, 0.01, 0.01]))
+    assert report["map"] == diagnosis(labels, p, CLASSES)["map"]
+    assert report["f1"]["value"] < diagnosis(labels, p, CLASSES)["f1"]["value"]
 
 
 def test_wrong_shapes_are_named():
     labels, p = made(20)
     with pytest.raises(ValueError, match="2 classes"):
         diagnosis(labels, p[:, :2], CLASSES[:2])
+    with pytest.raises(ValueError, match="Label -1"):
+        diagnosis(labels - 1, p, CLASSES)
 
 
 def test_images_of_an_eye_are_pooled():

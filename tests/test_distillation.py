@@ -18,6 +18,7 @@ from helpers.distillation_report import chosen_of, class_similarities, compared
 from helpers.distillation_study import (
     ALONE,
     ARMS,
+    arms_of,
     folds_of,
     head_start,
     out_of_fold,
@@ -249,7 +250,7 @@ def test_multilabel_students_learn_classes_that_the_teacher_lacks():
     learned, unseen, shown = several(200, 2, "d"), several(200, 3, "t"), several(150, 1, "o")
     student = distil(learned.images, learned.labels, CLASSES, s, master, shown.images, shown.labels)
     alone = distil(learned.images, learned.labels, CLASSES, replace(s, losses=""))
-    assert mean_precision(student, unseen) > 0.9 * mean_precision(alone, unseen) > 0.6
+    assert mean_precision(student, unseen) > 0.85 * mean_precision(alone, unseen) > 0.6
     with pytest.raises(ValueError, match="dkd needs one label"):
         Distillation(settings_of("--multilabel=1", "--losses=dkd=1"), CLASSES, master)
 
@@ -257,7 +258,9 @@ def test_multilabel_students_learn_classes_that_the_teacher_lacks():
 def test_bad_settings_are_named(teacher):
     for given, words in (
         ("--losses=cmp=2", "no loss 'cmp'"), ("--losses=kd=lots", "weight of kd"),
-        ("--draws=pairs", "draws='pairs'"), ("--losses=simkd=1,kd=1", "simkd stands alone"),
+        ("--draws=pairs", "draws='pairs'"), ("--losses=kd=-1", "weight of kd"),
+        ("--losses=kd=nan", "weight of kd"), ("--temperature=0", "temperature=0.0"),
+        ("--momentum=1", "momentum=1.0"), ("--losses=simkd=1,kd=1", "simkd stands alone"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words):
             Distillation(settings_of(given), CLASSES, teacher)
@@ -352,8 +355,31 @@ def test_images_of_one_eye_answer_together():
     scans = Scans(np.zeros((6, 1)), labels, np.array(list("aabbcc")))
     eyes = np.array(["a", "a", "b", "b", "c", "c"])
     one = compared(scans, {ALONE: p}, CLASSES, settings_of())[ALONE]
-    together = compared(scans, {ALONE: p}, CLASSES, settings_of(), eyes)[ALONE]
+    together = compared(scans, {ALONE: p}, CLASSES, settings_of(), eyes=eyes)[ALONE]
     assert one["f1"]["value"] < 1 and together["f1"]["value"] == 1
+
+
+def test_a_teacher_that_lacks_a_class_is_screened_without_simkd(scans):
+    s = replace(settings_of("--folds=3", "--seeds=1", "--steps=5"), losses="")
+    two = scans.take(scans.labels != 1)
+    found = out_of_fold(rows(120, 2), two, CLASSES, s, progress=False)
+    assert "SimKD" not in found and len(found) == len(ARMS) - 1
+    assert all(np.isfinite(p).all() and (p.sum(2) > 0).all() for p in found.values())
+    with pytest.raises(ValueError, match="arm='SimKD'"):
+        arms_of(replace(s, arm="SimKD"), CLASSES, ["NORMAL", "DME"])
+    with pytest.raises(ValueError, match="arm='kd'"):
+        arms_of(replace(s, arm="kd"), CLASSES, CLASSES)
+
+
+def test_pairs_are_screened_with_a_teacher_of_the_same_folds(scans):
+    """Features tell who an eye is and not what it has: a teacher who had seen it would know."""
+    s = replace(settings_of("--folds=3", "--seeds=1", "--steps=40"), draws="eye")
+    eyes = rows(160, 2, skill=0.0)
+    found = out_of_fold(eyes, eyes, CLASSES, s, ["KD"], progress=False)
+    report = diagnosis(eyes.labels, found["KD"], CLASSES, resamples=2)
+    assert abs(report["auroc"]["value"] - 0.5) < 0.12
+    with pytest.raises(ValueError, match="the same eyes"):
+        out_of_fold(eyes, scans, CLASSES, s, ["KD"])
 
 
 def test_every_arm_is_a_valid_setting(teacher):

@@ -127,6 +127,20 @@ def test_dkd_refuses_several_labels():
         dkd(student, teacher, torch.tensor([[1, 1, 0], [0, 0, 1]]))
 
 
+def test_dkd_of_one_class_has_nothing_to_tell_apart():
+    student = torch.ones(3, 1, requires_grad=True)
+    dkd(student, torch.zeros(3, 1), torch.ones(3, 1)).backward()
+    assert (student.grad == 0).all()
+
+
+def test_relations_are_exact_in_large_batches_with_rows_drawn_twice():
+    """Above 25 rows torch.cdist takes products, unless told not to."""
+    student, teacher = two(32, 256)
+    student, teacher = (torch.cat([side, side]) for side in (student, teacher))
+    rough = rkd(student.float(), teacher.float())
+    assert rough.item() == pytest.approx(rkd(student, teacher).item(), rel=1e-4)
+
+
 def test_multilabel_kd_by_hand():
     p, q = 1 / (1 + np.exp(-0.5)), 1 / (1 + np.exp(-0.25))
     wanted = 16 * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))

@@ -79,6 +79,8 @@ def class_similarity_alignment(student, teacher, temperature=4.0) -> torch.Tenso
 
     T^2 KL(softmax(S_teacher / T) || softmax(S_student / T)) row by row, S = ``similarities``.
     Multi-class and multilabel alike. Of C classes S has C (C - 1) / 2 free numbers: three of three.
+    A softmax forgets the mean of its logits, the cosines do not: as in the paper, whose logits are
+    those of sigmoids, they are taken as they are.
     """
     return softened_kl(similarities(student), similarities(teacher), temperature)
 
@@ -105,8 +107,8 @@ def dkd(student, teacher, labels, temperature=4.0, alpha=1.0, beta=8.0) -> torch
     """
     if len(labels) and not (labels.sum(1) == 1).all():
         raise ValueError("dkd needs one label per sample: use kd for multilabel targets")
-    if not student.numel():
-        return student.sum()
+    if not len(student) or student.shape[1] < 2:  # of one class there is nothing to tell apart
+        return 0 * student.sum()
     target = labels.bool()
 
     def parts(logits):
@@ -149,7 +151,8 @@ def rkd(student, teacher, distance=1.0, angle=2.0) -> torch.Tensor:
         return 0 * student.sum()
 
     def distances(x):
-        apart = torch.cdist(x, x)
+        # the fast way by products finds distances above 0 between equal rows
+        apart = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
         return apart / apart[apart > 0].mean() if (apart > 0).any() else apart
 
     def angles(x):

@@ -12,9 +12,9 @@ def complementarity(labels, first, second, classes, patients=None, *, resamples=
     labels (N,) or one-hot (N, K); first and second: probabilities (N, K). Returned, each {value,
     low, high, resamples} with intervals over patients: ``first`` and ``second``, shares of eyes
     that each gets wrong; ``both``, wrong in both (what a judge who always knew whom to believe
-    would get wrong); ``chance``, what ``both`` would be if errors had nothing to do with each
-    other; ``fused``, the share wrong of the mean of both; ``map`` of the two and of their mean, and
-    ``gain``, mAP of the mean minus that of the better one.
+    would get wrong); ``chance``, what ``both`` would be if errors within a class had nothing to do
+    with each other; ``fused``, the share wrong of the mean of both; ``map`` of the two and of
+    their mean, and ``gain``, mAP of the mean minus that of the better one.
     """
     truth = as_matrix(labels, len(classes)).argmax(1)
     patients = np.arange(len(truth)) if patients is None else np.asarray(patients)
@@ -25,7 +25,11 @@ def complementarity(labels, first, second, classes, patients=None, *, resamples=
              for name, p in (("first", first), ("second", second), ("fused", fused))}  # fmt: skip
     shares = {name: weights @ missed for name, missed in wrong.items()}
     shares["both"] = weights @ (wrong["first"] & wrong["second"])
-    shares["chance"] = shares["first"] * shares["second"]
+    shares["chance"] = sum(
+        (weights @ (wrong["first"] * of)) * (weights @ (wrong["second"] * of))
+        / np.where(weights @ of > 0, weights @ of, np.nan)
+        for of in (as_matrix(truth, len(classes)).T[np.unique(truth)])
+    )  # fmt: skip
     report = {name: interval(values, 0.95) for name, values in shares.items()}
     about = dict(resamples=resamples, seed=seed)
     report["map"] = {

@@ -6,6 +6,7 @@ them.
 """
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from helpers.measures.scores import FIXED_SPECIFICITY, area_under, interval, patient_weights, roc
 
@@ -16,14 +17,15 @@ OVERALL = ("map", "auroc", "sensitivity_at_90_specificity", "f1", "kappa", "cali
 def as_matrix(labels, count: int) -> np.ndarray:
     """Labels as 0/1 (N, K): whole numbers (N,) one-hot, 0/1 as it is."""
     labels = np.asarray(labels)
-    if labels.ndim == 1 and len(labels) and labels.max() >= count:
-        raise ValueError(f"Label {labels.max()}, but there are {count} classes, counted from 0")
+    if labels.ndim == 1 and len(labels) and not 0 <= labels.min() <= labels.max() < count:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise ValueError(f"Label {wrong}, but there are {count} classes, counted from 0")
     return labels.astype(float) if labels.ndim == 2 else np.eye(count)[labels]
 
 
 def diagnosis(
-    labels, probabilities, classes, patients=None, *, multilabel=False, thresholds=0.5, level=0.95,
-    resamples=1000, seed=0,
+    labels, probabilities, classes, patients=None, *, said=None, multilabel=False, thresholds=0.5,
+    level=0.95, resamples=1000, seed=0,
 ):  # fmt: skip
     """{score: {value, low, high, resamples}} for OVERALL; ``classes``: {class: the first three}.
 
@@ -31,20 +33,35 @@ def diagnosis(
     f1: mean over classes. One class out of K: the most probable one is said; kappa is Cohen's, and
     the calibration error the expected one (Guo et al. 2017) of what is said. Multilabel: what
     reaches ``thresholds`` (a number or K, chosen on other patients) is said; kappa and calibration
-    are means over classes. A class without positive or without negative samples counts in none of
-    them and is None.
+    are means over classes. ``said`` (N, K) or (S, N, K): probabilities for these three, where they
+    differ, as ``with_prevalence``. A class without positive or without negative samples counts in
+    no mean and is None; one of fewer than two patients has no interval, nor have the means then.
     """
-    labels, stack, weights = _prepared(labels, probabilities, classes, patients, resamples, seed)
-    values = [_values(labels, one, weights, multilabel, thresholds) for one in stack]
-    report = {name: interval(np.mean([v[name] for v in values], 0), level) for name in OVERALL}
+    truth, stack, weights = _prepared(labels, probabilities, classes, patients, resamples, seed)
+    _, decided, _ = _prepared(labels, probabilities if said is None else said, classes, patients, 0,
+                              seed)  # fmt: skip
+    values = [_values(truth, one, weights) | _of_decisions(truth, other, weights, multilabel,
+                                                           thresholds)
+              for one, other in zip(stack, decided)]  # fmt: skip
+    few = few_patients(truth, patients)
+
+    def entry(name, place, lonely):
+        found = interval(np.mean([v[name] if place is None else v[name][place] for v in values], 0),
+                         level)  # fmt: skip
+        return found | {"low": None, "high": None} if lonely else found
+
+    report = {name: entry(name, None, few.any()) for name in OVERALL}
     report["classes"] = {
-        name: {
-            score: interval(np.mean([v[f"{score} by class"][k] for v in values], 0), level)
-            for score in OVERALL[:3]
-        }
+        name: {score: entry(f"{score} by class", k, few[k]) for score in OVERALL[:3]}
         for k, name in enumerate(classes)
     }
     return report
+
+
+def few_patients(labels, patients=None) -> np.ndarray:
+    """Which classes of labels 0/1 (N, K) are had by exactly one patient, bool (K,)."""
+    patients = np.arange(len(labels)) if patients is None else np.asarray(patients)
+    return np.array([len(set(patients[has])) == 1 for has in labels.astype(bool).T])
 
 
 def resampled_precisions(
@@ -53,11 +70,11 @@ def resampled_precisions(
     """Average precision of each class, mean over seeds, on all patients and then on each resample:
     (K, 1 + resamples). The same seed draws the same patients for whatever probabilities."""
     labels, stack, weights = _prepared(labels, probabilities, classes, patients, resamples, seed)
-    found = [
-        [average_precision(t, p, weights) for t, p in zip(labels.astype(bool).T, one.T)]
-        for one in stack
-    ]
-    return np.mean(found, 0)
+    truth = labels.astype(bool)
+    found = [[average_precision(t, p, weights) for t, p in zip(truth.T, one.T)] for one in stack]
+    found = _defined(truth, np.mean(found, 0))
+    found[few_patients(labels, patients), 1:] = np.nan  # of one patient there is no interval
+    return found
 
 
 def gains(precisions, others, classes, *, level=0.95) -> dict:
@@ -95,9 +112,16 @@ def pooled(eyes, *arrays):
     ``eyes`` (N,) are names. What is not a number (patients, say) is that of the eye's first image.
     """
     names, first, which = np.unique(eyes, return_index=True, return_inverse=True)
-    shares = np.eye(len(names))[which].T
-    shares /= shares.sum(1, keepdims=True)
-    return [shares @ a if np.asarray(a).dtype.kind == "f" else np.asarray(a)[first] for a in arrays]
+    share = csr_array((1 / np.bincount(which)[which], (which, np.arange(len(which)))),
+                      shape=(len(names), len(which)))  # fmt: skip
+
+    def mean(a):
+        a = np.asarray(a)
+        if a.dtype.kind != "f":
+            return a[first]
+        return np.stack([share @ one for one in a]) if a.ndim == 3 else share @ a
+
+    return [mean(a) for a in arrays]
 
 
 def average_precision(positive, score, weights) -> np.ndarray:
@@ -127,25 +151,18 @@ def _prepared(labels, probabilities, classes, patients, resamples, seed):
     return labels, stack, patient_weights(patients, resamples, seed)
 
 
-def _values(labels, probabilities, weights, multilabel, thresholds, wanted=OVERALL):
-    """{score: (R,)} and {"score by class": (K, R)}."""
-    values, truth = {}, labels.astype(bool)
-    pairs = list(zip(truth.T, probabilities.T))
-    if "map" in wanted:
-        values["map by class"] = [average_precision(t, p, weights) for t, p in pairs]
-    if {"auroc", "sensitivity_at_90_specificity"} & set(wanted):
-        curves = [roc(t, p, weights) for t, p in pairs]
-        values["auroc by class"] = [area_under(*curve) for curve in curves]
-        values["sensitivity_at_90_specificity by class"] = [_fixed(*curve) for curve in curves]
-    with np.errstate(invalid="ignore"):
-        for name in list(values):
-            values[name.removesuffix(" by class")] = _mean(values[name])
-        if {"f1", "kappa", "calibration_error"} & set(wanted):
-            values |= _of_decisions(truth, probabilities, weights, multilabel, thresholds)
-    return values
+def _values(truth, probabilities, weights):
+    """{score: (R,)} and {"score by class": (K, R)} of what ranks."""
+    pairs, values = list(zip(truth.astype(bool).T, probabilities.T)), {}
+    curves = [roc(t, p, weights) for t, p in pairs]
+    values["map by class"] = _defined(truth, [average_precision(t, p, weights) for t, p in pairs])
+    values["auroc by class"] = [area_under(*curve) for curve in curves]
+    values["sensitivity_at_90_specificity by class"] = [_fixed(*curve) for curve in curves]
+    return values | {name.removesuffix(" by class"): _mean(rows) for name, rows in values.items()}
 
 
 def _of_decisions(truth, probabilities, weights, multilabel, thresholds):
+    truth = truth.astype(bool)
     if multilabel:
         said = probabilities >= thresholds
     else:
@@ -155,15 +172,22 @@ def _of_decisions(truth, probabilities, weights, multilabel, thresholds):
     total = weights.sum(1)
     if multilabel:
         agreed = [weights @ (s == t) for s, t in zip(said.T, truth.T)]
-        chance = (
-            called * there + (total[:, None] - called) * (total[:, None] - there)
-        ).T / total**2
-        kappa = _mean([_kappa(a / total, c) for a, c in zip(agreed, chance)])
+        rest = (total[:, None] - called) * (total[:, None] - there)
+        chance = (called * there + rest).T / total**2
+        kappas = [_kappa(a / total, c) for a, c in zip(agreed, chance)]
         errors = [_bins(p, t, weights) for p, t in zip(probabilities.T, truth.T)]
+        kappa, error = (_mean(_defined(truth, rows)) for rows in (kappas, errors))
     else:
         kappa = _kappa(hits.sum(1) / total, (called * there).sum(1) / total**2)
-        errors = [_bins(probabilities.max(1), (said & truth).any(1), weights)]
-    return {"f1": _mean(f1.T), "kappa": kappa, "calibration_error": _mean(errors)}
+        error = _bins(probabilities.max(1), (said & truth).any(1), weights)
+    return {"f1": _mean(_defined(truth, f1.T)), "kappa": kappa, "calibration_error": error}
+
+
+def _defined(truth, rows):
+    """NaN for classes that all samples have, or none."""
+    rows, truth = np.array(rows, float), truth.astype(bool)
+    rows[truth.all(0) | ~truth.any(0)] = np.nan
+    return rows
 
 
 def _kappa(agreement, chance):

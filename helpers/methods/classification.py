@@ -44,6 +44,7 @@ class ClassifierSettings:
     size: int = 224  # px, what images are stretched to inside
     embedding: int = 0  # numbers between the backbone's features and the head; 0: none
     dropout: float = 0.0  # before the head
+    balanced: bool = True  # rare classes weigh more, so that each counts alike
     mirror: bool = True  # left to right: a right eye becomes a left one
     augment: float = 0.5  # share of the images shifted, tilted, brightened (helpers.augment)
     batch_size: int = 16
@@ -54,6 +55,7 @@ class ClassifierSettings:
     steps: int = 200
     # for helpers.training.train
     hours: float = 0.0
+    session_hours: float = 0.0
     runs: str = "runs"
     run: str = "classifier"
     ema_half_life: float = 0.0
@@ -71,7 +73,7 @@ class Classification:
     images (B, 1 or 3, H, W) in [-1, 1] and labels, whole numbers (B,) or, multilabel, 0/1 (B, K).
     Instead of images it takes features (B, d): then only what follows the backbone learns.
 
-    labels: those of all training images; rare classes weigh more, so that each counts alike.
+    labels: those of all training images, by which rare classes weigh more, if ``balanced``.
     validation: images uint8 (N, C, H, W) and labels of other patients, or None outside the loop;
     `validate` is the loss on them, with the same weights. shown: images or features to centre and
     scale an embedding by; start: a ``Classifier`` to go on from.
@@ -103,6 +105,7 @@ class Classification:
         counts = labels.sum(0) if s.multilabel else np.bincount(labels, minlength=len(s.classes))
         rarity = len(labels) / counts.clip(1) - 1 if s.multilabel else 1 / counts.clip(1)
         weights = rarity if s.multilabel else rarity * len(labels) / len(s.classes)
+        weights = weights if s.balanced else np.ones_like(weights)
         self.class_weights = torch.tensor(weights, dtype=torch.float32)
         self.validation, self.steps_done = validation, 0
 

@@ -24,7 +24,7 @@ from helpers.methods.classification import (
     varied,
 )
 from helpers.networks.classifiers import Classifier, Network
-from helpers.processes import average_gradients
+from helpers.processes import average_gradients, everyones
 
 BY_CLASS = ("cpm", "csa")
 BY_SAMPLE = ("kd", "dkd", "fitnets", "rkd", "sp", "simkd")
@@ -39,11 +39,16 @@ class Side:
     projected: torch.Tensor  # (B, d) in the teacher's terms; of the teacher the same
     logits: torch.Tensor  # (B, C)
     labels: torch.Tensor  # 0/1 (B, C)
+    plain: torch.Tensor  # (B, C) logits without dropout, by which the gate compares
     multilabel: bool
 
     @property
-    def probabilities(self) -> torch.Tensor:
-        return self.logits.sigmoid() if self.multilabel else self.logits.softmax(1)
+    def answers(self):
+        """Probabilities and labels of the samples that have a shared class at all."""
+        known = slice(None) if self.multilabel else self.labels.sum(1) > 0
+        logits = self.plain[known].detach()
+        found = logits.sigmoid() if self.multilabel else logits.softmax(1)
+        return found, self.labels[known]
 
 
 def loss_weights(text: str) -> dict[str, float]:
@@ -58,8 +63,12 @@ def loss_weights(text: str) -> dict[str, float]:
             )
         try:
             found[name] = float(weight or 1)
+            if not 0 <= found[name] < float("inf"):
+                raise ValueError
         except ValueError:
-            raise ValueError(f"losses={text!r}: the weight of {name} is a number.") from None
+            raise ValueError(
+                f"losses={text!r}: the weight of {name} is a number from 0 on."
+            ) from None
     return found
 
 
@@ -95,6 +104,10 @@ class Distillation:
         self.weights = loss_weights(s.losses)
         if s.draws not in DRAWS:
             raise ValueError(f"draws={s.draws!r}: choose one of {', '.join(DRAWS)}.")
+        if not s.temperature > 0:
+            raise ValueError(f"temperature={s.temperature}: choose a number above 0.")
+        if not 0 <= s.momentum < 1:
+            raise ValueError(f"momentum={s.momentum}: choose a number from 0 to below 1.")
         if self.weights and teacher is None:
             raise ValueError(f"losses={s.losses!r} need a teacher: give one, or losses='' for none")
         if s.multilabel and "dkd" in self.weights:
@@ -164,17 +177,19 @@ class Distillation:
         labels, their_labels = (one_hot(given, count) for given in (labels, their_labels))
         with accelerator.autocast():
             features = student.embed(varied(images, s))
-            logits = student.head(student.dropout(features)).float()
+            logits, plain = student.head(student.dropout(features)), student.head(features.detach())
             projector = self.networks.get("projector")
             projected = projector(features) if projector else features
         # the classes' means are those of all processes' samples
-        features, projected, logits, labels = (
-            everyones(part.float(), accelerator) for part in (features, projected, logits, labels)
+        features, projected, logits, plain, labels = (
+            everyones(part.float(), accelerator)
+            for part in (features, projected, logits, plain, labels)
         )
         total = self.classification(logits, labels) * ("simkd" not in self.weights)
         record = {"loss_classification": float(total.detach())}
         if self.teacher is not None:
-            side = Side(features, projected, logits[:, self.own], labels[:, self.own], s.multilabel)
+            logits, plain, labels = (part[:, self.own] for part in (logits, plain, labels))
+            side = Side(features, projected, logits, labels, plain.detach(), s.multilabel)
             shown, teacher_loss = self._ask_teacher(their_images, their_labels, accelerator)
             terms, counts = self.terms(side, shown)
             record |= {
@@ -199,7 +214,9 @@ class Distillation:
         if not self.settings.teacher_learns:
             self.teacher.to(self.averaged.head.weight)
         with torch.set_grad_enabled(self.settings.teacher_learns), accelerator.autocast():
-            if images.ndim == 4:
+            if self.settings.teacher_learns:
+                images = varied(images, self.settings)
+            elif images.ndim == 4:
                 images = images.contiguous(memory_format=torch.channels_last)
             features = self.teacher.embed(images)
             logits = self.teacher.head(self.teacher.dropout(features)).float()
@@ -207,7 +224,7 @@ class Distillation:
             everyones(part.float(), accelerator) for part in (features, logits, labels)
         )
         logits, labels = logits[:, self.theirs], labels[:, self.own]
-        side = Side(features, features, logits, labels, self.settings.multilabel)
+        side = Side(features, features, logits, labels, logits, self.settings.multilabel)
         return side, self.classification(logits, labels)
 
     def classification(self, logits, labels) -> torch.Tensor:
@@ -227,9 +244,8 @@ class Distillation:
         s, found = self.settings, {}
         open_ = torch.ones(student.logits.shape[1], dtype=torch.bool, device=student.logits.device)
         if s.gate:
-            open_ = losses.gate(
-                student.probabilities, teacher.probabilities, student.labels, teacher.labels
-            )
+            (own, truth), (theirs, their_truth) = student.answers, teacher.answers
+            open_ = losses.gate(own, theirs, truth, their_truth)
         both = open_ & (student.labels.sum(0) > 0) & (teacher.labels.sum(0) > 0)
         counts = {"shared": float(both.sum())}
         if set(self.weights) & set(BY_CLASS):
@@ -285,7 +301,8 @@ class Distillation:
         draws are independent, a random row of the same labels. Only rows of open classes."""
         rows = torch.arange(len(labels), device=labels.device)
         if self.settings.draws == "independent":
-            draw = torch.rand(len(labels), len(their_labels), device=labels.device)
+            chance = torch.Generator().manual_seed(self.steps_done)  # alike in all processes
+            draw = torch.rand(len(labels), len(their_labels), generator=chance).to(labels.device)
             others, alike = losses.partners(labels, their_labels, draw)
         else:
             others, alike = rows, (labels == their_labels).all(1)
@@ -333,15 +350,6 @@ class Distillation:
         self.steps_done, self.remembered = state["steps_done"], state["remembered"]
 
 
-def everyones(mine: torch.Tensor, accelerator) -> torch.Tensor:
-    """The rows (B, d) of all processes; only this one's have a gradient."""
-    if accelerator.num_processes == 1:
-        return mine
-    parts = list(accelerator.gather(mine.detach().contiguous()).split(len(mine)))
-    parts[accelerator.process_index] = mine
-    return torch.cat(parts)
-
-
 def distil(
     images, labels, classes, settings, teacher=None, their_images=None, their_labels=None, *,
     start=None,
@@ -353,6 +361,7 @@ def distil(
     """
     with seeded(settings.seed):
         method = Distillation(settings, classes, teacher, shown=images, start=start)
+        torch.manual_seed(settings.seed)  # a projector has drawn more: the same dropout for all
         if teacher is None:
             their_images, their_labels = images, labels
         levels, their_levels = levels_of(images), levels_of(their_images)

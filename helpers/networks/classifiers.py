@@ -62,6 +62,7 @@ class Network(torch.nn.Module):
                     f"backbone={backbone!r}: its ImageNet weights cannot be had here ({error}). "
                     f"Use {PACKAGED[0]}, whose weights come with a package, or pretrained=False."
                 ) from error
+        self.keeps_statistics = bool(embedding and pretrained)
         width = self.backbone.head_hidden_size
         self.embedding = Embedding(width, embedding) if embedding else torch.nn.Identity()
         self.dropout = torch.nn.Dropout(dropout)
@@ -71,10 +72,10 @@ class Network(torch.nn.Module):
             self.register_buffer(name, values, persistent=False)
 
     def train(self, mode=True):
-        """With an embedding, which is centred once, the backbone's BatchNorm goes on normalising by
-        the statistics it came with: those of a batch would move everything the head learned."""
+        """With an embedding, which is centred once, a pretrained backbone's BatchNorm goes on
+        normalising by its own statistics: those of a batch would move all that the head learned."""
         super().train(mode)
-        for layer in self.backbone.modules() if isinstance(self.embedding, Embedding) else ():
+        for layer in self.backbone.modules() if self.keeps_statistics else ():
             if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
                 layer.eval()
         return self
