@@ -305,7 +305,7 @@ if not settings.teacher:
 
 # %%
 teacher = load_classifier(settings.teacher or runs["teacher"].folder)
-ways = [scans.images] if pairs else [scans.images, scans.images[..., ::-1]]  # and mirrored
+ways = [scans.images] if pairs else [scans.images, scans.images[..., ::-1].copy()]  # mirrored
 said, their_labels = np.concatenate([teacher.features(way) for way in ways]), scans.labels
 their_labels = np.concatenate([their_labels] * len(ways))
 fingerprint = hashlib.sha256(b"".join(w.numpy().tobytes() for w in teacher.network.parameters()))
