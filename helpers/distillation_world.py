@@ -87,6 +87,7 @@ def gain_map(world: World, settings, *, labelled=(5, 20, 80), noise=(0.0, 0.4), 
     of the student's own eyes, which it has not seen before. Means over ``settings.seeds`` choices
     of labelled eyes, wrong labels, and starts. ValueError if there are fewer eyes than labelled.
     """
+    settings = replace(settings, multilabel=False, draws="label")  # as this world and MAPPED are
     classes, count = world.classes, len(world.classes)
     first, second, test = thirds(world)
     most = (second.stop - second.start) // count
@@ -137,6 +138,7 @@ def _labelled(world, second, n, wrong, seed):
 def overlaps(world: World, settings) -> dict:
     """{title: complementarity} of a classifier of OCT and one of DFE, both taught with two thirds
     of the same eyes, on the last third; for every share of the disease that each shows but 0."""
+    settings = replace(settings, multilabel=False)  # an eye of this world has one class
     first, second, test = thirds(world)
     learned, labels = slice(second.stop), world.labels
     said = {
