@@ -62,7 +62,6 @@ class Network(torch.nn.Module):
                     f"backbone={backbone!r}: its ImageNet weights cannot be had here ({error}). "
                     f"Use {PACKAGED[0]}, whose weights come with a package, or pretrained=False."
                 ) from error
-        self.keeps_statistics = bool(embedding and pretrained)
         width = self.backbone.head_hidden_size
         self.embedding = Embedding(width, embedding) if embedding else torch.nn.Identity()
         self.dropout = torch.nn.Dropout(dropout)
@@ -72,10 +71,11 @@ class Network(torch.nn.Module):
             self.register_buffer(name, values, persistent=False)
 
     def train(self, mode=True):
-        """With an embedding, which is centred once, a pretrained backbone's BatchNorm goes on
-        normalising by its own statistics: those of a batch would move all that the head learned."""
+        """With an embedding, which is centred once, the backbone's BatchNorm goes on normalising
+        by the statistics it came with: those of a batch would move all that the head learned.
+        (Those of a backbone that is not pretrained are 0 and 1: it then normalises nothing.)"""
         super().train(mode)
-        for layer in self.backbone.modules() if self.keeps_statistics else ():
+        for layer in self.backbone.modules() if isinstance(self.embedding, Embedding) else ():
             if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
                 layer.eval()
         return self
