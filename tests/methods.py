@@ -146,7 +146,6 @@ METHODS = {
         losses="cpm=2,csa=1,kd=1,dkd=1,fitnets=1,rkd=1,sp=1",
         teacher_learns=1,
         momentum=0.9,
-        gate=1,
     ),
     "pix2pix": partial(
         translator, method=Pix2pix, cls=config.TrainPix2pix, paired=True, l1=10, network="unet"
