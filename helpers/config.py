@@ -308,7 +308,7 @@ PRESET_VALUES = {
     "Distil": {
         "tiny": dict(size=64, n_simulated=12, batch_size=8, embedding=16, screen_steps=4, folds=2,
                      seeds=1, steps=4, log_every=8, validate_every=16),
-        "demo": dict(size=128),
+        "demo": dict(size=128, dfe_framing="macula", screen_steps=200, seeds=1, steps=100),
         "colab": dict(data="oct2017", dfe="odir", classes="NORMAL,DRUSEN+AMD_DRY,DME+DR",
                       most=6000, steps=3000),
         "kaggle": dict(data="oct2017", dfe="odir", classes="NORMAL,DRUSEN+AMD_DRY,DME+DR",

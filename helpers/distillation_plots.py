@@ -62,7 +62,7 @@ def gain_maps(cells, *, caption="", path=None):
                         alike = len({gain > 0 for gain in cell["seeds"]}) == 1
                         clear = alike and (cell["low"] > 0 or cell["high"] < 0)
                         cell_axes.text(
-                            x, y, f"{values[y, x]:+.1f}", ha="center", va="center", fontsize=7,
+                            x, y, f"{values[y, x]:+.1f}", ha="center", va="center", fontsize=6,
                             color="white" if abs(values[y, x]) > 0.6 * most else REAL,
                             fontweight="bold" if clear else "normal",
                         )  # fmt: skip

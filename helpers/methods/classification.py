@@ -305,10 +305,13 @@ def run_steps(method, draw, *, features=False, progress=False):
         method.optimizers = {
             name: accelerator.prepare_optimizer(o) for name, o in method.optimizers.items()
         }
-    stream = draw(device=accelerator.device)
+    stream, threads = draw(device=accelerator.device), torch.get_num_threads()
+    if features:  # matrices this small gain nothing by several threads, and suffer beside others
+        torch.set_num_threads(1)
     with without_gpu() if features else nullcontext():
         for _ in trange(s.steps, desc="classifier", disable=not progress):
             method.step(next(stream), accelerator)
+    torch.set_num_threads(threads)
 
 
 def levels_of(images) -> np.ndarray:
