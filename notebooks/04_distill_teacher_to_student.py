@@ -491,8 +491,7 @@ print(config.shown(target))
 #   loss does to a backbone is seen in one arm only, the chosen one, and in plain KD.
 # - Intervals are over patients. They leave out what another training would give; that is why seeds
 #   stand beside them, and cells of the map are bold only if all seeds agree.
-# - The gate asks how good the teacher is on scans it has learned by heart, as published, and hence
-#   hardly ever shuts.
+# - The gate asks how good the teacher is on scans it has learned by heart, and hence seldom shuts.
 # - In the simulation the errors of both modalities are independent given the disease, because noise
 #   is drawn for each apart. Real eyes with a cloudy lens are hard for both.
 # - Grad-CAM shows where evidence lies, coarsely, not whether it is the right evidence.
