@@ -67,10 +67,9 @@ def distillation_batches(
     drawn equally often.
     """
     labels, their_labels = np.asarray(labels), np.asarray(their_labels)
-    both = np.concatenate(
-        [labels.reshape(len(labels), -1), their_labels.reshape(len(their_labels), -1)]
-    )
-    codes = np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)
+    known = their_labels.any(0) if their_labels.ndim == 2 else slice(None)  # what they can show
+    both = [part.reshape(len(part), -1)[:, known] for part in (labels, their_labels)]
+    codes = np.unique(np.concatenate(both), axis=0, return_inverse=True)[1].reshape(-1)
     own, theirs = codes[: len(labels)], codes[len(labels) :]
 
     def order(codes, labels):

@@ -53,7 +53,9 @@ def prevalence_of(scans, classes) -> np.ndarray:
 
 def chosen_of(report: dict) -> str:
     """The arm with the best mAP among those that distil."""
-    values = {name: arm["map"]["value"] for name, arm in report.items() if ARMS[name]["losses"]}
+    values = {
+        name: arm["map"]["value"] for name, arm in report.items() if ARMS[name].get("losses", True)
+    }
     return max(values, key=values.get)
 
 

@@ -9,6 +9,7 @@ import torch
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm.auto import tqdm
 
+from helpers.config import Distil
 from helpers.distillation_data import distillation_batches, one_hot
 from helpers.measures.usefulness import Scans
 from helpers.methods.classification import ClassifierSettings, fit, run_steps, seeded
@@ -35,6 +36,7 @@ ARMS = {  # what differs from the settings; CPM and CSA weigh what the paper giv
     "FDDM, momentum 0.9": dict(losses="cpm=2,csa=1", momentum=0.9),
     "FDDM, independent": dict(losses="cpm=2,csa=1", draws="independent"),
     "KD, independent": dict(losses="kd=1", draws="independent"),
+    "as set": {},  # the settings themselves, where OCT_LOSSES asks for something else
 }
 ONE_LABEL = ("DKD", "label smoothing")  # make sense only where every image has one label
 
@@ -43,8 +45,10 @@ def arms_of(settings, classes, known) -> list[str]:
     """The names of ARMS that make sense: with several labels an image, and where the teacher knows
     only some of the ``classes``, some do not. ValueError for ``settings.arm`` that is none."""
     some = [name for name in ARMS if not (settings.multilabel and name in ONE_LABEL)]
+    if settings.losses == Distil.losses:
+        some.remove("as set")
     if list(known) != list(classes):
-        some = [name for name in some if "simkd" not in ARMS[name]["losses"]]
+        some.remove("SimKD")
     if settings.arm and settings.arm not in some:
         raise ValueError(f"arm={settings.arm!r}: choose one of {', '.join(some)}.")
     return some
