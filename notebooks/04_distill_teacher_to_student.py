@@ -463,7 +463,7 @@ plots.compact(figure)
 # - Where the photograph shows nothing, nothing helps, pairs included.
 # - While labels are right, no teacher helps. The student's own labels say more about its classes
 #   than a teacher of other eyes does.
-# - With two labels in five wrong, *pairs* are worth 5 to 25 points: what the teacher reads in the
+# - With two labels in five wrong, *pairs* are worth 6 to 25 points: what the teacher reads in the
 #   scan of **this** eye is better than the label.
 # - There FDDM without pairs gains 3 points too, given enough photographs, and **just as many from a
 #   teacher that sees a fifth of the disease**. So it is not what OCT knows that helps: pulling each
