@@ -42,8 +42,8 @@ class TrainGan:
     runs: str = "runs"
     run: str = ""  # name of the run's folder; empty: the model's name
     # what
-    model: str = "dcgan"  # dcgan | residual
-    conditional: bool = False  # one network for every class of the source; residual only
+    model: str = "dcgan"  # dcgan | residual | stylegan
+    conditional: bool = False  # one network for every class of the source; residual, stylegan
     recipe: str = "best"  # paper | best; a field below that is set wins over the recipe
     # below, None: as the recipe has it (helpers.recipes)
     loss: str | None = None  # bce | hinge | relativistic
@@ -53,11 +53,13 @@ class TrainGan:
     penalty_fine: float | None = None  # weight of detail under 2 px in R1 and R2; 1: all alike
     z_dim: int | None = None  # length of the noise vector
     width: int | None = None  # channels next to the image, doubled with every halving
-    blocks: int | None = None  # residual blocks at each resolution, of the generator
+    blocks: int | None = None  # residual blocks at each resolution; stylegan: of the mapping
     blocks_discriminator: int | None = None
     upsample: str | None = None  # transposed | nearest
     norm: str | None = None  # of the discriminator: batch | none
     minibatch_std: bool | None = None  # the discriminator sees the batch's spread
+    mixing: float | None = None  # share of scans with the styles of two; stylegan
+    path_length: float | None = None  # weight of the path-length penalty; stylegan
     mirror: bool | None = None  # real scans are mirrored at random (right eye, left eye)
     augment: float | None = None  # share of scans shown changed to the discriminator; 0: off
     overfitting: float | None = None  # that the share is adapted to keep; 0: the share is fixed
@@ -82,6 +84,21 @@ class TrainGan:
     validate_every: int = 4000
     validation_images: int = 200  # synthetic scans per validation
     report_images: int = 500  # synthetic scans in the final report
+
+
+@dataclass
+class ExploreStyles(TrainGan):
+    """Notebook 07: what notebook 02 takes, and what is explored."""
+
+    model: str = "stylegan"
+    trainings: int = 2  # with seeds seed, seed + 1, ...: what is found has to return in the second
+    trained: str = ""  # trained runs to explore in their place, separated by commas
+    draws: int = 2000  # scans drawn, to which directions are fitted
+    tested: int = 64  # others, on which directions are tested
+    components: int = 6  # principal components of W that are looked at
+    modes: int = 6  # groups of real scans
+    projected: int = 8  # scans of unseen patients that are projected
+    projection_steps: int = 300
 
 
 @dataclass
@@ -287,6 +304,17 @@ PRESET_VALUES = {
         "kaggle": dict(data="oct2017", hours=10.5, session_hours=11.5, log_every=6000,
                        validate_every=60_000),
     },
+    "ExploreStyles": {
+        "tiny": dict(size=64, n_simulated=24, width=4, batch_size=8, steps=4, log_every=16,
+                     validate_every=48, validation_images=8, report_images=40, draws=120, tested=8,
+                     components=2, modes=2, projected=2, projection_steps=4,
+                     trained="styles-0,styles-1"),
+        "demo": dict(size=128, n_simulated=200, hours=0.12, validate_every=6000,
+                     validation_images=100, draws=1500),
+        "colab": dict(data="oct2017", hours=1.5, log_every=4000, validate_every=40_000),
+        "kaggle": dict(data="oct2017", hours=5.2, session_hours=11.5, log_every=6000,
+                       validate_every=60_000),
+    },
     "TrainCyclegan": {
         "tiny": dict(size=64, n_simulated=10, width=4, blocks=1, steps=6, log_every=2,
                      validate_every=4),
@@ -322,7 +350,7 @@ PRESET_VALUES = {
     },
 }  # fmt: skip
 PATHS = ("data", "dfe", "runs", "synthetic", "contrast", "teacher")
-NOTEBOOKS = (Explore, TrainGan, TrainCyclegan, Distil, Evaluate, TrainPix2pix)
+NOTEBOOKS = (Explore, TrainGan, TrainCyclegan, Distil, Evaluate, TrainPix2pix, ExploreStyles)
 
 
 def root() -> Path:

@@ -24,6 +24,7 @@ from helpers.checkpoint import weights_hash as hash_of
 NETWORKS = {
     "dcgan": ("helpers.networks.dcgan", "Generator"),
     "residual": ("helpers.networks.residual_gan", "Generator"),
+    "stylegan": ("helpers.networks.stylegan", "Generator"),
     "translator": ("helpers.networks.translators", "Translator"),
 }
 SHIPPED = Path(__file__).with_name("weights")  # NAME.safetensors, asked for by NAME

@@ -15,17 +15,17 @@ RECIPES = {
         "paper": dict(
             loss="bce", gamma=0.0, balance=0.0, penalty_every=1, penalty_fine=1.0, z_dim=100,
             channels=512, blocks=0, blocks_discriminator=0, upsample="transposed", norm="batch",
-            minibatch_std=False, mirror=False, augment=0.0, overfitting=0.0, batch_size=64, lr=2e-4,
-            lr_discriminator=2e-4, beta1=0.5, beta2=0.999, ema_half_life=0.0, ema_ramp=0.0,
-            precision="fp32",
+            minibatch_std=False, mixing=0.0, path_length=0.0, mirror=False, augment=0.0,
+            overfitting=0.0, batch_size=64, lr=2e-4, lr_discriminator=2e-4, beta1=0.5, beta2=0.999,
+            ema_half_life=0.0, ema_ramp=0.0, precision="fp32",
         ),
         # What trains better on OCT; the README's table says by how much each change does.
         "best": dict(
             loss="bce", gamma=0.0, balance=0.0, penalty_every=1, penalty_fine=1.0, z_dim=100,
             channels=256, blocks=0, blocks_discriminator=0, upsample="transposed", norm="batch",
-            minibatch_std=False, mirror=True, augment=0.3, overfitting=0.0, batch_size=16, lr=4e-4,
-            lr_discriminator=4e-4, beta1=0.5, beta2=0.999, ema_half_life=2_000.0, ema_ramp=0.3,
-            precision="auto",
+            minibatch_std=False, mixing=0.0, path_length=0.0, mirror=True, augment=0.3,
+            overfitting=0.0, batch_size=16, lr=4e-4, lr_discriminator=4e-4, beta1=0.5, beta2=0.999,
+            ema_half_life=2_000.0, ema_ramp=0.3, precision="auto",
         ),
     },
     "residual": {
@@ -33,9 +33,19 @@ RECIPES = {
         "best": dict(
             loss="relativistic", balance=0.5, penalty_every=4, penalty_fine=0.1, z_dim=64,
             channels=256, blocks=1, blocks_discriminator=0, upsample="bilinear", norm="none",
-            minibatch_std=False, mirror=True, augment=0.3, overfitting=0.0, batch_size=16, lr=5e-4,
-            lr_discriminator=5e-4, beta1=0.5, beta2=0.9, ema_half_life=1_000.0, ema_ramp=0.3,
-            precision="auto",
+            minibatch_std=False, mixing=0.0, path_length=0.0, mirror=True, augment=0.3,
+            overfitting=0.0, batch_size=16, lr=5e-4, lr_discriminator=5e-4, beta1=0.5, beta2=0.9,
+            ema_half_life=1_000.0, ema_ramp=0.3, precision="auto",
+        ),
+    },
+    "stylegan": {
+        # The residual GAN's discriminator, losses and augmentation.
+        "best": dict(
+            loss="relativistic", balance=0.5, penalty_every=4, penalty_fine=0.1, z_dim=128,
+            channels=256, blocks=4, blocks_discriminator=0, upsample="bilinear", norm="none",
+            minibatch_std=False, mirror=True, augment=0.3, overfitting=0.0, mixing=0.0,
+            path_length=0.0, batch_size=16, lr=5e-3, lr_discriminator=5e-4, beta1=0.5, beta2=0.9,
+            ema_half_life=1_000.0, ema_ramp=0.3, precision="auto",
         ),
     },
 }  # fmt: skip
@@ -64,16 +74,16 @@ def with_recipe(settings):
     """
     _check(settings, {"model": RECIPES, "size": dcgan.SIZES})
     _check(settings, {"recipe": RECIPES[settings.model]})
-    residual = settings.model == "residual"
+    plain = settings.model != "dcgan"  # no normalisation, and so penalties
     recipe = dict(RECIPES[settings.model][settings.recipe])
     recipe["width"] = recipe.pop("channels") * 8 // settings.size
-    if residual:
+    if plain:
         recipe["gamma"] = penalty_weight(settings.size)
         if settings.gamma is not None or settings.loss not in (None, "relativistic"):
             recipe["balance"] = 0.0  # a gamma that was asked for stays
     missing = {name: value for name, value in recipe.items() if getattr(settings, name) is None}
     settings = dataclasses.replace(settings, **missing)
-    networks = residual_gan if residual else dcgan
+    networks = residual_gan if plain else dcgan
     choices = {"loss": LOSSES, "norm": networks.NORMS, "upsample": networks.UPSAMPLES}
     _check(settings, {**choices, "precision": PRECISIONS})
     if settings.gamma and settings.norm == "batch":
@@ -91,11 +101,18 @@ def with_recipe(settings):
             f"balance={settings.balance}: choose 0 (a fixed gamma) or a loss below log 2 = 0.69, "
             "that of a discriminator that tells nothing apart."
         )
-    if settings.conditional and not residual:
-        raise ValueError("conditional=1: only model=residual takes a class; set it, or 0.")
-    if residual and settings.minibatch_std:
+    if settings.conditional and not plain:
+        raise ValueError("conditional=1: only residual and stylegan take a class; set it, or 0.")
+    if plain and settings.minibatch_std:
         raise ValueError("minibatch_std=1: the residual discriminator judges each scan alone.")
-    least = {"penalty_every": 1, "blocks": int(residual), "blocks_discriminator": 0}
+    if settings.model != "stylegan" and (settings.mixing or settings.path_length):
+        raise ValueError("mixing and path_length are of styles: set model=stylegan, or both to 0.")
+    if not 0 <= settings.mixing <= 1 or settings.path_length < 0:
+        raise ValueError(
+            f"mixing={settings.mixing}, path_length={settings.path_length}: choose a share between "
+            "0 and 1, and a weight of 0 or more."
+        )
+    least = {"penalty_every": 1, "blocks": int(plain), "blocks_discriminator": 0}
     for name, low in least.items():
         if getattr(settings, name) < low:
             raise ValueError(f"{name}={getattr(settings, name)}: choose at least {low}.")

@@ -80,6 +80,7 @@ OURS = {
     "paper": ["--recipe=paper"],
     "best": ["--recipe=best"],
     "residual": ["--model=residual", "--recipe=best"],
+    "stylegan": ["--model=stylegan", "--recipe=best"],
 }
 # What lightweight_gan's command line takes if nothing is said (its classes have other defaults),
 # without what it draws and saves on its way. aug_prob=None: it takes 0.3 for few images.

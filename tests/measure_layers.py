@@ -18,24 +18,16 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from helpers.measures.layers import SURFACES, WORK, find_drusen, read_all
+from helpers.measures.true_layers import true_lift
 from helpers.preprocess import clean_oct, read_image
 from helpers.simulate import CONDITIONS, make_eye
 
-PIGMENT_UM = 21.0  # the simulated RPE's own thickness
 GROUPS = (
     [(c, {}) for c in CONDITIONS]
     + [(f"{c} grade {g}", {"grade": g}) for c in CONDITIONS[1:] for g in (0.1, 0.5, 1.0)]
     + [(f"DRUSEN {s} px", {"size": s}) for s in (64, 128, 512)]
     + [(f"{c} wedge", {"wedge": True}) for c in CONDITIONS[:2]]
 )
-
-
-def true_lift(truth):
-    """How far the RPE is lifted off BM, in px of 256, on 256 columns."""
-    lift = truth.heights_um["RPE"] - PIGMENT_UM
-    lift = lift / (truth.oct_um_per_px[1] * len(lift) / WORK)
-    at = (np.arange(WORK) + 0.5) * len(lift) / WORK - 0.5
-    return np.interp(at, np.arange(len(lift)), lift)
 
 
 def matched(found, true, slack=3):

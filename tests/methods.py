@@ -129,6 +129,7 @@ def distillation(folder, **changes):
 
 CLASSES = ("DRUSEN", "NORMAL")
 RESIDUAL = dict(model="residual", penalty_every=3)
+STYLE = dict(model="stylegan", penalty_every=3)
 
 # name: function of a folder and of settings to change -> the four arguments of train
 METHODS = {
@@ -137,6 +138,8 @@ METHODS = {
     "gan penalties": partial(gan, loss="relativistic", gamma=1, norm="none"),
     "gan residual": partial(gan, **RESIDUAL),
     "gan conditional, adaptive": partial(gan, **RESIDUAL, conditional=1, overfitting=0.3),
+    "gan stylegan": partial(gan, **STYLE, path_length=2),
+    "gan stylegan, conditional": partial(gan, **STYLE, conditional=1, overfitting=0.3),
     "classification": classification,
     "cyclegan": partial(translator, method=CycleGAN, network="resnet"),
     "cut": partial(translator, method=CUT, model="cut", network="column"),

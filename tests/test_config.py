@@ -110,8 +110,11 @@ WRONG = {
     "--balance=0.5 --loss=hinge": "balance=0.5: gamma is adapted for loss=relativistic",
     "--balance=0.5 --gamma=0": "balance=0.5.*from a gamma above 0",
     "--size=96": "size=96",
-    "--model=residual2": "model='residual2': choose one of dcgan, residual",
-    "--model=dcgan --conditional=1": "conditional=1: only model=residual",
+    "--model=residual2": "model='residual2': choose one of dcgan, residual, stylegan",
+    "--model=dcgan --conditional=1": "conditional=1: only residual and stylegan",
+    "--mixing=0.5": "mixing and path_length are of styles",
+    "--model=stylegan --mixing=2": "mixing=2.0.*a share between 0 and 1",
+    "--model=stylegan --path_length=-1": "path_length=-1.0",
     "--model=dcgan --penalty_every=0": "penalty_every=0",
 }
 

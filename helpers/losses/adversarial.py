@@ -5,6 +5,8 @@ A logit above 0 means that the discriminator takes the image for real. Every fun
 when its owner does better, and averages over the batch.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -80,3 +82,19 @@ def zero_centred_penalty(logits: torch.Tensor, images: torch.Tensor, fine=1.0) -
         coarse = F.avg_pool2d(gradient, 2).square().sum(dim=(1, 2, 3)) * 4
         penalty = penalty + (1 - fine) * coarse
     return penalty.mean()
+
+
+def path_lengths(images: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
+    """How far a picture moves per step in W, (B,): ||J_w^T y|| with y = N(0, I) / sqrt(H W)
+    (StyleGAN2, Karras et al., CVPR 2020, section 3.2).
+
+    ``images`` (B, C, H, W) are drawn from ``styles`` (B, levels, latent), which require a gradient;
+    as there, the norm is the root of the mean over levels. If the length is the same everywhere, a
+    step of one size in W changes every eye as much: then directions in W mean something. The
+    penalty is (length - a)^2, a their running mean. The graph is kept.
+    """
+    draw = torch.randn(len(images), *images.shape[1:], device=images.device)
+    height, width = images.shape[-2:]
+    projected = (images.float() * draw).sum() / math.sqrt(height * width)
+    (gradient,) = torch.autograd.grad(projected, styles, create_graph=True)
+    return gradient.float().square().sum(2).mean(1).sqrt()

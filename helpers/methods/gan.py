@@ -11,16 +11,17 @@ import numpy as np
 import torch
 
 from helpers.augment import AdaptiveShare, augment, mirror
-from helpers.losses.adversarial import LOSSES, zero_centred_penalty
+from helpers.losses.adversarial import LOSSES, path_lengths, zero_centred_penalty
 from helpers.measures.distances import kernel_distance
 from helpers.measures.texture import at_size
-from helpers.networks import dcgan, residual_gan
+from helpers.networks import dcgan, residual_gan, stylegan
 from helpers.processes import average_gradients
 
 EARLY = 5000  # images before which a bad state is no alarm
 COLLAPSED = 0.05  # of the validation scans' variance in features, that of the synthetic ones
 DOUBLES = 4000  # images in which gamma doubles or halves while it is adapted
 MEMORY = 0.98  # of the mean of the discriminator's loss, per step
+PATH_EVERY, PATH_MEMORY = 8, 0.99  # steps from one path-length penalty to the next; of its mean
 BLIND, SURE = 0.68, 0.02  # losses of a relativistic discriminator that tells nothing; everything
 
 
@@ -28,12 +29,13 @@ def build(settings, classes=()):
     """The two networks of ``settings`` (a ``config.TrainGan``) and what rebuilds the generator."""
     s = settings
     arguments = {"size": s.size, "width": s.width}
-    if s.model == "residual":
-        arguments |= {"latent": s.z_dim, "blocks": s.blocks, "classes": len(classes)}
+    if s.model in ("residual", "stylegan"):
+        arguments |= {"latent": s.z_dim, "classes": len(classes)}
+        arguments |= {"layers": s.blocks} if s.model == "stylegan" else {"blocks": s.blocks}
+        generator = (stylegan if s.model == "stylegan" else residual_gan).Generator(**arguments)
         discriminator = residual_gan.Discriminator(
             s.size, s.width, s.blocks_discriminator, len(classes)
         )
-        generator = residual_gan.Generator(**arguments)
     else:
         arguments |= {"z_dim": s.z_dim, "upsample": s.upsample}
         generator = dcgan.Generator(**arguments)
@@ -89,6 +91,7 @@ class GAN:
         unseen = at_size(validation, s.size) if s.overfitting else None
         self.share = AdaptiveShare(s.augment, s.overfitting, unseen)
         self.steps, self.gamma, self.mean_loss = 0, s.gamma, s.balance or math.log(2) / 2
+        self.path_mean = 0.0
 
     def step(self, batch, accelerator) -> dict[str, float]:
         """One update of the discriminator, then of the generator, from real scans (B, 1, S, S).
@@ -102,7 +105,7 @@ class GAN:
             real = mirror(real)
         z = torch.randn(len(real), generator.z_dim, device=real.device)
         with accelerator.autocast():
-            fake = generator(z, *labels)
+            fake = generator.mixed(z, s.mixing, *labels) if s.mixing else generator(z, *labels)
 
         due = self.gamma > 0 and self.steps % s.penalty_every == 0
         shown_real = augment(real, self.share.value).requires_grad_(due)
@@ -129,14 +132,31 @@ class GAN:
             record |= self.share.adapt(discriminator, on_real, on_fake, self.judged, accelerator,
                                        *labels)  # fmt: skip
         discriminator.requires_grad_(True)
-        self._update("generator", loss, accelerator)
         record["loss_generator"] = loss.detach()
+        if s.path_length and self.steps % PATH_EVERY == 0:
+            loss = loss + PATH_EVERY * s.path_length * self._bends(z, labels, record, accelerator)
+        self._update("generator", loss, accelerator)
         margin = on_real - on_fake if s.loss == "relativistic" else on_real
         record["sign_real"] = margin.detach().sign().mean()  # 1: every real scan is recognised
         self.steps += 1
         if s.gamma:
             self._weigh(record, len(real), accelerator)
         return {name: float(value) for name, value in record.items()}
+
+    def _bends(self, z, labels: list, record: dict, accelerator) -> torch.Tensor:
+        """The path-length penalty (StyleGAN2, equation 4): squared distance of the lengths, at
+        these z, from their running mean."""
+        generator = self.networks["generator"]
+        with accelerator.autocast():
+            styles = generator.styles(z, *labels)
+            images = generator.draw(styles, z[:, generator.latent :])
+        lengths = path_lengths(images, styles)
+        mean = lengths.detach().mean()
+        if accelerator.num_processes > 1:
+            mean = accelerator.reduce(mean, reduction="mean")
+        self.path_mean += (1 - PATH_MEMORY) * (mean.item() - self.path_mean)
+        record["path_length"] = mean
+        return (lengths - self.path_mean).square().mean()
 
     def _weigh(self, record: dict, count: int, accelerator) -> None:
         """Adapt gamma so that the discriminator's mean loss stays near ``settings.balance``.
@@ -215,7 +235,7 @@ class GAN:
 
     def state_dict(self) -> dict:
         """Steps taken, which decide when a penalty is due, and what is adapted on the way."""
-        names = ("steps", "gamma", "mean_loss")
+        names = ("steps", "gamma", "mean_loss", "path_mean")
         return {name: getattr(self, name) for name in names} | {"share": self.share.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:

@@ -1,0 +1,308 @@
+"""Directions in W: what varies inside one disease, and whether a straight step changes just that.
+
+Two kinds. *Principal components* of W are the directions along which styles vary most (GANSpace,
+Härkönen et al., NeurIPS 2020); what they mean has to be read off afterwards. *Anatomical*
+directions are fitted: draw scans, let the ruler measure them, and regress each measure on w, as
+InterFaceGAN does with classifiers of faces (Shen et al., CVPR 2020); then take out of every
+direction what would change the measures of another family.
+
+Both are only candidates. ``judge`` accepts a direction if what it does, measured on scans that were
+not fitted to, is larger than the ruler's own error, monotonic, and little else.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import cross_val_predict
+from tqdm.auto import tqdm
+
+from helpers.generate import draw_noise
+from helpers.measures.layers import measure
+
+# what directions are fitted to, and its family: measures of one family may change together
+FAMILIES = {
+    "drusen_count": "drusen",
+    "drusen_area": "drusen",
+    "drusen_height": "drusen",
+    "retinal_thickness": "thickness",
+    "fovea_column": "fovea",
+    "tilt": "tilt",
+}
+POSITIONS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # standard deviations of W where directions are tested
+ENDS_RIGHT = 0.8  # share of scans whose ends must be in the right order
+LITTLE = 0.5  # of a direction's own change, in standard deviations: what another measure may change
+READABLE = 0.9  # share of the scans readable as drawn that the ruler must read at every position
+ALIKE = 0.9  # cosine of what two directions do, for them to be one
+FAINT = 1e-4  # variance of a component of W, as a share of the largest, below which it is none
+MOST_UNREADABLE = 0.5  # share of draws above which nothing can be fitted
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draws of a generator: w (N, latent), grain (N, size^2), scans uint8 (N, 1, S, S) and, for
+    every name of FAMILIES, what the ruler measures on them, (N,), NaN where it cannot."""
+
+    w: np.ndarray
+    grain: torch.Tensor
+    scans: np.ndarray
+    values: dict[str, np.ndarray]
+
+
+@dataclass
+class Directions:
+    """Straight lines in W, for the one generator whose file of weights has ``weights_hash``.
+
+    vectors (K, latent): one standard deviation of the styles along each. duals (K, latent): where
+    along it a style lies, (w - mean) @ dual, in standard deviations. readers (K, latent): of a
+    fitted direction, the linear reading of its measure, (w - mean) @ reader, in standard deviations
+    of the measure; of a component, zero. explained (K,): the share of the measure's variance that
+    the reading gets right on scans left out; of a component, its share of the variance of W.
+    mean (latent,): of the styles. report: what ``judge`` found, by name.
+    """
+
+    names: list[str]
+    vectors: np.ndarray
+    duals: np.ndarray
+    readers: np.ndarray
+    explained: np.ndarray
+    mean: np.ndarray
+    weights_hash: str = ""
+    report: dict = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.vectors[self.index(name)]
+
+    def index(self, name: str) -> int:
+        if name not in self.names:
+            raise KeyError(f"no direction {name!r}; there are {', '.join(self.names)}")
+        return self.names.index(name)
+
+    @property
+    def accepted(self) -> list[str]:
+        return [name for name in self.names if self.report.get(name, {}).get("accepted")]
+
+    def at(self, w: np.ndarray, name: str) -> np.ndarray:
+        """Where styles w (..., latent) lie along a direction, in standard deviations: (...)."""
+        return (w - self.mean) @ self.duals[self.index(name)]
+
+    def put(self, w: np.ndarray, name: str, position: float) -> np.ndarray:
+        """The same styles (..., latent), all moved to one place along a direction."""
+        return w + (position - self.at(w, name))[..., None] * self[name]
+
+    def save(self, path) -> None:
+        """To a JSON file."""
+        about = {name: value.tolist() if isinstance(value, np.ndarray) else value
+                 for name, value in vars(self).items()}  # fmt: skip
+        Path(path).write_text(json.dumps(about) + "\n")
+
+
+def load_directions(path, generator=None) -> Directions:
+    """Directions from their JSON file; of this ``generator``, if one is given.
+
+    Raises FileNotFoundError that says how they are made, ValueError if they are of other weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no directions yet; notebook 07 fits them (fit, judge).")
+    about = json.loads(path.read_text())
+    found = Directions(**{name: np.array(value) if name not in ("names", "weights_hash", "report")
+                          else value for name, value in about.items()})  # fmt: skip
+    if generator is not None and found.weights_hash != generator.weights_hash:
+        raise ValueError(
+            f"{path}: fitted to other weights than this generator's: a direction means nothing in "
+            "another W. Fit again (notebook 07)."
+        )
+    return found
+
+
+def needs_styles(generator) -> None:
+    """ValueError for a generator that has no W to explore."""
+    if not hasattr(generator, "styles"):
+        raise ValueError(
+            "this generator has no styles (it is no stylegan): train one with OCT_MODEL=stylegan "
+            "or notebook 07."
+        )
+
+
+@torch.inference_mode()
+def render(generator, styles: torch.Tensor, grain: torch.Tensor, batch=32) -> np.ndarray:
+    """Scans uint8 (N, 1, S, S) of W+ (N, levels, latent) and grain (N, size^2), or (1, size^2)."""
+    drawn = []
+    for start in range(0, len(styles), batch):
+        part = slice(start, start + batch)
+        noise = grain if len(grain) == 1 else grain[part]
+        images = generator.draw(styles[part], noise).float().clamp(-1, 1)
+        drawn.append(((images + 1) * 127.5).round().byte().cpu().numpy())
+    return np.concatenate(drawn)
+
+
+def read_measures(scans: np.ndarray, progress=False) -> dict[str, np.ndarray]:
+    """The measures of FAMILIES, (N,) each, of scans (N, 1, S, S); a scan without drusen has drusen
+    of height 0, one that the ruler cannot read is NaN throughout."""
+    found = measure(scans, progress=progress)
+    found["drusen_height"] = np.where(found["drusen_count"] == 0, 0.0, found["drusen_height"])
+    return {name: found[name] for name in FAMILIES}
+
+
+def draw_sample(generator, n: int, seed=0, *, class_name=None, progress=False) -> Sample:
+    """n draws of a style-based generator, each with its own grain, and what the ruler reads.
+
+    Raises ValueError if the generator has no styles, or if the ruler can read less than half of
+    what it draws: to that of an untrained one, no direction can be fitted.
+    """
+    needs_styles(generator)
+    device = next(generator.parameters()).device
+    z = torch.cat(list(draw_noise(n, generator.z_dim, seed)))
+    labels = ()
+    if generator.classes:
+        known = generator.metadata["classes"]
+        labels = (torch.full((n,), known.index(class_name or known[0]), device=device),)
+    with torch.inference_mode():
+        styles = generator.styles(z.to(device), *labels)
+    grain = z[:, generator.latent :]
+    scans = render(generator, styles, grain.to(device))
+    values = read_measures(scans, progress)
+    lost = np.isnan(values["tilt"]).mean()
+    if lost > MOST_UNREADABLE:
+        raise ValueError(
+            f"the ruler can read {100 * (1 - lost):.0f} % of what this generator draws: it is "
+            "untrained, or trained too briefly, for directions to be fitted. Train it for longer."
+        )
+    return Sample(styles[:, 0].cpu().numpy(), grain, scans, values)
+
+
+def fit(sample: Sample, *, components=6, weights_hash="") -> Directions:
+    """Candidates: a direction for every measure of FAMILIES, and the first ``components``.
+
+    In coordinates u in which styles have unit variance in every direction, a measure's direction
+    is its ridge regression's coefficients, less their part within the span of the other families'
+    coefficients. Among all directions that leave those readings alone it changes its own the
+    fastest per standard deviation. Raises ValueError if a measure cannot be read on enough scans.
+    """
+    mean = sample.w.mean(0)
+    variances, axes = np.linalg.eigh(np.cov(sample.w.T))
+    order = np.argsort(-variances)
+    order = order[variances[order] > FAINT * variances[order[0]]]
+    variances, axes = variances[order], axes[:, order]
+    whiten, colour = axes / np.sqrt(variances), (axes * np.sqrt(variances)).T
+    u = (sample.w - mean) @ whiten
+
+    slopes, explained = {}, []
+    for name, values in sample.values.items():
+        known = np.isfinite(values)
+        if known.sum() < 2 * FOLDS or np.std(values[known]) == 0:
+            raise ValueError(
+                f"{name}: read on {known.sum()} of {len(values)} scans, and it varies by "
+                f"{np.std(values[known]) if known.any() else 0:.2g}: nothing to fit. Train for "
+                "longer or draw more scans."
+            )
+        y = (values[known] - values[known].mean()) / values[known].std()
+        ridge = RidgeCV(np.logspace(0, 5, 11))
+        guess = cross_val_predict(ridge, u[known], y, cv=FOLDS)
+        explained.append(1 - np.mean((y - guess) ** 2))
+        slopes[name] = ridge.fit(u[known], y).coef_
+    units = []
+    for name, slope in slopes.items():
+        others = np.array([s for k, s in slopes.items() if FAMILIES[k] != FAMILIES[name]])
+        alone = slope - np.linalg.lstsq(others.T, slope, rcond=None)[0] @ others
+        units.append(alone / np.linalg.norm(alone))
+    components = min(components, len(order))
+    units = np.concatenate([np.array(units), np.eye(len(order))[:components]])
+    readers = np.zeros_like(units)
+    readers[: len(slopes)] = list(slopes.values())
+    return Directions(
+        [*slopes, *(f"component {k + 1}" for k in range(components))],
+        units @ colour, units @ whiten.T, readers @ whiten.T,
+        np.array([*explained, *(variances / variances.sum())[:components]]), mean, weights_hash,
+    )  # fmt: skip
+
+
+def effects(generator, directions: Directions, base: Sample, *, progress=False) -> np.ndarray:
+    """What the ruler reads when scans are put to each of POSITIONS along each direction:
+    (directions, positions, scans, measures of FAMILIES). ``base``: scans not fitted to."""
+    device = next(generator.parameters()).device
+    grain = base.grain.to(device)
+    read = []
+    for name in tqdm(directions.names, desc="directions", disable=not progress):
+        for position in POSITIONS:
+            w = torch.from_numpy(directions.put(base.w, name, position).astype(np.float32))
+            styles = w.to(device)[:, None].repeat(1, generator.levels, 1)
+            values = read_measures(render(generator, styles, grain))
+            read.append(np.stack([values[measure] for measure in FAMILIES], 1))
+    return np.array(read).reshape(len(directions.names), len(POSITIONS), len(base.w), -1)
+
+
+def judge(found: np.ndarray, directions: Directions, sample: Sample, errors: dict) -> dict:
+    """{direction: verdict} of ``effects``; also written into ``directions.report``.
+
+    sample: what they were fitted to. errors: the ruler's root mean square error of each measure
+    (measures.true_layers.ruler_errors). Of a fitted direction, its own measure counts; of a
+    component, the one that it changes most.
+
+    changes: mean change from the first position to the last, by measure, in the measure's unit;
+    in_sd: the same in standard deviations of the measure over ``sample``. beyond_error: own change
+    over the ruler's error (above 1). monotonic: the mean moves one way at every step. ends_right:
+    share of scans whose ends are in that order (at least 0.8). others: largest change of a measure
+    of another family, as a share of its own, both in standard deviations (at most 0.5). readable:
+    share of scans that can be read at the worst position, over that of ``sample`` (at least 0.9).
+    accepted: all of them.
+    """
+    measures = list(FAMILIES)
+    spreads = np.array([np.nanstd(sample.values[name]) for name in measures])
+    tilt = measures.index("tilt")  # known wherever the ruler can read
+    drawn = np.isfinite(sample.values["tilt"]).mean()
+    for name, values in zip(directions.names, found, strict=True):
+        ends = values[-1] - values[0]  # (scans, measures)
+        changes = np.nanmean(ends, 0)
+        in_sd = changes / spreads
+        own = measures.index(name) if name in FAMILIES else int(np.nanargmax(np.abs(in_sd)))
+        family = FAMILIES[measures[own]]
+        steps = np.diff(np.nanmean(values[:, :, own], 1)) * np.sign(changes[own])
+        others = [abs(in_sd[k]) for k, m in enumerate(measures) if FAMILIES[m] != family]
+        moved = ends[:, own][np.isfinite(ends[:, own])]
+        verdict = {
+            "measure": measures[own],
+            "changes": dict(zip(measures, changes.tolist())),
+            "in_sd": dict(zip(measures, in_sd.tolist())),
+            "beyond_error": float(abs(changes[own]) / errors[measures[own]]),
+            "monotonic": bool((steps > 0).all()),
+            "ends_right": float((moved * np.sign(changes[own]) > 0).mean()),
+            "others": float(max(others) / abs(in_sd[own])),
+            "readable": float(np.isfinite(values[:, :, tilt]).mean(1).min() / drawn),
+        }
+        verdict["accepted"] = bool(
+            verdict["beyond_error"] > 1
+            and verdict["monotonic"]
+            and verdict["ends_right"] >= ENDS_RIGHT
+            and verdict["others"] <= LITTLE
+            and verdict["readable"] >= READABLE
+        )
+        directions.report[name] = verdict
+    return directions.report
+
+
+def returns(first: Directions, second: Directions) -> dict[str, float]:
+    """{accepted direction of ``first``: how alike its counterpart of another training is}.
+
+    Two trainings have two spaces W, so vectors cannot be compared; what they do can. The value is
+    the largest cosine between what the direction changes and what a direction of ``second`` that is
+    accepted for the same measure changes, both in standard deviations of all measures; 0 if there
+    is none. A direction returns if it is at least ALIKE.
+    """
+
+    def profile(directions, name):
+        return np.array(list(directions.report[name]["in_sd"].values()))
+
+    found = {}
+    for name in first.accepted:
+        measure, mine = first.report[name]["measure"], profile(first, name)
+        theirs = [profile(second, other) for other in second.accepted
+                  if second.report[other]["measure"] == measure]  # fmt: skip
+        cosines = [abs(mine @ t) / (np.linalg.norm(mine) * np.linalg.norm(t)) for t in theirs]
+        found[name] = float(max(cosines, default=0.0))
+    return found

@@ -1,0 +1,158 @@
+"""A real scan into W+: which styles draw it, how well, and what an edit makes of it.
+
+Projection (Abdal, Qin & Wonka, ICCV 2019; StyleGAN2, Karras et al., CVPR 2020, section 5) looks for
+the styles whose picture is nearest to a given scan. One channel from end to end. Two things differ
+from public projectors, which are made for photographs of faces:
+
+- *What is compared* are means of cells of 2, 4, 8 and 16 px. Speckle is different in every frame
+  of the same eye: fitting it would bend the anatomy for the sake of noise.
+- *Where it starts*: a ridge regression from features of drawn scans to their styles guesses w,
+  which is nearer than the mean style and takes no time.
+
+How far styles may leave the distribution that the generator was trained with is one weight,
+``anchor``: with 0 the picture comes nearest and edits break it; the larger, the likelier they are.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import Ridge
+from tqdm.auto import tqdm
+
+from helpers.directions import Sample, needs_styles
+from helpers.measures.layers import read_layers
+from helpers.padding import padding_mask
+
+CELLS = (2, 4, 8, 16)  # px
+WEDGE = 0.01  # share of a scan's pixels in white padding above which it is refused
+RIDGE = 300.0
+
+
+@dataclass(frozen=True)
+class Projection:
+    """styles (N, levels, latent) and the scans that they draw without speckle, float (N, 1, S, S)
+    in [-1, 1]; error (N,): root mean square difference of cells of 4 px, in grey levels of 255;
+    distance (N,): root mean square of the styles' whitened coordinates (1: as likely as draws)."""
+
+    styles: torch.Tensor
+    scans: torch.Tensor
+    error: np.ndarray
+    distance: np.ndarray
+
+
+def check_scan(scan, size: int, name="scan") -> np.ndarray:
+    """One scan as an OCT generator of ``size`` px takes it: uint8 (size, size).
+
+    Takes (S, S) or (1, S, S), uint8 or float in [-1, 1]. Raises ValueError that says what to do
+    with colour, another size, a white wedge, or a picture in which the ruler finds no retina, as
+    in a fundus photograph.
+    """
+    scan = np.asarray(scan)
+    clean = f"use helpers.preprocess.clean_oct(image, size={size})"
+    if scan.ndim == 3 and 3 in (scan.shape[0], scan.shape[2]):
+        planes = scan if scan.shape[0] == 3 else np.moveaxis(scan, 2, 0)
+        if np.ptp(planes.astype(float), axis=0).mean() > 2 * (
+            1 if scan.dtype == np.uint8 else 1e-2
+        ):
+            raise ValueError(
+                f"{name}: a colour picture (a fundus photograph?); this generator draws grey OCT "
+                "B-scans. Choose a B-scan."
+            )
+        raise ValueError(f"{name}: a grey scan saved in three channels; {clean}.")
+    if scan.ndim == 3 and len(scan) == 1:
+        scan = scan[0]
+    if scan.ndim != 2:
+        raise ValueError(f"{name}: a B-scan is (S, S) or (1, S, S), not {scan.shape}; {clean}.")
+    if scan.shape != (size, size):
+        raise ValueError(
+            f"{name}: {scan.shape[1]} x {scan.shape[0]} px, and this generator draws {size} x "
+            f"{size}; {clean}."
+        )
+    if scan.dtype != np.uint8:
+        scan = np.clip(np.round((scan.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+    wedge = padding_mask(scan).mean()
+    if wedge > WEDGE:
+        raise ValueError(
+            f"{name}: {100 * wedge:.0f} % of it is padding without a signal (a white wedge, a "
+            f"frame), which no generator can draw; {clean}."
+        )
+    layers = read_layers(scan)
+    if not layers.usable:
+        raise ValueError(
+            f"{name}: the ruler finds no retina to measure ({layers.reason}). A fundus photograph, "
+            "or another picture? Choose a B-scan in which the layers can be seen."
+        )
+    return scan
+
+
+class Projector:
+    """Finds the styles of scans, for one generator and a ``Sample`` of its draws.
+
+    features: a measures.features.Features, in which the first guess is made.
+    """
+
+    def __init__(self, generator, sample: Sample, features):
+        needs_styles(generator)
+        self.generator, self.features = generator, features
+        self.guess = Ridge(RIDGE).fit(features(sample.scans), sample.w)
+        w = torch.from_numpy(sample.w).float()
+        self.mean = w.mean(0)
+        variances, axes = torch.linalg.eigh(torch.cov(w.T))
+        floor = variances.max() * 1e-3  # or a step where styles do not vary would cost everything
+        self.whiten = axes / variances.clamp_min(floor).sqrt()
+        self.colour = (axes * variances.clamp_min(floor).sqrt()).T
+
+    def __call__(self, scans, *, steps=150, rate=0.1, anchor=0.02, plus=True, progress=False):
+        """The Projection of scans, uint8 (N, 1, S, S).
+
+        steps of Adam at ``rate`` in whitened coordinates; with ``plus`` every level finds a style
+        of its own (W+), else all share one (W). ValueError as ``check_scan``, naming the scan.
+        """
+        size = self.generator.size
+        for number, scan in enumerate(scans):
+            check_scan(scan, size, f"scan {number}")
+        device = next(self.generator.parameters()).device
+        mean, whiten, colour = (t.to(device) for t in (self.mean, self.whiten, self.colour))
+        goal = torch.from_numpy(np.asarray(scans)).to(device).float() / 127.5 - 1
+        start = torch.from_numpy(self.guess.predict(self.features(scans))).float().to(device)
+        levels = self.generator.levels if plus else 1
+        place = ((start - mean) @ whiten)[:, None].repeat(1, levels, 1).requires_grad_()
+        silent = torch.zeros(1, size**2, device=device)
+        optimizer = torch.optim.Adam([place], rate, betas=(0.9, 0.99))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+
+        def styles():
+            return (mean + place @ colour).expand(-1, self.generator.levels, -1)
+
+        for _ in tqdm(range(steps), desc="projection", disable=not progress):
+            drawn = self.generator.draw(styles(), silent)
+            far = sum(_cells(drawn - goal, cell).abs().mean((1, 2, 3)) for cell in CELLS)
+            loss = far + anchor * place.square().mean((1, 2))
+            optimizer.zero_grad()
+            loss.sum().backward()
+            optimizer.step()
+            schedule.step()
+        with torch.no_grad():
+            drawn = self.generator.draw(styles(), silent).clamp(-1, 1)
+            wrong = _cells(drawn - goal, 4).square().mean((1, 2, 3)).sqrt() * 127.5
+            likely = place.square().mean((1, 2)).sqrt()
+        return Projection(styles().detach().cpu(), drawn.cpu(), wrong.cpu().numpy(),
+                          likely.detach().cpu().numpy())  # fmt: skip
+
+
+def _cells(images, cell):
+    return F.avg_pool2d(images, cell)
+
+
+def same_anatomy(scans, drawn) -> dict[str, np.ndarray]:
+    """Mean distance along the scan, in % of its height, between the ILM, RPE and BM that the ruler
+    finds on scans and on what was drawn for them (both uint8 (N, 1, S, S)); NaN where it cannot."""
+    found = {name: [] for name in ("ILM", "RPE", "BM")}
+    for scan, other in zip(scans, drawn, strict=True):
+        ours, theirs = read_layers(scan), read_layers(other)
+        for name, values in found.items():
+            away = np.abs(ours.rows[name] - theirs.rows[name]) * 100 / ours.shape[0]
+            values.append(np.nanmean(away) if np.isfinite(away).any() else np.nan)
+    return {name: np.array(values) for name, values in found.items()}
