@@ -98,7 +98,7 @@ class ExploreStyles(TrainGan):
     components: int = 6  # principal components of W that are looked at
     modes: int = 6  # groups of real scans
     projected: int = 8  # scans of unseen patients that are projected
-    projection_steps: int = 300
+    projection_steps: int = 200
 
 
 @dataclass
@@ -349,7 +349,7 @@ PRESET_VALUES = {
         "kaggle": dict(data="oct2017", classifier="whole", report_images=1000),
     },
 }  # fmt: skip
-PATHS = ("data", "dfe", "runs", "synthetic", "contrast", "teacher")
+PATHS = ("data", "dfe", "runs", "synthetic", "contrast", "teacher", "trained")
 NOTEBOOKS = (Explore, TrainGan, TrainCyclegan, Distil, Evaluate, TrainPix2pix, ExploreStyles)
 
 
@@ -400,7 +400,9 @@ def resolve(settings_class, argv: list[str] | None = None, environ=None):
     settings = settings_class(**values)
     for name in PATHS:
         if getattr(settings, name, ""):
-            setattr(settings, name, _from_root(getattr(settings, name), name))
+            value = getattr(settings, name)
+            several = value.split(",") if name == "trained" else [value]
+            setattr(settings, name, ",".join(_from_root(one, name) for one in several))
     return settings
 
 

@@ -32,6 +32,14 @@ FAMILIES = {
     "fovea_column": "fovea",
     "tilt": "tilt",
 }
+WORDS = {
+    "drusen_count": "number of drusen",
+    "drusen_area": "area of drusen",
+    "drusen_height": "height of drusen",
+    "retinal_thickness": "retinal thickness",
+    "fovea_column": "place of the fovea",
+    "tilt": "tilt",
+}
 POSITIONS = (-2.0, -1.0, 0.0, 1.0, 2.0)  # standard deviations of W where directions are tested
 ENDS_RIGHT = 0.8  # share of scans whose ends must be in the right order
 LITTLE = 0.5  # of a direction's own change, in standard deviations: what another measure may change

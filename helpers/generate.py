@@ -175,10 +175,11 @@ def export(generator, folder, n, seed=0, class_name=None, weights_hash=None, *, 
     return paths
 
 
-def describe_png(**about):
-    """Text chunks that say of a PNG that it is synthetic, and what else is given."""
+def describe_png(likeness=None, **about):
+    """Text chunks that say of a PNG that it is synthetic, whose `likeness` it is if it is that of a
+    patient, and what else is given."""
     text = PngInfo()
-    text.add_text("Synthetic", "true: made by a neural network; shows no patient")
+    text.add_text("Synthetic", f"true: made by a neural network; {likeness or 'shows no patient'}")
     text.add_text("Software", f"synthetic-retinal-oct {__version__}")
     for name, value in about.items():
         text.add_text(name, str(value))

@@ -9,8 +9,8 @@ from public projectors, which are made for photographs of faces:
 - *Where it starts*: a ridge regression from features of drawn scans to their styles guesses w,
   which is nearer than the mean style and takes no time.
 
-How far styles may leave the distribution that the generator was trained with is one weight,
-``anchor``: with 0 the picture comes nearest and edits break it; the larger, the likelier they are.
+How far styles may leave the distribution that the generator was trained with is a weight: with 0
+the picture comes nearest and edits break it; the larger it is, the likelier the styles.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
 from tqdm.auto import tqdm
 
-from helpers.directions import Sample, needs_styles
+from helpers.directions import FAMILIES, Directions, Sample, needs_styles
 from helpers.measures.layers import read_layers
 from helpers.padding import padding_mask
+from helpers.state import choose_precision
 
 CELLS = (2, 4, 8, 16)  # px
+EDGES = 2.0  # weight of the layers' edges
 WEDGE = 0.01  # share of a scan's pixels in white padding above which it is refused
 RIDGE = 300.0
 
@@ -104,42 +107,68 @@ class Projector:
         self.whiten = axes / variances.clamp_min(floor).sqrt()
         self.colour = (axes * variances.clamp_min(floor).sqrt()).T
 
-    def __call__(self, scans, *, steps=150, rate=0.1, anchor=0.02, plus=True, progress=False):
-        """The Projection of scans, uint8 (N, 1, S, S).
+    def __call__(self, scans, *, steps=200, rate=0.2, anchor=0.1, apart=0.1, plus=True,
+                 progress=False) -> Projection:  # fmt: skip
+        """The Projection of scans, uint8 (N, 1, S, S). ValueError as ``check_scan``, naming which.
 
-        steps of Adam at ``rate`` in whitened coordinates; with ``plus`` every level finds a style
-        of its own (W+), else all share one (W). ValueError as ``check_scan``, naming the scan.
+        First one style for all levels (W), for half of the ``steps`` of Adam; then, with ``plus``,
+        every level finds a difference of its own (W+). Straight into W+, some scans end as a blur:
+        levels wander off where no scan ever was. ``anchor`` and ``apart`` are the prices of
+        leaving the mean style and of levels that differ, in whitened coordinates, where styles
+        have unit variance.
         """
-        size = self.generator.size
         for number, scan in enumerate(scans):
-            check_scan(scan, size, f"scan {number}")
+            check_scan(scan, self.generator.size, f"scan {number}")
         device = next(self.generator.parameters()).device
-        mean, whiten, colour = (t.to(device) for t in (self.mean, self.whiten, self.colour))
-        goal = torch.from_numpy(np.asarray(scans)).to(device).float() / 127.5 - 1
-        start = torch.from_numpy(self.guess.predict(self.features(scans))).float().to(device)
-        levels = self.generator.levels if plus else 1
-        place = ((start - mean) @ whiten)[:, None].repeat(1, levels, 1).requires_grad_()
-        silent = torch.zeros(1, size**2, device=device)
-        optimizer = torch.optim.Adam([place], rate, betas=(0.9, 0.99))
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-
-        def styles():
-            return (mean + place @ colour).expand(-1, self.generator.levels, -1)
-
-        for _ in tqdm(range(steps), desc="projection", disable=not progress):
-            drawn = self.generator.draw(styles(), silent)
-            far = sum(_cells(drawn - goal, cell).abs().mean((1, 2, 3)) for cell in CELLS)
-            loss = far + anchor * place.square().mean((1, 2))
-            optimizer.zero_grad()
-            loss.sum().backward()
-            optimizer.step()
-            schedule.step()
+        self.mean, self.whiten, self.colour = (
+            t.to(device) for t in (self.mean, self.whiten, self.colour)
+        )
+        goal = torch.from_numpy(np.array(scans)).to(device).float() / 127.5 - 1
+        guess = torch.from_numpy(self.guess.predict(self.features(scans))).float().to(device)
+        shared = ((guess - self.mean) @ self.whiten)[:, None].requires_grad_()
+        levels = self.generator.levels
+        own = torch.zeros(len(goal), levels, shared.shape[-1], device=device, requires_grad=True)
+        phases = [([shared], steps // 2)] + [([shared, own], steps - steps // 2)] * plus
+        half = choose_precision("auto") == "bf16"
+        bar = tqdm(total=sum(count for _, count in phases), desc="projection", disable=not progress)
+        for free, count in phases:
+            optimizer = torch.optim.Adam(free, rate, betas=(0.9, 0.99))
+            slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, count))
+            for _ in range(count):
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    drawn = self._draw(shared + own).float()
+                loss = _unlike(drawn, goal)
+                loss = (
+                    loss + anchor * shared.square().mean((1, 2)) + apart * own.square().mean((1, 2))
+                )
+                optimizer.zero_grad()
+                loss.sum().backward()
+                optimizer.step()
+                slower.step()
+                bar.update()
+        bar.close()
+        place = (shared + own).detach()
         with torch.no_grad():
-            drawn = self.generator.draw(styles(), silent).clamp(-1, 1)
-            wrong = _cells(drawn - goal, 4).square().mean((1, 2, 3)).sqrt() * 127.5
-            likely = place.square().mean((1, 2)).sqrt()
-        return Projection(styles().detach().cpu(), drawn.cpu(), wrong.cpu().numpy(),
-                          likely.detach().cpu().numpy())  # fmt: skip
+            drawn = self._draw(place).clamp(-1, 1)
+        wrong = _cells(drawn - goal, 4).square().mean((1, 2, 3)).sqrt() * 127.5
+        return Projection(
+            (self.mean + place @ self.colour).cpu(), drawn.cpu(), wrong.cpu().numpy(),
+            place.square().mean((1, 2)).sqrt().cpu().numpy(),
+        )  # fmt: skip
+
+    def _draw(self, place):
+        """Scans of whitened coordinates (N, levels, d), without grain."""
+        silent = torch.zeros(1, self.generator.size**2, device=place.device)
+        return self.generator.draw(self.mean + place @ self.colour, silent)
+
+
+def _unlike(drawn, goal):
+    """How unlike two sets of scans are, (N,): absolute differences of cells of all CELLS, and of
+    the steps in depth between cells of 2 px, which are the edges of layers."""
+    away = drawn - goal
+    fine = _cells(away, 2)
+    edges = (fine[:, :, 1:] - fine[:, :, :-1]).abs().mean((1, 2, 3))
+    return sum(_cells(away, cell).abs().mean((1, 2, 3)) for cell in CELLS) + EDGES * edges
 
 
 def _cells(images, cell):
@@ -156,3 +185,30 @@ def same_anatomy(scans, drawn) -> dict[str, np.ndarray]:
             away = np.abs(ours.rows[name] - theirs.rows[name]) * 100 / ours.shape[0]
             values.append(np.nanmean(away) if np.isfinite(away).any() else np.nan)
     return {name: np.array(values) for name, values in found.items()}
+
+
+def moved(styles: torch.Tensor, directions: Directions, steps: dict[str, float]) -> torch.Tensor:
+    """W+ (N, levels, latent) after a step along each named direction, in standard deviations of W,
+    at every level. KeyError naming those there are for an unknown one."""
+    way = sum(step * directions[name] for name, step in steps.items())
+    return styles + torch.as_tensor(way, dtype=styles.dtype, device=styles.device)
+
+
+def readings(styles: torch.Tensor, directions: Directions) -> dict[str, np.ndarray]:
+    """{measure: (N,)} what fitted directions say of W+ (N, levels, latent), in standard deviations
+    of the measure among draws: the mean style's linear reading."""
+    w = styles.mean(1).cpu().numpy() - directions.mean
+    return {name: w @ reader for name, reader in zip(directions.names, directions.readers)
+            if name in FAMILIES}  # fmt: skip
+
+
+def lines_up(read: dict, known: dict) -> dict[str, float]:
+    """Spearman's correlation of what was read with what is known, {measure: rho}, over the scans
+    where both are; NaN for fewer than three or if nothing varies."""
+    found = {}
+    for name, values in read.items():
+        both = np.isfinite(values) & np.isfinite(known[name])
+        varies = both.sum() > 2 and np.ptp(values[both]) > 0 and np.ptp(known[name][both]) > 0
+        rho = spearmanr(values[both], known[name][both]).statistic if varies else np.nan
+        found[name] = float(rho)
+    return found

@@ -6,17 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from helpers.directions import FAMILIES, POSITIONS, Directions
+from helpers.directions import FAMILIES, POSITIONS, WORDS, Directions
 from helpers.plots import ACCENT, PALE, REAL, STYLE, WIDTH, cell_grid, finish, pixels, show_picture
-
-SHORT = {
-    "drusen_count": "drusen: number",
-    "drusen_area": "drusen: area",
-    "drusen_height": "drusen: height",
-    "retinal_thickness": "thickness",
-    "fovea_column": "fovea: column",
-    "tilt": "tilt",
-}
 
 
 def rows(pictures, labels, heads=None, *, caption="", path=None):
@@ -51,9 +42,9 @@ def effects_matrix(directions: Directions, *, caption="", path=None):
         for i, name in enumerate(names):
             own = measures.index(directions.report[name]["measure"])
             axes.add_patch(plt.Rectangle((own - 0.48, i - 0.46), 0.96, 0.92, fill=False, lw=1.5))
-        labels = [f"{'* ' if n in directions.accepted else ''}{SHORT.get(n, n)}" for n in names]
+        labels = [f"{'* ' if n in directions.accepted else ''}{WORDS.get(n, n)}" for n in names]
         axes.set_yticks(range(len(names)), labels)
-        axes.set_xticks(range(len(measures)), [SHORT[m] for m in measures])
+        axes.set_xticks(range(len(measures)), [WORDS[m] for m in measures])
         axes.spines[:].set_visible(False)
         ends = f"{POSITIONS[0]:+g} to {POSITIONS[-1]:+g} SD of W"
         figure.colorbar(shown, label=f"change, {ends}\n(SD of the measure)")
@@ -76,7 +67,7 @@ def effect_curves(found: np.ndarray, directions: Directions, errors: dict, *, ca
             )
             cell.fill_between(POSITIONS, low, high, color=colour, alpha=0.25, lw=0)
             cell.plot(POSITIONS, mean, color=colour, marker=".")
-            cell.set(title=SHORT[name], xticks=POSITIONS)
+            cell.set(title=WORDS[name], xticks=POSITIONS)
         for cell in axes[-1]:
             cell.set_xlabel("SD of W")
         return finish(figure, caption, path)

@@ -1,0 +1,711 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 07 · What varies inside one disease
+#
+# ## What this does, and what to expect
+#
+# Two eyes with drusen are not alike. One has three low ones, one a dozen in a row; one retina is
+# thick, one tilted, one has its fovea at the edge of the scan. A classifier that says "drusen" says
+# nothing about that. **Could a style-based generator (StyleGAN) help to explore what varies inside
+# one disease?** This notebook trains one, twice, and asks with numbers:
+#
+# 1. are there straight **directions** in its space of styles along which one part of the anatomy
+#    changes, and nothing else, and does a second training find them again;
+# 2. can a scan of an **unseen patient** be found in that space, how well, and edited there;
+# 3. which **kinds** of eyes does it draw as often as they occur, and which patients not at all?
+#
+# At the end there is an explorer with sliders, and an answer in plain words, put together from the
+# numbers of this very run. A direction counts only if a ruler sees it: its change must be larger
+# than the ruler's own error, monotonic, and leave the rest of the anatomy alone.
+#
+# | preset | pictures | where | time |
+# |---|---|---|---|
+# | `tiny` | 64 px; explores two small generators that come with `helpers` | anywhere | 1 minute |
+# | `demo` (default) | 128 px, simulated eyes | 2 CPU cores | 2 x 9 minutes, and 10 to explore |
+# | `colab` | 256 px, OCT2017 | one T4 | 2 x 1.5 hours |
+# | `kaggle` | 256 px, OCT2017 | 2 x T4 | 2 x 5.2 hours |
+#
+# After nine minutes on a CPU a generator is a beginner, and the numbers show it; the README has
+# longer trainings and real patients. Nothing that is made here is for clinical use.
+
+# %% [markdown]
+# ## Setup
+#
+# On Kaggle and Colab the next cell makes this repository's package `helpers` importable: from a
+# data set or utility script that is attached to the notebook, else by installing it, with whatever
+# it lacks, from the repository. The torch that is already there stays. Elsewhere it does nothing.
+
+# %%
+import os
+import subprocess
+import sys
+from glob import glob
+from importlib import metadata
+
+REPOSITORY = "https://github.com/OWNER/synthetic-retinal-oct"
+TAG = "v0.1.0"
+MOUNTS = ("input", "input/datasets/*", "input/notebooks/*", "usr/lib", "usr/lib/notebooks/*")
+
+if {"KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG"} & os.environ.keys():
+    patterns = [f"/kaggle/{mount}/synthetic?retinal?oct/**/helpers" for mount in MOUNTS]
+    attached = [folder for pattern in patterns for folder in glob(pattern, recursive=True)]
+    installed = metadata.distributions(name="synthetic-retinal-oct")
+    if attached:  # as a data set or a utility script: needs no internet
+        sys.path.append(os.path.dirname(attached[0]))
+    elif TAG[1:] not in [package.version for package in installed]:
+        keep = [f"{name}=={metadata.version(name)}" for name in ("torch", "torchvision")]
+        pip = [sys.executable, "-m", "pip", "install", "-q", f"git+{REPOSITORY}@{TAG}", *keep]
+        if subprocess.run(pip).returncode:
+            raise RuntimeError("pip failed, see above; without internet attach helpers (README).")
+
+# %%
+import inspect
+import json
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from IPython.display import Image, Markdown, display
+
+from helpers import config, plots, style_plots
+from helpers.cache import simulated_eye
+from helpers.data import batches, describe, prepare
+from helpers.directions import (
+    FAMILIES,
+    POSITIONS,
+    WORDS,
+    draw_sample,
+    effects,
+    fit,
+    judge,
+    needs_styles,
+    read_measures,
+    render,
+    returns,
+)
+from helpers.explorer import Explorer
+from helpers.generate import load_generator, sample
+from helpers.losses.adversarial import path_lengths
+from helpers.measures import modes
+from helpers.measures.coverage import coverage_report
+from helpers.measures.distances import distance_report
+from helpers.measures.features import Features
+from helpers.measures.true_layers import ruler_errors, true_measures
+from helpers.methods import gan
+from helpers.networks import stylegan
+from helpers.processes import launch
+from helpers.projection import Projector, check_scan, lines_up, moved, readings, same_anatomy
+from helpers.recipes import with_recipe
+from helpers.report import complete, print_table
+from helpers.runs import open_run
+from helpers.simulate import make_eye
+from helpers.training import train
+
+
+def show_source(*things):
+    """The code that matters, where it is explained."""
+    code = "\n\n".join(inspect.getsource(thing).rstrip() for thing in things)
+    display(Markdown(f"```python\n{code}\n```"))
+
+
+# %% [markdown]
+# ## Settings
+#
+# Everything that notebook 02 takes, and what is explored. `trainings` generators are trained with
+# different seeds, since one run proves nothing: what is true of the disease has to return. A star
+# marks what differs from the default. `OCT_TRAINED=runs/a,runs/b` explores two trained runs instead
+# (this notebook's own training still runs; make it short with `OCT_STEPS=1`).
+
+# %%
+# os.environ["OCT_PRESET"] = "kaggle"  # or "colab": on those machines, take the first # away
+settings = with_recipe(config.resolve(config.ExploreStyles))
+settings.run = settings.run or "stylegan"
+print(config.show(settings))
+
+# %% [markdown]
+# ## Data
+#
+# As in notebook 02: one class, split **by patient**. Training patients teach, validation patients
+# choose the checkpoint, test patients are projected and compared with at the end. By default the
+# eyes are simulated, which has one great advantage here: their true anatomy is known.
+
+
+# %%
+def scans(size):
+    return prepare(
+        settings.data, class_=settings.class_, size=size, framing=settings.framing,
+        n_simulated=settings.n_simulated, cache=Path(settings.runs) / "cache",
+    )  # fmt: skip
+
+
+data, full = scans(settings.size), scans(max(256, settings.size))
+settings.class_ = data.class_  # as the source spells it
+print(describe(data))
+
+# %%
+figure = plots.grid(
+    data.train.images[:: max(1, len(data.train) // 16)][:16],
+    caption=f"{data.class_}, {settings.size} px, one grey scale. What differs from scan to scan?",
+)
+plots.compact(figure)
+
+# %% [markdown]
+# Write down what you see vary before you read on: height of the scan in the picture, tilt and bow,
+# thickness, the pit, contrast, grain, and somewhere among all that the number, the size and the
+# place of the drusen. The disease is a small part of what varies inside the disease.
+
+# %% [markdown]
+# ## Model
+#
+# In a DCGAN the noise $z$ *is* the first layer of the picture. $z$ has to be Gaussian, and what
+# varies in eyes is not: if thick retinas with many drusen do not occur, a Gaussian leaves no hole
+# for them, so the generator has to bend the space, and straight lines in $z$ become curves. The
+# style-based generator (Karras, Laine & Aila, CVPR 2019) does the bending before the drawing:
+#
+# - a **mapping network** turns $z$ into a *style* $w$. It may bend as it likes, so nothing forces
+#   $W$, the space of styles, to be curved: factors of variation can lie straight in it;
+# - the picture starts from a **constant**, the same for every eye;
+# - the style enters at every resolution by **modulation**: input channel $i$ of a convolution is
+#   scaled by $s_i(w)$. Features are switched on and off, they are not drawn by $w$;
+# - **demodulation** (StyleGAN2, CVPR 2020) divides by the size that results,
+#   $w'_{ijk} = s_i w_{ijk} \big/ \sqrt{\sum_{i,k} (s_i w_{ijk})^2}$, so that one style cannot
+#   swamp the others. It stands in for normalisation, without its artefacts;
+# - **noise**, one number per pixel, is added for what is different in every pixel (speckle, vessels
+#   of the choroid), so that $w$ need not describe it.
+#
+# Each resolution can be given a style of its own. That space is called $W^+$: at 4 px it says where
+# the retina lies, at 64 px how sharp its layers are. Here there is one style for each resolution,
+# one channel from end to end, and no custom GPU code. The discriminator, the loss and the
+# augmentation are those of the residual GAN of notebook 02.
+
+# %%
+show_source(stylegan.Mapping.forward, stylegan.Modulated.forward, stylegan.Generator.draw)
+
+# %%
+torch.manual_seed(settings.seed)
+features = Features()  # no GPU is touched before the training is launched on all of them
+training = config.TrainGan(**{f.name: getattr(settings, f.name) for f in fields(config.TrainGan)})
+needs_styles(gan.build(training)[0])
+for name, network in zip(("generator", "discriminator"), gan.build(training)):
+    print(f"{name:14} {sum(w.numel() for w in network.parameters()) / 1e6:6.2f} million parameters")
+
+# %% [markdown]
+# ## Loss
+#
+# The relativistic loss with the penalties R1 and R2, as in notebook 02. StyleGAN adds two ideas to
+# make $W$ smooth. Both are here as settings, and both are **off**, because in trainings as short as
+# ours they made the pictures worse (README):
+#
+# - **style mixing** (`OCT_MIXING`): some scans get the coarse styles of one $z$ and the fine ones
+#   of another. Levels learn not to rely on each other. But which layers lie where, and where their
+#   edges are, do belong together in a retina;
+# - the **path-length penalty** (`OCT_PATH_LENGTH`): a step of one size in $W$ should change every
+#   picture by the same amount, $\bigl(\lVert J_w^\top y\rVert - a\bigr)^2$ with random pictures
+#   $y$ and a running mean $a$. How uneven it is without the penalty is measured below.
+
+# %%
+show_source(path_lengths)
+
+# %% [markdown]
+# ## Train
+#
+# The same settings with two seeds, one after the other.
+
+# %%
+runs = []
+for number in range(settings.trainings):
+    seed = settings.seed + number
+    own = replace(training, seed=seed, run=f"{settings.run}-{seed}")
+    torch.manual_seed(seed)
+    method = gan.GAN(own, full.validation.images, features)
+    parameters = {n: sum(w.numel() for w in k.parameters()) for n, k in method.networks.items()}
+    run = open_run(own, data, parameters)
+    shuffled = partial(batches, data.train.images, own.batch_size, seed=seed)
+    launch(train, method, shuffled, run, own, processes=own.processes)
+    runs.append(run)
+if os.environ.get("RANK", "0") != "0":
+    sys.exit()  # of several processes one looks and measures
+device = "cuda" if torch.cuda.is_available() else "cpu"
+features.to(device)
+
+# %%
+folders = settings.trained.split(",") if settings.trained else [run.folder for run in runs]
+if len(folders) < 2:
+    raise ValueError("what is found has to return in a second training: OCT_TRAININGS=2 or more.")
+generators = [load_generator(folder, device) for folder in folders]
+generator = generators[0]
+print("explored:", ", ".join(config.shown(folder) for folder in folders))
+plots.compact(plots.curves(runs[0].metrics(), caption="The first training."))
+
+# %% [markdown]
+# ## Look
+#
+# **Truncation.** The mean of all styles draws an average eye. Pulled towards it by a factor $\psi$,
+# every eye becomes more ordinary: quality is bought with variety. $\psi=1$ is what was learned.
+
+
+# %%
+def to_uint8(images):
+    return ((images + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+
+
+z = torch.randn(6, generator.z_dim, generator=torch.Generator().manual_seed(settings.seed))
+z = z.to(device)
+with torch.inference_mode():
+    pulled = {psi: generator(z, truncation=psi).float().cpu() for psi in (0, 0.5, 0.8, 1)}
+figure = style_plots.rows(
+    [list(to_uint8(images)) for images in pulled.values()],
+    [f"truncation {psi:g}" for psi in pulled],
+    caption="Six eyes, each column one z and one grain, not chosen.",
+)
+plots.compact(figure)
+
+# %% [markdown]
+# **What does each resolution decide?** Take two eyes, and give the first the style of the second at
+# one resolution alone. Coarse resolutions move the retina, fine ones change its layers, the finest
+# only its grain. The number says how much of the picture changes.
+
+# %%
+with torch.inference_mode():
+    w = generator.styles(z)
+    swapped = [w[:1]]
+    for level in range(generator.levels):
+        changed = w[:1].clone()
+        changed[:, level] = w[1, level]
+        swapped.append(changed)
+    grain = z[:1, generator.latent :]
+    crossed = render(generator, torch.cat([*swapped, w[1:2]]), grain)
+change = np.abs(crossed.astype(float) - crossed[0]).mean((1, 2, 3))
+heads = [
+    "A",
+    *(f"{4 * 2**k} px: {c:.0f}" for k, c in enumerate(change[1:-1])),
+    f"B: {change[-1]:.0f}",
+]
+figure = style_plots.rows(
+    [list(crossed)], [""], heads,
+    caption="Eye A, A with B's style at one resolution, and B; mean change in grey levels of 255.",
+)  # fmt: skip
+plots.compact(figure)
+
+# %% [markdown]
+# **What does the noise decide?** The same style under three grains. If anatomy moved with the
+# noise, edits of the style could not be trusted.
+
+# %%
+with torch.inference_mode():
+    grains = z[:, generator.latent :]
+    same = [render(generator, w[:1].expand(len(z), -1, -1), grains)]
+shaken = {"grain": read_measures(same[0]), "style": read_measures(render(generator, w, grains))}
+for name in FAMILIES:
+    spread = " / ".join(f"{np.nanstd(read[name]):6.2f}" for read in shaken.values())
+    print(f"{name:18} standard deviation under other grains / other styles: {spread}")
+figure = plots.grid(same[0], columns=6, caption="One style, six grains.")
+plots.compact(figure)
+
+# %% [markdown]
+# ## Measure
+#
+# **Are the pictures any good?** The kernel distance to unseen patients beside its yardsticks
+# (notebook 02 explains them), and how much of the real variety is reached (notebook 05). A
+# generator that draws poor scans has nothing to say about patients.
+
+# %%
+synthetic = [to_uint8(sample(one, settings.report_images, settings.seed)) for one in generators]
+report = complete(
+    distance_report(synthetic[0], full.train, full.test, features=features)
+    | {"coverage": coverage_report(*map(features, (synthetic[0], full.train.images,
+                                                   full.test.images)))}
+)  # fmt: skip
+_ = print_table(report)
+
+# %%
+figure = plots.gallery(data.test.images, synthetic[0], rows=2, report=report)
+plots.compact(figure)
+
+# %% [markdown]
+# ### Directions
+#
+# Draw some thousand scans, let the **ruler** of `helpers.measures.layers` read each (surfaces by
+# shortest paths, drusen as rises of the RPE), and ask how its readings depend on $w$.
+#
+# - *Principal components* of $W$: where styles vary most. Nobody says what they mean.
+# - *Fitted directions*: a ridge regression of each measure on $w$. Its coefficients point where the
+#   measure grows fastest. But drusen and thickness may grow together in the data, so from every
+#   direction the part is removed along which the measures of *other* families change.
+#
+# The unit is one standard deviation of the styles along the direction. `explained` says how much of
+# a measure the straight line predicts on scans left out of the fit.
+
+# %%
+show_source(fit)
+
+# %%
+samples = [draw_sample(one, settings.draws, settings.seed) for one in generators]
+found = [
+    fit(drawn, components=settings.components, weights_hash=one.weights_hash)
+    for drawn, one in zip(samples, generators)
+]
+readable = np.isfinite(samples[0].values["tilt"]).mean()
+print(f"the ruler can read {readable:.0%} of {settings.draws} draws")
+for name, *shares in zip(found[0].names, *(directions.explained for directions in found)):
+    print(f"{name:18} explained: {', '.join(f'{share:5.2f}' for share in shares)}")
+
+# %% [markdown]
+# Now the test, on other scans. Every one of them is put to five places along a direction, from
+# $-2$ to $+2$ standard deviations, all else and its grain unchanged, and read again. How wrong the
+# ruler is on one scan is known from simulated eyes, whose anatomy is known. **A direction is
+# accepted** if the change from end to end is larger than that error, the mean moves one way at
+# every step, at least 80 % of the scans end in the right order, no measure of another family
+# changes by more than half as many standard deviations, and the scans stay readable.
+
+# %%
+known_eyes = [make_eye(900_000 + k, "DRUSEN", eye=("OD", "OS")[k % 2], size=settings.size)
+              for k in range(60)]  # fmt: skip
+errors = ruler_errors(known_eyes)
+measured = []
+for one, directions, drawn in zip(generators, found, samples):
+    base = draw_sample(one, settings.tested, settings.seed + 1000)
+    measured.append(effects(one, directions, base))
+    judge(measured[-1], directions, drawn, errors)
+figure = style_plots.effects_matrix(
+    found[0], caption="From end to end; framed: its own measure; *: accepted in this training."
+)
+plots.compact(figure)
+
+# %%
+for name in found[0].names:
+    verdict = found[0].report[name]
+    words = {k: f"{v:.2f}" if isinstance(v, float) else v for k, v in verdict.items()
+             if k not in ("measure", "changes", "in_sd")}  # fmt: skip
+    print(f"{name:18} {verdict['measure']:18}", *(f"{k} {v}" for k, v in words.items()))
+figure = style_plots.effect_curves(
+    measured[0], found[0], errors,
+    caption="Each measure along its own direction: mean and middle half of the scans. Grey: the "
+    "ruler's error about the start. Orange: accepted.",
+)  # fmt: skip
+plots.compact(figure)
+
+# %% [markdown]
+# The pictures behind the numbers: one eye along every fitted direction. Look for what the ruler
+# does not measure.
+
+# %%
+base = draw_sample(generator, 8, settings.seed + 2000)
+fitted = [name for name in found[0].names if name in FAMILIES]
+walk = []
+for name in fitted:
+    places = np.concatenate([found[0].put(base.w[:1], name, position) for position in POSITIONS])
+    styles = torch.from_numpy(places.astype(np.float32)).to(device)
+    styles = styles[:, None].repeat(1, generator.levels, 1)
+    walk.append(list(render(generator, styles, base.grain[:1].to(device))))
+labels = [f"{WORDS[n]}{' *' if n in found[0].accepted else ''}" for n in fitted]
+figure = style_plots.rows(walk, labels, [f"{p:+g} SD" for p in POSITIONS],
+                          caption="One eye, one grain. *: accepted.")  # fmt: skip
+plots.compact(figure)
+
+# %% [markdown]
+# **Does it return?** The second training has another $W$, so vectors cannot be compared; what they
+# do can be. The number is the cosine between what a direction of the first training changes, over
+# all measures, and what a direction of the second changes that was accepted for the same measure.
+
+# %%
+again = returns(*found[:2])
+for directions, folder in zip(found, folders):
+    print(f"{Path(folder).name}: accepted {', '.join(directions.accepted) or 'none'}")
+for name, cosine in again.items():
+    print(f"{name:18} returns with {cosine:.2f}" if cosine else f"{name:18} does not return")
+
+# %% [markdown]
+# **How even is $W$?** The length that the path-length penalty would make equal, over 64 eyes. If it
+# varies much, a slider moves one eye a lot and another hardly.
+
+# %%
+w = torch.from_numpy(samples[0].w[:64]).to(device)
+lengths = []
+for style, noise in zip(w.split(8), samples[0].grain[:64].to(device).split(8)):
+    style = style[:, None].repeat(1, generator.levels, 1).requires_grad_()
+    lengths.append(path_lengths(generator.draw(style, noise), style).detach().cpu())
+lengths = torch.cat(lengths)
+print(
+    f"path length {lengths.mean():.3f}, its standard deviation {lengths.std() / lengths.mean():.0%}"
+)
+
+# %% [markdown]
+# ### Projection
+#
+# Where in this space is a scan of a patient it never saw? **Projection** looks for the styles whose
+# picture comes nearest, by gradient descent through the generator. It starts from a guess, a
+# regression from image features to styles. It compares means of small cells and not pixels, since
+# the speckle of a scan cannot and need not be matched. And it pays for styles that are unlikely.
+#
+# The control is the same projection held against *another* eye's scan: if that is as near, nothing
+# was found.
+
+# %%
+show_source(Projector.__call__)
+
+
+# %%
+def readable_scans(split, most):
+    """The first scan of each patient that an OCT generator can be given, up to `most`."""
+    chosen, done = [], set()
+    for number, (scan, image) in enumerate(zip(split.scans, split.images)):
+        if scan.patient not in done and len(chosen) < most:
+            try:
+                check_scan(image, settings.size, scan.path)
+            except ValueError:
+                continue
+            chosen.append(number)
+            done.add(scan.patient)
+    return chosen
+
+
+chosen = readable_scans(data.test, settings.tested)
+unseen = data.test.images[chosen]
+project = Projector(generator, samples[0], features)
+ways = {
+    name: project(unseen, steps=settings.projection_steps, plus=plus)
+    for name, plus in (("W", False), ("W+", True))
+}
+drawn = {n: render(generator, way.styles.to(device), samples[0].grain[:1].to(device))
+         for n, way in ways.items()}  # fmt: skip
+
+# %%
+for name, way in ways.items():
+    away = same_anatomy(unseen, drawn[name])
+    other = same_anatomy(unseen, np.roll(drawn[name], 1, axis=0))
+    surfaces = ", ".join(f"{k} {np.nanmean(v):.1f} (another eye {np.nanmean(other[k]):.1f})"
+                         for k, v in away.items())  # fmt: skip
+    print(f"{name:3} error {way.error.mean():5.1f} grey levels, styles {way.distance.mean():.2f} "
+          f"SD from the mean; surfaces off by % of the height: {surfaces}")  # fmt: skip
+
+# %%
+show = slice(0, settings.projected)
+figure = style_plots.rows(
+    [list(unseen[show]), *(list(pictures[show]) for pictures in drawn.values())],
+    ["unseen patient", *(f"projected, {name}" for name in ways)],
+    caption="Test patients and their projections, under one grain.",
+)
+plots.compact(figure)
+
+# %% [markdown]
+# **Do the directions line up with anatomy?** For each unseen scan its anatomy is known: the truth
+# of simulated eyes, the ruler's reading of real ones. Compare the ranks with (a) what the fitted
+# directions say of the scan's styles, without looking at any picture, (b) the ruler on the
+# projected picture. With simulated eyes the ruler on the scan itself is the ceiling.
+
+
+# %%
+def known_anatomy(split, chosen):
+    """The measures of scans: their truth, if they are simulated, else the ruler's reading."""
+    if split.scans[0].dataset != "simulated":
+        return read_measures(split.images[chosen]), "the ruler's reading"
+    rows = [true_measures(simulated_eye(split.scans[k], 256).truth) for k in chosen]
+    known = {name: np.array([row[name] for row in rows], float) for name in FAMILIES}
+    return known | {"drusen_height": np.nan_to_num(known["drusen_height"])}, "the truth"
+
+
+known, source = known_anatomy(data.test, chosen)
+agreement = {
+    "styles, W": lines_up(readings(ways["W"].styles, found[0]), known),
+    "styles, W+": lines_up(readings(ways["W+"].styles, found[0]), known),
+    "ruler on the projection, W+": lines_up(read_measures(drawn["W+"]), known),
+    "ruler on the scan": lines_up(read_measures(unseen), known),
+}
+print(f"rank correlation with {source}, {len(chosen)} unseen patients")
+for name in FAMILIES:
+    print(f"{name:18}", *(f"{way}: {values[name]:+.2f}  " for way, values in agreement.items()))
+
+# %% [markdown]
+# **Edit** a patient's scan, and **interpolate** between two patients. An edit takes the projected
+# styles a step along a direction; here to more and fewer drusen, and to a thicker retina.
+# Interpolation walks straight from one to the other. These are inventions about a real eye: useful
+# to ask "what would the classifier say if", never a prognosis.
+
+# %%
+styles, noise = ways["W+"].styles.to(device), samples[0].grain[:1].to(device)
+steps = (-2, -1, 0, 1, 2)
+edits = []
+for name in ("drusen_count", "retinal_thickness"):
+    row = [moved(styles[:1], found[0], {name: step}) for step in steps]
+    edits.append(render(generator, torch.cat(row), noise))
+    read = read_measures(edits[-1])[name]
+    print(f"{name:18} of the edited scan:", *(f"{step:+d} SD: {value:.1f}  "
+                                              for step, value in zip(steps, read)))  # fmt: skip
+between = torch.cat([torch.lerp(styles[:1], styles[1:2], t) for t in (0, 0.25, 0.5, 0.75, 1)])
+figure = style_plots.rows(
+    [*map(list, edits), list(render(generator, between, noise))],
+    ["drusen: number", "thickness", "patient 1 to 2"], [f"{s:+d} SD" for s in steps],
+    caption="A projected scan of an unseen patient, edited; last row: from one patient to another.",
+)  # fmt: skip
+plots.compact(figure)
+
+# %% [markdown]
+# A film says more than a row: along the direction of the number of drusen and back.
+
+# %%
+folder = Path(settings.runs) / f"{settings.run}-explored"
+frames = torch.cat([moved(styles[:1], found[0], {"drusen_count": step})
+                    for step in np.linspace(-2, 2, 9)])  # fmt: skip
+film = style_plots.film(folder / "drusen.gif", render(generator, frames, noise))
+found[0].save(folder / "directions.json")
+print(config.shown(film))
+Image(film.read_bytes())
+
+# %% [markdown]
+# ### The distribution
+#
+# Group the real training scans by their image features into *modes*, and give every unseen and
+# every synthetic scan to the nearest. Does each mode get its share? Which patients does no
+# synthetic scan come near? The control is what *other patients' real scans* reach, in the same
+# number.
+
+# %%
+described = {
+    "training": features(data.train.images),
+    "unseen": features(data.test.images),
+    "synthetic": features(synthetic[0]),
+}
+groups = modes.find_modes(described["training"], settings.modes, settings.seed)
+people = {"training": data.train.patients, "unseen": data.test.patients, "synthetic": None}
+shares = {
+    name: modes.shares(groups.of(rows), groups.count, people[name])
+    for name, rows in described.items()
+}
+apart = {name: modes.difference(side["share"], shares["training"]["share"])
+         for name, side in shares.items() if name != "training"}  # fmt: skip
+print("scans that would have to change their mode to match the training patients: "
+      f"synthetic {apart['synthetic']:.0%}, unseen patients {apart['unseen']:.0%}")  # fmt: skip
+figure = style_plots.mode_shares(
+    shares,
+    caption="Shares of the modes of training patients, with 95 % intervals over patients "
+    "(synthetic: over scans).",
+)
+plots.compact(figure)
+
+# %%
+pictures = {"training": data.train.images, "synthetic": synthetic[0]}
+typical = {name: groups.typical(described[name], each=3) for name in pictures}
+rows = [
+    [pictures[name][row] for name in pictures for row in [*typical[name][k], *[None] * 3][:3]
+     if row is not None]
+    for k in range(groups.count)
+]  # fmt: skip
+figure = style_plots.rows(
+    rows, [f"mode {k + 1}" for k in range(groups.count)],
+    caption="The three training scans nearest to each mode's centre, then the three nearest "
+    "synthetic ones (fewer where there are none).",
+)  # fmt: skip
+plots.compact(figure)
+
+# %%
+points = modes.flat_map(groups, *(rows[:400] for rows in described.values()), seed=settings.seed)
+groups_on_map = groups.of(described["training"][:400])
+middles = {str(k + 1): np.median(points[0][groups_on_map == k], 0)
+           for k in range(groups.count) if (groups_on_map == k).any()}  # fmt: skip
+figure = style_plots.scatter(
+    dict(zip(described, points)), middles,
+    caption="Real and synthetic scans by their features. Numbers: modes. Colour without grey "
+    "nearby: scans that resemble no patient. Grey alone: patients that are not drawn.",
+)  # fmt: skip
+plots.compact(figure)
+
+# %%
+count = min(len(described["unseen"]), len(described["synthetic"]))
+near = {name: modes.reached(described["training"], described[name][:count], people["training"])
+        for name in ("synthetic", "unseen")}  # fmt: skip
+for name, patients in near.items():
+    values = np.array(list(patients.values()))
+    print(f"{count} {name} scans reach {values.mean():.0%} of a training patient's scans on "
+          f"average, and of {np.sum(values == 0)} of {len(values)} patients none")  # fmt: skip
+least = list(near["synthetic"])[:6]
+rows = [np.flatnonzero(people["training"] == patient)[0] for patient in least]
+nearest = [np.linalg.norm(described["synthetic"] - described["training"][r], axis=1).argmin()
+           for r in rows]  # fmt: skip
+figure = style_plots.rows(
+    [list(data.train.images[rows]), list(synthetic[0][nearest])], ["patient", "nearest synthetic"],
+    caption="The training patients that are reached the least, and the nearest synthetic scan.",
+)  # fmt: skip
+plots.compact(figure)
+
+# %% [markdown]
+# ### Play
+#
+# Move the sliders. Only accepted directions have one; if none was accepted, train for longer. Start
+# from a random eye or from one of the projected patients, and save what you see with the recipe
+# that draws it again.
+
+# %%
+names = [f"unseen patient {k + 1}" for k in range(len(chosen))][show]
+Explorer(generator, found[0], dict(zip(names, zip(unseen, ways["W+"].styles))),
+         folder=folder / "saved")  # fmt: skip
+
+# %% [markdown]
+# ## Answer
+#
+# Could StyleGAN help to explore the intra-pathology distribution? From the numbers above:
+
+# %%
+kept = [name for name, cosine in again.items() if cosine >= 0.9]
+drusen = [name for name in kept if FAMILIES[found[0].report[name]["measure"]] == "drusen"]
+distance = report["kernel_distance"]
+best = {n: agreement["styles, W+"][n] for n in FAMILIES}
+answer = f"""
+**Directions.** Of {len(fitted)} measures of anatomy, {len([n for n in fitted if n in kept])} have a
+straight direction that was accepted and returned in the second training
+({", ".join(WORDS.get(n, n) for n in kept) or "none"}); of the drusen themselves
+{len(drusen)} of 3. Read off the styles of unseen patients, they agree with {source} by a rank
+correlation from {min(best.values()):.2f} to {max(best.values()):.2f}.
+
+**Patients.** Unseen scans are projected with an error of {ways["W+"].error.mean():.0f} grey levels;
+{count} synthetic scans reach {np.mean(list(near["synthetic"].values())):.0%} of the training
+patients' scans where {count} scans of other patients reach
+{np.mean(list(near["unseen"].values())):.0%}; {apart["synthetic"]:.0%} of the synthetic scans would
+have to be of another kind to match the patients' mix ({apart["unseen"]:.0%} of other patients').
+
+**Quality.** Kernel distance {distance["value"]:.0f} to unseen patients (real to real
+{distance["floor"]:.1f}).
+
+**So**: it is a tool to look at and to ask with, for the directions named above. It is no census of
+the disease: what it draws rarely may be frequent, and what it never draws exists.
+"""
+(folder / "answer.md").write_text(answer.lstrip())
+(folder / "explored.json").write_text(json.dumps(
+    {"report": report, "directions": found[0].report, "second": found[1].report, "returns": again,
+     "explained": dict(zip(found[0].names, found[0].explained.tolist())),
+     "agreement": agreement, "apart": apart,
+     "projection": {n: [float(w.error.mean()), float(w.distance.mean())] for n, w in ways.items()},
+     "path_length_variation": float(lengths.std() / lengths.mean())}, indent=1) + "\n")  # fmt: skip
+Markdown(answer)
+
+# %% [markdown]
+# ## Limits
+#
+# - The default imitates a **simulation**: directions found in it are those of our drawing of
+#   drusen. They check the method, not the disease.
+# - The ruler measures what it was built for. Reticular drusen, pigment, texture, fluid may vary
+#   along a direction without a number noticing. Look at the rows.
+# - A fitted direction is the best *straight* line. What is not straight in $W$ is not found: then
+#   `explained` is low, and no slider is offered.
+# - "Accepted" is a verdict over some dozen scans. On one patient's eye a slider may do something
+#   else; the explorer shows the difference.
+# - Two trainings on the same patients agree about *these* patients.
+# - A projected scan is a portrait by a painter who has seen some hundred eyes. What he has not seen
+#   he replaces. An edit is not a prognosis, and a projection of a patient is data of that patient.
+# - Modes are groups in features of a network that knows photographs; how many there are is a
+#   setting, and neighbouring ones flow into each other.
+# - Not for clinical use.
