@@ -294,23 +294,22 @@ def judge(found: np.ndarray, directions: Directions, sample: Sample, errors: dic
     return directions.report
 
 
-def returns(first: Directions, second: Directions) -> dict[str, float]:
-    """{accepted direction of ``first``: how alike its counterpart of another training is}.
+def returns(first: Directions, *others: Directions) -> dict[str, float]:
+    """{accepted direction of ``first``: how alike its counterparts of other trainings are}.
 
-    Two trainings have two spaces W, so vectors cannot be compared; what they do can. The value is
-    the largest cosine between what the direction changes and what a direction of ``second`` that is
-    accepted for the same measure changes, both in standard deviations of all measures; 0 if there
-    is none. A direction returns if it is at least ALIKE.
+    Two trainings have two spaces W, so vectors cannot be compared; what they do can. Of each other
+    training, the largest cosine between what the direction changes and what a direction accepted
+    there for the same measure changes, both in standard deviations of all measures; 0 if there is
+    none. The smallest over the trainings is the value. A direction returns if it is at least ALIKE.
     """
 
     def profile(directions, name):
-        return np.array(list(directions.report[name]["in_sd"].values()))
+        values = np.array(list(directions.report[name]["in_sd"].values()))
+        return values / np.linalg.norm(values)
 
-    found = {}
-    for name in first.accepted:
-        measure, mine = first.report[name]["measure"], profile(first, name)
-        theirs = [profile(second, other) for other in second.accepted
-                  if second.report[other]["measure"] == measure]  # fmt: skip
-        cosines = [abs(mine @ t) / (np.linalg.norm(mine) * np.linalg.norm(t)) for t in theirs]
-        found[name] = float(max(cosines, default=0.0))
-    return found
+    def best(name, other):
+        alike = [abs(profile(first, name) @ profile(other, n)) for n in other.accepted
+                 if other.report[n]["measure"] == first.report[name]["measure"]]  # fmt: skip
+        return max(alike, default=0.0)
+
+    return {name: float(min(best(name, other) for other in others)) for name in first.accepted}

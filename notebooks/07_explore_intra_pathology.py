@@ -85,6 +85,7 @@ from helpers import config, plots, style_plots
 from helpers.cache import simulated_eye
 from helpers.data import batches, describe, prepare
 from helpers.directions import (
+    ALIKE,
     FAMILIES,
     POSITIONS,
     WORDS,
@@ -420,14 +421,16 @@ plots.compact(figure)
 # %% [markdown]
 # **Does it return?** The second training has another $W$, so vectors cannot be compared; what they
 # do can be. The number is the cosine between what a direction of the first training changes, over
-# all measures, and what a direction of the second changes that was accepted for the same measure.
+# all measures, and what a direction of the second changes that was accepted for the same measure;
+# at least 0.9, and it is taken for the same direction. Of more trainings the worst counts.
 
 # %%
-again = returns(*found[:2])
+again = returns(*found)
 for directions, folder in zip(found, folders):
     print(f"{Path(folder).name}: accepted {', '.join(directions.accepted) or 'none'}")
 for name, cosine in again.items():
-    print(f"{name:18} returns with {cosine:.2f}" if cosine else f"{name:18} does not return")
+    verdict = "returns" if cosine >= ALIKE else "does not return"
+    print(f"{name:18} {verdict}: {cosine:.2f}")
 
 # %% [markdown]
 # **How even is $W$?** The length that the path-length penalty would make equal, over 64 eyes. If it
@@ -660,7 +663,7 @@ Explorer(generator, found[0], dict(zip(names, zip(unseen, ways["W+"].styles))),
 # Could StyleGAN help to explore the intra-pathology distribution? From the numbers above:
 
 # %%
-kept = [name for name, cosine in again.items() if cosine >= 0.9]
+kept = [name for name, cosine in again.items() if cosine >= ALIKE]
 drusen = [name for name in kept if FAMILIES[found[0].report[name]["measure"]] == "drusen"]
 distance = report["kernel_distance"]
 best = {n: agreement["styles, W+"][n] for n in FAMILIES}
@@ -685,7 +688,8 @@ the disease: what it draws rarely may be frequent, and what it never draws exist
 """
 (folder / "answer.md").write_text(answer.lstrip())
 (folder / "explored.json").write_text(json.dumps(
-    {"report": report, "directions": found[0].report, "second": found[1].report, "returns": again,
+    {"report": report, "directions": found[0].report, "returns": again,
+     "others": [other.report for other in found[1:]],
      "explained": dict(zip(found[0].names, found[0].explained.tolist())),
      "agreement": agreement, "apart": apart,
      "projection": {n: [float(w.error.mean()), float(w.distance.mean())] for n, w in ways.items()},

@@ -172,7 +172,10 @@ print("saved", sorted(n for n in os.listdir(folder) if n.startswith("saved")))
 """
 
 
-@pytest.fixture(scope="module", params=["02_train_dcgan", "04_distill_teacher_to_student"])
+LAUNCHING = ["02_train_dcgan", "04_distill_teacher_to_student", "07_explore_intra_pathology"]
+
+
+@pytest.fixture(scope="module", params=LAUNCHING)
 def launched(request, tmp_path_factory):
     """A notebook up to its first training, then launched from there on two processes."""
     folder = tmp_path_factory.mktemp("launched")
