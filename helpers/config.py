@@ -309,8 +309,8 @@ PRESET_VALUES = {
                      validate_every=48, validation_images=8, report_images=40, draws=120, tested=8,
                      components=2, modes=2, projected=2, projection_steps=4,
                      trained="styles-0,styles-1"),
-        "demo": dict(size=128, n_simulated=200, hours=0.15, validate_every=6000,
-                     validation_images=100, draws=1500),
+        "demo": dict(size=128, n_simulated=300, hours=0.2, validate_every=6000,
+                     validation_images=100, draws=1500, tested=48),
         "colab": dict(data="oct2017", hours=1.5, log_every=4000, validate_every=40_000),
         "kaggle": dict(data="oct2017", hours=5.2, session_hours=11.5, log_every=6000,
                        validate_every=60_000),
@@ -418,7 +418,8 @@ def show(settings) -> str:
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         mark = " " if value == field.default else "*"
-        value = shown(value) if field.name in PATHS and value else value
+        if field.name in PATHS and value:
+            value = ",".join(map(shown, value.split(",") if field.name == "trained" else [value]))
         lines.append(f"{mark} {_outside(field.name):18} {value}")
     return "\n".join(lines)
 

@@ -47,14 +47,16 @@ READABLE = 0.9  # share of the scans readable as drawn that the ruler must read 
 ALIKE = 0.9  # cosine of what two directions do, for them to be one
 FAINT = 1e-4  # variance of a component of W, as a share of the largest, below which it is none
 MOST_UNREADABLE = 0.5  # share of draws above which nothing can be fitted
-FOLDS = 5
+FOLDS, ALPHAS = 5, np.logspace(0, 5, 11)  # of the ridge regressions
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Draws of a generator: w (N, latent), grain (N, size^2), scans uint8 (N, 1, S, S) and, for
-    every name of FAMILIES, what the ruler measures on them, (N,), NaN where it cannot."""
+    """Draws of a generator: z and its styles w, both (N, latent), grain (N, size^2), scans uint8
+    (N, 1, S, S) and, for every name of FAMILIES, what the ruler measures on them, (N,), NaN where
+    it cannot."""
 
+    z: np.ndarray
     w: np.ndarray
     grain: torch.Tensor
     scans: np.ndarray
@@ -181,7 +183,54 @@ def draw_sample(generator, n: int, seed=0, *, class_name=None, progress=False) -
             f"the ruler can read {100 * (1 - lost):.0f} % of what this generator draws: it is "
             "untrained, or trained too briefly, for directions to be fitted. Train it for longer."
         )
-    return Sample(styles[:, 0].cpu().numpy(), grain, scans, values)
+    latent = z[:, : generator.latent].numpy()
+    return Sample(latent, styles[:, 0].cpu().numpy(), grain, scans, values)
+
+
+def linear(rows: np.ndarray, values: dict) -> dict[str, float]:
+    """{measure: share of its variance that a ridge regression on rows (N, d) predicts for scans
+    left out of it} (R^2, five folds; 0 or less: nothing)."""
+    found = {}
+    for name, measured in values.items():
+        known = np.isfinite(measured)
+        y = measured[known]
+        guess = cross_val_predict(RidgeCV(ALPHAS), rows[known], y, cv=FOLDS)
+        found[name] = float(1 - np.mean((y - guess) ** 2) / max(y.var(), 1e-12))
+    return found
+
+
+def _ridge(u, values, name):
+    known = np.isfinite(values)
+    if known.sum() < 2 * FOLDS or np.std(values[known]) == 0:
+        raise ValueError(
+            f"{name}: read on {known.sum()} of {len(values)} scans, and it varies by "
+            f"{np.std(values[known]) if known.any() else 0:.2g}: nothing to fit. Train for longer "
+            "or draw more scans."
+        )
+    y = (values[known] - values[known].mean()) / values[known].std()
+    return RidgeCV(ALPHAS).fit(u[known], y)
+
+
+def decided_by_style(generator, count=16, seed=0, *, class_name=None) -> dict[str, float]:
+    """{measure: share of its variance that the style decides}; the rest is the grain's.
+
+    Analysis of variance over ``count`` styles, each under the same ``count`` grains: scans of one
+    style that differ in a measure differ by their noise (and the ruler's error) alone.
+    """
+    drawn = draw_sample(generator, count, seed, class_name=class_name)
+    device = next(generator.parameters()).device
+    styles = torch.from_numpy(drawn.w).to(device)[:, None].repeat(1, generator.levels, 1)
+    grains = drawn.grain.to(device)
+    read = [read_measures(render(generator, w.expand(count, -1, -1), grains)) for w in styles]
+    found = {}
+    for name in FAMILIES:
+        table = np.array([values[name] for values in read])  # styles, grains
+        table = table[np.isfinite(table).sum(1) > 1]
+        within = np.nanvar(table, axis=1, ddof=1).mean() if len(table) else np.nan
+        between = np.var(_mean(table, 1), ddof=1) if len(table) > 1 else np.nan
+        between = max(between - within / count, 0.0)
+        found[name] = float(between / max(between + within, 1e-12))
+    return found
 
 
 def fit(sample: Sample, *, components=6, weights_hash="") -> Directions:
@@ -200,20 +249,7 @@ def fit(sample: Sample, *, components=6, weights_hash="") -> Directions:
     whiten, colour = axes / np.sqrt(variances), (axes * np.sqrt(variances)).T
     u = (sample.w - mean) @ whiten
 
-    slopes, explained = {}, []
-    for name, values in sample.values.items():
-        known = np.isfinite(values)
-        if known.sum() < 2 * FOLDS or np.std(values[known]) == 0:
-            raise ValueError(
-                f"{name}: read on {known.sum()} of {len(values)} scans, and it varies by "
-                f"{np.std(values[known]) if known.any() else 0:.2g}: nothing to fit. Train for "
-                "longer or draw more scans."
-            )
-        y = (values[known] - values[known].mean()) / values[known].std()
-        ridge = RidgeCV(np.logspace(0, 5, 11))
-        guess = cross_val_predict(ridge, u[known], y, cv=FOLDS)
-        explained.append(1 - np.mean((y - guess) ** 2))
-        slopes[name] = ridge.fit(u[known], y).coef_
+    slopes = {name: _ridge(u, values, name).coef_ for name, values in sample.values.items()}
     units = []
     for name, slope in slopes.items():
         others = np.array([s for k, s in slopes.items() if FAMILIES[k] != FAMILIES[name]])
@@ -223,10 +259,11 @@ def fit(sample: Sample, *, components=6, weights_hash="") -> Directions:
     units = np.concatenate([np.array(units), np.eye(len(order))[:components]])
     readers = np.zeros_like(units)
     readers[: len(slopes)] = list(slopes.values())
+    explained = [*linear(u, sample.values).values(), *(variances / variances.sum())[:components]]
     return Directions(
         [*slopes, *(f"component {k + 1}" for k in range(components))],
         units @ colour, units @ whiten.T, readers @ whiten.T,
-        np.array([*explained, *(variances / variances.sum())[:components]]), mean, weights_hash,
+        np.array(explained), mean, weights_hash,
     )  # fmt: skip
 
 
@@ -252,7 +289,8 @@ def judge(found: np.ndarray, directions: Directions, sample: Sample, errors: dic
     (measures.true_layers.ruler_errors). Of a fitted direction, its own measure counts; of a
     component, the one that it changes most.
 
-    changes: mean change from the first position to the last, by measure, in the measure's unit;
+    changes: mean change from the first position to the last, by measure, in the measure's unit, NaN
+    if no scan has it at both (a fovea, say);
     in_sd: the same in standard deviations of the measure over ``sample``. beyond_error: own change
     over the ruler's error (above 1). monotonic: the mean moves one way at every step. ends_right:
     share of scans whose ends are in that order (at least 0.8). others: largest change of a measure
@@ -266,11 +304,13 @@ def judge(found: np.ndarray, directions: Directions, sample: Sample, errors: dic
     drawn = np.isfinite(sample.values["tilt"]).mean()
     for name, values in zip(directions.names, found, strict=True):
         ends = values[-1] - values[0]  # (scans, measures)
-        changes = np.nanmean(ends, 0)
+        changes = _mean(ends, 0)
         in_sd = changes / spreads
-        own = measures.index(name) if name in FAMILIES else int(np.nanargmax(np.abs(in_sd)))
+        own = (
+            measures.index(name) if name in FAMILIES else int(np.nan_to_num(np.abs(in_sd)).argmax())
+        )
         family = FAMILIES[measures[own]]
-        steps = np.diff(np.nanmean(values[:, :, own], 1)) * np.sign(changes[own])
+        steps = np.diff(_mean(values[:, :, own], 1)) * np.sign(changes[own])
         others = [abs(in_sd[k]) for k, m in enumerate(measures) if FAMILIES[m] != family]
         moved = ends[:, own][np.isfinite(ends[:, own])]
         verdict = {
@@ -280,7 +320,7 @@ def judge(found: np.ndarray, directions: Directions, sample: Sample, errors: dic
             "beyond_error": float(abs(changes[own]) / errors[measures[own]]),
             "monotonic": bool((steps > 0).all()),
             "ends_right": float((moved * np.sign(changes[own]) > 0).mean()),
-            "others": float(max(others) / abs(in_sd[own])),
+            "others": float(np.nanmax(others) / abs(in_sd[own])),
             "readable": float(np.isfinite(values[:, :, tilt]).mean(1).min() / drawn),
         }
         verdict["accepted"] = bool(
@@ -294,6 +334,13 @@ def judge(found: np.ndarray, directions: Directions, sample: Sample, errors: dic
     return directions.report
 
 
+def _mean(values, axis):
+    """The mean of what is known, NaN where nothing is; numpy warns of that."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(axis) / known.sum(axis)
+
+
 def returns(first: Directions, *others: Directions) -> dict[str, float]:
     """{accepted direction of ``first``: how alike its counterparts of other trainings are}.
 
@@ -304,7 +351,7 @@ def returns(first: Directions, *others: Directions) -> dict[str, float]:
     """
 
     def profile(directions, name):
-        values = np.array(list(directions.report[name]["in_sd"].values()))
+        values = np.nan_to_num(list(directions.report[name]["in_sd"].values()))
         return values / np.linalg.norm(values)
 
     def best(name, other):

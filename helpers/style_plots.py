@@ -1,5 +1,6 @@
 """Figures and films of notebook 07: what a step in W does, and where patients lie."""
 
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -37,14 +38,15 @@ def effects_matrix(directions: Directions, *, caption="", path=None):
         figure, axes = plt.subplots(figsize=(WIDTH, 0.3 * len(names) + 1.3))
         shown = axes.imshow(table, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
         for (i, j), value in np.ndenumerate(table):
-            axes.text(j, i, f"{value:+.1f}", ha="center", va="center", fontsize=8,
+            text = f"{value:+.1f}" if np.isfinite(value) else "unread"
+            axes.text(j, i, text, ha="center", va="center", fontsize=8,
                       color="white" if abs(value) > 0.6 * limit else "black")  # fmt: skip
         for i, name in enumerate(names):
             own = measures.index(directions.report[name]["measure"])
             axes.add_patch(plt.Rectangle((own - 0.48, i - 0.46), 0.96, 0.92, fill=False, lw=1.5))
         labels = [f"{'* ' if n in directions.accepted else ''}{WORDS.get(n, n)}" for n in names]
         axes.set_yticks(range(len(names)), labels)
-        axes.set_xticks(range(len(measures)), [WORDS[m] for m in measures])
+        axes.set_xticks(range(len(measures)), [textwrap.fill(WORDS[m], 10) for m in measures])
         axes.spines[:].set_visible(False)
         ends = f"{POSITIONS[0]:+g} to {POSITIONS[-1]:+g} SD of W"
         figure.colorbar(shown, label=f"change, {ends}\n(SD of the measure)")

@@ -33,11 +33,11 @@
 # | preset | pictures | where | time |
 # |---|---|---|---|
 # | `tiny` | 64 px; explores two small generators that come with `helpers` | anywhere | 1 minute |
-# | `demo` (default) | 128 px, simulated eyes | 2 CPU cores | 2 x 9 minutes, and 10 to explore |
+# | `demo` (default) | 128 px, simulated eyes | 2 CPU cores | 2 x 12 minutes, and 10 to explore |
 # | `colab` | 256 px, OCT2017 | one T4 | 2 x 1.5 hours |
 # | `kaggle` | 256 px, OCT2017 | 2 x T4 | 2 x 5.2 hours |
 #
-# After nine minutes on a CPU a generator is a beginner, and the numbers show it; the README has
+# After twelve minutes on a CPU a generator is a beginner, and the numbers show it; the README has
 # longer trainings and real patients. Nothing that is made here is for clinical use.
 
 # %% [markdown]
@@ -89,10 +89,12 @@ from helpers.directions import (
     FAMILIES,
     POSITIONS,
     WORDS,
+    decided_by_style,
     draw_sample,
     effects,
     fit,
     judge,
+    linear,
     needs_styles,
     read_measures,
     render,
@@ -303,18 +305,18 @@ figure = style_plots.rows(
 plots.compact(figure)
 
 # %% [markdown]
-# **What does the noise decide?** The same style under three grains. If anatomy moved with the
-# noise, edits of the style could not be trusted.
+# **What does the noise decide?** The same style under six grains. If part of the anatomy comes out
+# of the noise, no direction in $W$ can steer it. The share of a measure's variance that the style
+# decides is an analysis of variance: some styles, each under the same grains, all read by the ruler
+# (whose own error counts as noise here).
 
 # %%
+decided = decided_by_style(generator, seed=settings.seed)
+for name, share in decided.items():
+    print(f"{WORDS[name]:20} decided by the style: {share:4.0%}, by the noise: {1 - share:4.0%}")
 with torch.inference_mode():
-    grains = z[:, generator.latent :]
-    same = [render(generator, w[:1].expand(len(z), -1, -1), grains)]
-shaken = {"grain": read_measures(same[0]), "style": read_measures(render(generator, w, grains))}
-for name in FAMILIES:
-    spread = " / ".join(f"{np.nanstd(read[name]):6.2f}" for read in shaken.values())
-    print(f"{name:18} standard deviation under other grains / other styles: {spread}")
-figure = plots.grid(same[0], columns=6, caption="One style, six grains.")
+    same = render(generator, w[:1].expand(len(z), -1, -1), z[:, generator.latent :])
+figure = plots.grid(same, columns=6, caption="One style, six grains.")
 plots.compact(figure)
 
 # %% [markdown]
@@ -348,8 +350,9 @@ plots.compact(figure)
 #   measure grows fastest. But drusen and thickness may grow together in the data, so from every
 #   direction the part is removed along which the measures of *other* families change.
 #
-# The unit is one standard deviation of the styles along the direction. `explained` says how much of
-# a measure the straight line predicts on scans left out of the fit.
+# The unit is one standard deviation of the styles along the direction. How much of a measure's
+# variance does a straight line predict, on scans left out of the fit? And does it from $z$? If the
+# mapping network does what it is there for, $W$ is the straighter of the two.
 
 # %%
 show_source(fit)
@@ -362,8 +365,13 @@ found = [
 ]
 readable = np.isfinite(samples[0].values["tilt"]).mean()
 print(f"the ruler can read {readable:.0%} of {settings.draws} draws")
-for name, *shares in zip(found[0].names, *(directions.explained for directions in found)):
-    print(f"{name:18} explained: {', '.join(f'{share:5.2f}' for share in shares)}")
+from_z = [linear(drawn.z, drawn.values) for drawn in samples]
+for name in FAMILIES:
+    shares = [directions.explained[directions.index(name)] for directions in found]
+    both = [
+        f"{share:.2f} from w, {z_share[name]:.2f} from z" for share, z_share in zip(shares, from_z)
+    ]
+    print(f"{WORDS[name]:20} share of the variance predicted: {'; '.join(both)}")
 
 # %% [markdown]
 # Now the test, on other scans. Every one of them is put to five places along a direction, from
@@ -672,7 +680,11 @@ answer = f"""
 straight direction that was accepted and returned in the second training
 ({", ".join(WORDS.get(n, n) for n in kept) or "none"}); of the drusen themselves
 {len(drusen)} of 3. Read off the styles of unseen patients, they agree with {source} by a rank
-correlation from {min(best.values()):.2f} to {max(best.values()):.2f}.
+correlation from {min(best.values()):.2f} to {max(best.values()):.2f}. The style decides
+{min(decided[n] for n in FAMILIES if FAMILIES[n] == "drusen"):.0%} or more of what varies in the
+drusen, and a straight line in $W$ predicts at most
+{max(found[0].explained[found[0].index(n)] for n in FAMILIES if FAMILIES[n] == "drusen"):.0%} of it:
+what is not predicted lies in $W$, but not along a line.
 
 **Patients.** Unseen scans are projected with an error of {ways["W+"].error.mean():.0f} grey levels;
 {count} synthetic scans reach {np.mean(list(near["synthetic"].values())):.0%} of the training
@@ -691,7 +703,7 @@ the disease: what it draws rarely may be frequent, and what it never draws exist
     {"report": report, "directions": found[0].report, "returns": again,
      "others": [other.report for other in found[1:]],
      "explained": dict(zip(found[0].names, found[0].explained.tolist())),
-     "agreement": agreement, "apart": apart,
+     "from_z": from_z[0], "decided_by_style": decided, "agreement": agreement, "apart": apart,
      "projection": {n: [float(w.error.mean()), float(w.distance.mean())] for n, w in ways.items()},
      "path_length_variation": float(lengths.std() / lengths.mean())}, indent=1) + "\n")  # fmt: skip
 Markdown(answer)

@@ -13,10 +13,12 @@ from helpers.directions import (
     POSITIONS,
     Directions,
     Sample,
+    decided_by_style,
     draw_sample,
     effects,
     fit,
     judge,
+    linear,
     load_directions,
     needs_styles,
     read_measures,
@@ -91,8 +93,7 @@ def make_sample(slopes=None, *, n=2000, noise=0.1, seed=0, spread=None):
     slopes = {name: eye[FACTORS[name]] for name in MEASURES} | (slopes or {})
     values = {name: 10 + 5 * (factors @ slope) + noise * rng.normal(size=n)
               for name, slope in slopes.items()}  # fmt: skip
-    sample = Sample(2 + factors @ mix, torch.zeros(n, 1), np.zeros((n, 1, 1, 1), "u1"), values)
-    return sample, np.linalg.inv(mix)
+    return Sample(None, 2 + factors @ mix, None, None, values), np.linalg.inv(mix)
 
 
 def cosine(one, other):
@@ -202,6 +203,20 @@ def test_a_measure_that_cannot_be_fitted_is_named(fault):
         fit(sample)
 
 
+def test_how_much_a_straight_line_predicts():
+    rng = np.random.default_rng(0)
+    rows, noise = rng.normal(size=(600, 3)), rng.normal(size=600)
+    values = {"all": 3 * rows[:, 0] + 7, "half": rows[:, 1] + noise, "nothing": noise,
+              "bent": rows[:, 2] ** 2}  # fmt: skip
+    values["half"][::4] = np.nan
+    found = linear(rows, values)
+    assert found["all"] == pytest.approx(1, abs=1e-3)
+    assert found["half"] == pytest.approx(0.5, abs=0.1)
+    assert abs(found["nothing"]) < 0.05 and abs(found["bent"]) < 0.1
+    few = rng.normal(size=(60, 50))  # so few that they could be learned by heart
+    assert linear(few, {"some": few[:, :3].sum(1) + noise[:60]})["some"] < 0.75
+
+
 # --- places along them
 
 
@@ -247,7 +262,7 @@ def judged_sample(unread=0):
     values = {name: np.resize([10 - SPREAD, 10 + SPREAD], N).astype(float) for name in MEASURES}
     for row in values.values():
         row[:unread] = np.nan
-    return Sample(np.zeros((N, 2)), torch.zeros(N, 1), np.zeros((N, 1, 1, 1), "u1"), values)
+    return Sample(None, np.zeros((N, 2)), None, None, values)
 
 
 def one_direction(name="tilt"):
@@ -356,9 +371,10 @@ def test_measures_of_its_own_family_may_change_as_much():
     assert verdict_of(read, name="drusen_count")["accepted"]
 
 
-def test_a_component_is_judged_by_what_it_changes_most():
-    read = planted(measure=THICK)
-    read[0, :, :, TILT] -= 0.3 * np.arange(5)[:, None]
+@pytest.mark.parametrize("step", [1.0, -1.0])
+def test_a_component_is_judged_by_what_it_changes_most(step):
+    read = planted(step, THICK)
+    read[0, :, :, TILT] -= 0.3 * step * np.arange(5)[:, None]
     verdict = verdict_of(read, name="component 1")
     assert verdict["measure"] == "retinal_thickness" and verdict["accepted"]
     assert verdict["others"] == pytest.approx(0.3)
@@ -397,6 +413,14 @@ def test_a_direction_returns_as_far_as_it_does_the_same():
     component = {"component 1": ("tilt", [-3 * change for change in tilt], True)}
     two = with_report(tilt=("tilt", both, True), **component)
     assert returns(first, two)["tilt"] == pytest.approx(1)  # the best; a component has no sign
+
+
+def test_a_direction_returns_in_every_training_or_not_at_all():
+    tilt, both = (0, 0, 0, 0, 0, 2), (0, 0, 0, 1.5, 0, 2)
+    first = with_report(tilt=("tilt", tilt, True))
+    less, never = with_report(tilt=("tilt", both, True)), with_report(tilt=("tilt", tilt, False))
+    for others, expected in (((first, less), 0.8), ((less, first), 0.8), ((first, never), 0)):
+        assert returns(first, *others)["tilt"] == pytest.approx(expected)
 
 
 # --- files
@@ -465,6 +489,7 @@ def drawn(drawer):
 
 def test_a_sample_is_what_was_drawn_and_what_is_read_on_it(drawer, drawn):
     assert drawn.w.shape == (80, LATENT) and drawn.grain.shape == (80, 64**2)
+    np.testing.assert_allclose(drawer.styles(torch.from_numpy(drawn.z))[:, 0], drawn.w, rtol=1e-5)
     styles = torch.from_numpy(drawn.w)[:, None].repeat(1, 5, 1)
     assert (render(drawer, styles, drawn.grain) == drawn.scans).all()
     few = draw_sample(drawer, 2, seed=5)
@@ -495,6 +520,52 @@ def test_what_is_planted_in_pictures_is_fitted_read_and_accepted(drawer, drawn):
     assert change == pytest.approx(drawn.values["tilt"].std(), rel=0.1)
     report = judge(read, found, drawn, dict.fromkeys(MEASURES, 0.3))
     assert report["tilt"]["accepted"] and report["retinal_thickness"]["accepted"]
+
+
+class Codes(torch.nn.Module):
+    """Draws pictures of two pixels: one is the style, the other the grain."""
+
+    size, levels, latent, classes, z_dim = 2, 1, 1, 0, 5
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def styles(self, z, labels=None):
+        return z[:, None, :1]
+
+    def draw(self, styles, grain):
+        return torch.stack([styles[:, 0, 0], grain[:, 0]], 1)[:, None, None] / 5
+
+
+def test_what_the_style_decides_and_what_the_grain(monkeypatch):
+    def read(scans, progress=False):
+        style, grain = scans[:, 0, 0].T.astype(float)
+        lost = np.where(np.arange(len(scans)) == 2, np.nan, 0)
+        values = (style, grain, 2 * style + grain, style + grain, style + 2 * grain, style)
+        return {name: value + lost for name, value in zip(MEASURES, values)}
+
+    monkeypatch.setattr(module, "read_measures", read)
+    found = decided_by_style(Codes(), 60)
+    assert list(found) == MEASURES
+    expected = dict(zip(MEASURES, (1, 0, 0.8, 0.5, 0.2, 1)))
+    assert found == pytest.approx(expected, abs=0.12)
+
+
+def test_the_share_of_the_style_by_hand(monkeypatch):
+    reads = iter(([1, 1], [0, 2], [4, 6]))  # of the draws, then of each style under both grains
+
+    def read(scans, progress=False):
+        return dict.fromkeys(MEASURES, np.array(next(reads), float))
+
+    monkeypatch.setattr(module, "read_measures", read)
+    # within: (2 + 2) / 2; between: the variance of 1 and 5, less 2 / 2
+    assert decided_by_style(Codes(), 2)["tilt"] == pytest.approx(7 / 9)
+
+
+def test_the_style_decides_the_anatomy_of_pictures(drawer):
+    found = decided_by_style(drawer, 5)
+    assert min(found[name] for name in ("retinal_thickness", "tilt", "fovea_column")) > 0.9
 
 
 def test_what_is_no_style_based_generator_or_untrained_is_refused():
@@ -528,7 +599,6 @@ def test_a_sample_of_one_class(monkeypatch):
     monkeypatch.setattr(module, "read_measures", lambda *args, **kwargs: values)
     first, other = draw_sample(generator, 3), draw_sample(generator, 3, class_name="NORMAL")
     for sample, label in ((first, 0), (other, 1)):
-        z = torch.cat([torch.zeros(3, LATENT), sample.grain], 1)
-        z[:, :LATENT] = torch.cat(list(module.draw_noise(3, generator.z_dim, 0)))[:, :LATENT]
+        z = torch.from_numpy(sample.z)
         expected = generator.styles(z, torch.full((3,), label))[:, 0].detach().numpy()
         np.testing.assert_allclose(sample.w, expected, rtol=1e-5)

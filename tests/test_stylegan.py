@@ -244,15 +244,18 @@ def test_every_class_has_a_mean_style_of_its_own():
 
 
 def watch(generator):
-    """What every level adds to the picture, in the order of levels, filled by drawing."""
+    """Every layer's output, [(level, values), ...], filled by drawing."""
     seen = []
-    for layer in (*generator.to_image, generator.finest):
-        layer.register_forward_hook(lambda *args: seen.append(args[2]))
+    middle = zip(generator.grow, generator.keep, generator.to_image[1:])
+    levels = [[generator.first, generator.to_image[0]], *middle, [generator.fine, generator.finest]]
+    for level, layers in enumerate(levels):
+        for layer in layers:
+            layer.register_forward_hook(lambda *args, level=level: seen.append((level, args[2])))
     return seen
 
 
 @pytest.mark.parametrize("level", range(5))
-def test_the_style_of_a_level_changes_its_own_and_nothing_coarser(level):
+def test_the_style_of_a_level_changes_all_of_its_own_and_nothing_coarser(level):
     generator = make()
     seen = watch(generator)
     z, other = noise(generator, 2), noise(generator, 2, seed=9)
@@ -260,10 +263,11 @@ def test_the_style_of_a_level_changes_its_own_and_nothing_coarser(level):
     generator.draw(styles, z[:, LATENT:])
     styles[:, level] = generator.styles(other)[:, level]
     generator.draw(styles, z[:, LATENT:])
-    before, after = seen[: generator.levels], seen[generator.levels :]
-    assert [part.shape[-1] for part in before] == [4, 8, 16, 32, 64]
-    for k, (one, changed) in enumerate(zip(before, after, strict=True)):
-        assert torch.equal(one, changed) == (k < level), k
+    count = 2 + 3 * 3 + 2
+    assert len(seen) == 2 * count
+    for (k, before), (_, after) in zip(seen[:count], seen[count:]):
+        assert before.shape[-1] == 4 * 2**k
+        assert torch.equal(before, after) == (k < level), k
 
 
 def test_the_first_style_moves_the_layout_and_the_last_one_hardly():
@@ -343,7 +347,7 @@ def test_a_mixed_scan_has_its_own_style_up_to_a_level_and_one_other_from_there_o
 
 def test_the_share_of_mixed_scans_and_their_class():
     generator = make(classes=2)
-    z, labels = noise(generator, 300), torch.arange(300) % 2
+    z, labels = noise(generator, 150), torch.arange(150) % 2
     images, styles = mixed(generator, z, 0.3, labels)
     own = generator.styles(z, labels)
     changed = (styles != own).any(2).any(1)
