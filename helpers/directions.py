@@ -21,7 +21,7 @@ from sklearn.model_selection import cross_val_predict
 from tqdm.auto import tqdm
 
 from helpers.generate import draw_noise
-from helpers.measures.layers import measure
+from helpers.measures.layers import flat_without_drusen, measure
 
 # what directions are fitted to, and its family: measures of one family may change together
 FAMILIES = {
@@ -47,6 +47,7 @@ READABLE = 0.9  # share of the scans readable as drawn that the ruler must read 
 ALIKE = 0.9  # cosine of what two directions do, for them to be one
 FAINT = 1e-4  # variance of a component of W, as a share of the largest, below which it is none
 MOST_UNREADABLE = 0.5  # share of draws above which nothing can be fitted
+SAME = 0.2  # a combination of unit slopes that is shorter, over the longest one, is noise
 FOLDS, ALPHAS = 5, np.logspace(0, 5, 11)  # of the ridge regressions
 
 
@@ -155,7 +156,7 @@ def read_measures(scans: np.ndarray, progress=False) -> dict[str, np.ndarray]:
     """The measures of FAMILIES, (N,) each, of scans (N, 1, S, S); a scan without drusen has drusen
     of height 0, one that the ruler cannot read is NaN throughout."""
     found = measure(scans, progress=progress)
-    found["drusen_height"] = np.where(found["drusen_count"] == 0, 0.0, found["drusen_height"])
+    found = flat_without_drusen(found)
     return {name: found[name] for name in FAMILIES}
 
 
@@ -170,8 +171,11 @@ def draw_sample(generator, n: int, seed=0, *, class_name=None, progress=False) -
     z = torch.cat(list(draw_noise(n, generator.z_dim, seed)))
     labels = ()
     if generator.classes:
-        known = generator.metadata["classes"]
-        labels = (torch.full((n,), known.index(class_name or known[0]), device=device),)
+        known, judged = generator.metadata["classes"], generator.metadata.get("class")
+        class_name = class_name or (judged if judged in known else known[0])
+        if class_name not in known:
+            raise ValueError(f"class {class_name}: this generator draws {', '.join(known)}")
+        labels = (torch.full((n,), known.index(class_name), device=device),)
     with torch.inference_mode():
         styles = generator.styles(z.to(device), *labels)
     grain = z[:, generator.latent :]
@@ -195,7 +199,7 @@ def linear(rows: np.ndarray, values: dict) -> dict[str, float]:
         known = np.isfinite(measured)
         y = measured[known]
         guess = cross_val_predict(RidgeCV(ALPHAS), rows[known], y, cv=FOLDS)
-        found[name] = float(1 - np.mean((y - guess) ** 2) / max(y.var(), 1e-12))
+        found[name] = float(1 - np.mean((y - guess) ** 2) / y.var() if y.var() else 0.0)
     return found
 
 
@@ -214,14 +218,17 @@ def _ridge(u, values, name):
 def decided_by_style(generator, count=16, seed=0, *, class_name=None) -> dict[str, float]:
     """{measure: share of its variance that the style decides}; the rest is the grain's.
 
-    Analysis of variance over ``count`` styles, each under the same ``count`` grains: scans of one
+    Analysis of variance over ``count`` styles, each under ``count`` grains of its own: scans of one
     style that differ in a measure differ by their noise (and the ruler's error) alone.
     """
     drawn = draw_sample(generator, count, seed, class_name=class_name)
     device = next(generator.parameters()).device
     styles = torch.from_numpy(drawn.w).to(device)[:, None].repeat(1, generator.levels, 1)
-    grains = drawn.grain.to(device)
-    read = [read_measures(render(generator, w.expand(count, -1, -1), grains)) for w in styles]
+    noise = torch.Generator().manual_seed(seed)
+    read = []
+    for w in styles:
+        grain = torch.randn(count, generator.size**2, generator=noise).to(device)
+        read.append(read_measures(render(generator, w.expand(count, -1, -1), grain)))
     found = {}
     for name in FAMILIES:
         table = np.array([values[name] for values in read])  # styles, grains
@@ -252,8 +259,10 @@ def fit(sample: Sample, *, components=6, weights_hash="") -> Directions:
     slopes = {name: _ridge(u, values, name).coef_ for name, values in sample.values.items()}
     units = []
     for name, slope in slopes.items():
-        others = np.array([s for k, s in slopes.items() if FAMILIES[k] != FAMILIES[name]])
-        alone = slope - np.linalg.lstsq(others.T, slope, rcond=None)[0] @ others
+        others = [s for k, s in slopes.items() if FAMILIES[k] != FAMILIES[name]]
+        others = np.array([s / np.linalg.norm(s) for s in others])
+        # three measures of drusen have nearly one slope: how they differ is noise, and stays
+        alone = slope - np.linalg.lstsq(others.T, slope, rcond=SAME)[0] @ others
         units.append(alone / np.linalg.norm(alone))
     components = min(components, len(order))
     units = np.concatenate([np.array(units), np.eye(len(order))[:components]])
@@ -295,13 +304,12 @@ def judge(found: np.ndarray, directions: Directions, sample: Sample, errors: dic
     over the ruler's error (above 1). monotonic: the mean moves one way at every step. ends_right:
     share of scans whose ends are in that order (at least 0.8). others: largest change of a measure
     of another family, as a share of its own, both in standard deviations (at most 0.5). readable:
-    share of scans that can be read at the worst position, over that of ``sample`` (at least 0.9).
+    share of scans whose own measure can be read at the worst position, over that of ``sample``
+    (at least 0.9).
     accepted: all of them.
     """
     measures = list(FAMILIES)
     spreads = np.array([np.nanstd(sample.values[name]) for name in measures])
-    tilt = measures.index("tilt")  # known wherever the ruler can read
-    drawn = np.isfinite(sample.values["tilt"]).mean()
     for name, values in zip(directions.names, found, strict=True):
         ends = values[-1] - values[0]  # (scans, measures)
         changes = _mean(ends, 0)
@@ -311,7 +319,10 @@ def judge(found: np.ndarray, directions: Directions, sample: Sample, errors: dic
         )
         family = FAMILIES[measures[own]]
         steps = np.diff(_mean(values[:, :, own], 1)) * np.sign(changes[own])
-        others = [abs(in_sd[k]) for k, m in enumerate(measures) if FAMILIES[m] != family]
+        there = np.isfinite(values[:, :, own]).mean(1).min()
+        others = [
+            abs(np.nan_to_num(in_sd[k])) for k, m in enumerate(measures) if FAMILIES[m] != family
+        ]
         moved = ends[:, own][np.isfinite(ends[:, own])]
         verdict = {
             "measure": measures[own],
@@ -319,9 +330,9 @@ def judge(found: np.ndarray, directions: Directions, sample: Sample, errors: dic
             "in_sd": dict(zip(measures, in_sd.tolist())),
             "beyond_error": float(abs(changes[own]) / errors[measures[own]]),
             "monotonic": bool((steps > 0).all()),
-            "ends_right": float((moved * np.sign(changes[own]) > 0).mean()),
-            "others": float(np.nanmax(others) / abs(in_sd[own])),
-            "readable": float(np.isfinite(values[:, :, tilt]).mean(1).min() / drawn),
+            "ends_right": float(_mean(moved * np.sign(changes[own]) > 0, 0)),
+            "others": float(max(others) / max(abs(in_sd[own]), 1e-9)),
+            "readable": float(there / max(np.isfinite(sample.values[measures[own]]).mean(), 1e-9)),
         }
         verdict["accepted"] = bool(
             verdict["beyond_error"] > 1
@@ -341,7 +352,7 @@ def _mean(values, axis):
         return np.where(known, values, 0).sum(axis) / known.sum(axis)
 
 
-def returns(first: Directions, *others: Directions) -> dict[str, float]:
+def returns(first: Directions, second: Directions, *more: Directions) -> dict[str, float]:
     """{accepted direction of ``first``: how alike its counterparts of other trainings are}.
 
     Two trainings have two spaces W, so vectors cannot be compared; what they do can. Of each other
@@ -359,4 +370,6 @@ def returns(first: Directions, *others: Directions) -> dict[str, float]:
                  if other.report[n]["measure"] == first.report[name]["measure"]]  # fmt: skip
         return max(alike, default=0.0)
 
-    return {name: float(min(best(name, other) for other in others)) for name in first.accepted}
+    return {
+        name: float(min(best(name, other) for other in (second, *more))) for name in first.accepted
+    }

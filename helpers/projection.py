@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from helpers.directions import FAMILIES, Directions, Sample, needs_styles
 from helpers.measures.layers import read_layers
 from helpers.padding import padding_mask
+from helpers.preprocess import resize
 from helpers.state import choose_precision
 
 CELLS = (2, 4, 8, 16)  # px
@@ -73,9 +74,13 @@ def check_scan(scan, size: int, name="scan") -> np.ndarray:
             f"{name}: {scan.shape[1]} x {scan.shape[0]} px, and this generator draws {size} x "
             f"{size}; {clean}."
         )
-    if scan.dtype != np.uint8:
+    if not np.isfinite(scan.astype(float)).all():
+        raise ValueError(f"{name}: not every pixel is a number; {clean}.")
+    if np.issubdtype(scan.dtype, np.integer):
+        scan = scan.clip(0, 255).astype(np.uint8)
+    else:
         scan = np.clip(np.round((scan.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
-    wedge = padding_mask(scan).mean()
+    wedge = padding_mask(resize(scan, 256, 256)).mean()  # it is made for the size of real scans
     if wedge > WEDGE:
         raise ValueError(
             f"{name}: {100 * wedge:.0f} % of it is padding without a signal (a white wedge, a "
@@ -117,13 +122,15 @@ class Projector:
         leaving the mean style and of levels that differ, in whitened coordinates, where styles
         have unit variance.
         """
-        for number, scan in enumerate(scans):
-            check_scan(scan, self.generator.size, f"scan {number}")
+        size = self.generator.size
+        scans = np.stack(
+            [check_scan(scan, size, f"scan {k}")[None] for k, scan in enumerate(scans)]
+        )
         device = next(self.generator.parameters()).device
         self.mean, self.whiten, self.colour = (
             t.to(device) for t in (self.mean, self.whiten, self.colour)
         )
-        goal = torch.from_numpy(np.array(scans)).to(device).float() / 127.5 - 1
+        goal = torch.from_numpy(scans).to(device).float() / 127.5 - 1
         guess = torch.from_numpy(self.guess.predict(self.features(scans))).float().to(device)
         shared = ((guess - self.mean) @ self.whiten)[:, None].requires_grad_()
         levels = self.generator.levels

@@ -107,6 +107,7 @@ from helpers.measures import modes
 from helpers.measures.coverage import coverage_report
 from helpers.measures.distances import distance_report
 from helpers.measures.features import Features
+from helpers.measures.layers import flat_without_drusen
 from helpers.measures.true_layers import ruler_errors, true_measures
 from helpers.methods import gan
 from helpers.networks import stylegan
@@ -307,8 +308,8 @@ plots.compact(figure)
 # %% [markdown]
 # **What does the noise decide?** The same style under six grains. If part of the anatomy comes out
 # of the noise, no direction in $W$ can steer it. The share of a measure's variance that the style
-# decides is an analysis of variance: some styles, each under the same grains, all read by the ruler
-# (whose own error counts as noise here).
+# decides is an analysis of variance: some styles, each under grains of its own, all read by the
+# ruler (whose own error counts as noise here).
 
 # %%
 decided = decided_by_style(generator, seed=settings.seed)
@@ -472,17 +473,19 @@ show_source(Projector.__call__)
 
 # %%
 def readable_scans(split, most):
-    """The first scan of each patient that an OCT generator can be given, up to `most`."""
-    chosen, done = [], set()
-    for number, (scan, image) in enumerate(zip(split.scans, split.images)):
-        if scan.patient not in done and len(chosen) < most:
-            try:
-                check_scan(image, settings.size, scan.path)
-            except ValueError:
-                continue
-            chosen.append(number)
-            done.add(scan.patient)
-    return chosen
+    """Places of up to `most` scans that an OCT generator can be given, patients in turn."""
+    turns = {}
+    for number, scan in enumerate(split.scans):
+        turns.setdefault(scan.patient, []).append(number)
+    order = sorted((turn, k) for numbers in turns.values() for turn, k in enumerate(numbers))
+    chosen = []
+    for _, number in order:
+        try:
+            check_scan(split.images[number], settings.size, split.scans[number].path)
+        except ValueError:
+            continue
+        chosen.append(number)
+    return chosen[:most]
 
 
 chosen = readable_scans(data.test, settings.tested)
@@ -508,7 +511,7 @@ for name, way in ways.items():
 show = slice(0, settings.projected)
 figure = style_plots.rows(
     [list(unseen[show]), *(list(pictures[show]) for pictures in drawn.values())],
-    ["unseen patient", *(f"projected, {name}" for name in ways)],
+    ["unseen scan", *(f"projected, {name}" for name in ways)],
     caption="Test patients and their projections, under one grain.",
 )
 plots.compact(figure)
@@ -527,7 +530,7 @@ def known_anatomy(split, chosen):
         return read_measures(split.images[chosen]), "the ruler's reading"
     rows = [true_measures(simulated_eye(split.scans[k], 256).truth) for k in chosen]
     known = {name: np.array([row[name] for row in rows], float) for name in FAMILIES}
-    return known | {"drusen_height": np.nan_to_num(known["drusen_height"])}, "the truth"
+    return flat_without_drusen(known), "the truth"
 
 
 known, source = known_anatomy(data.test, chosen)
@@ -537,7 +540,8 @@ agreement = {
     "ruler on the projection, W+": lines_up(read_measures(drawn["W+"]), known),
     "ruler on the scan": lines_up(read_measures(unseen), known),
 }
-print(f"rank correlation with {source}, {len(chosen)} unseen patients")
+patients = len({data.test.scans[k].patient for k in chosen})
+print(f"rank correlation with {source}, {len(chosen)} scans of {patients} unseen patients")
 for name in FAMILIES:
     print(f"{name:18}", *(f"{way}: {values[name]:+.2f}  " for way, values in agreement.items()))
 
@@ -661,7 +665,7 @@ plots.compact(figure)
 # that draws it again.
 
 # %%
-names = [f"unseen patient {k + 1}" for k in range(len(chosen))][show]
+names = [f"unseen scan {k + 1}" for k in range(len(chosen))][show]
 Explorer(generator, found[0], dict(zip(names, zip(unseen, ways["W+"].styles))),
          folder=folder / "saved")  # fmt: skip
 

@@ -388,6 +388,23 @@ def test_a_generator_that_can_be_read_now_and_then_is_held_to_that():
     assert verdict["accepted"] and verdict["readable"] == 1
 
 
+def test_a_measure_that_is_never_there_is_unknown_and_decides_nothing():
+    read = planted()
+    read[..., MEASURES.index("fovea_column")] = np.nan
+    verdict = verdict_of(read)
+    assert np.isnan(verdict["changes"]["fovea_column"]) and verdict["accepted"]
+    assert verdict_of(read, name="component 1")["measure"] == "tilt"
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", ["tilt", "component 1"])
+def test_a_direction_with_an_end_that_nobody_can_read_is_refused(name):
+    read = planted()
+    read[0, -1] = np.nan
+    verdict = verdict_of(read, name=name)
+    assert not verdict["accepted"] and verdict["readable"] == 0
+
+
 # --- what another training has
 
 
@@ -413,6 +430,11 @@ def test_a_direction_returns_as_far_as_it_does_the_same():
     component = {"component 1": ("tilt", [-3 * change for change in tilt], True)}
     two = with_report(tilt=("tilt", both, True), **component)
     assert returns(first, two)["tilt"] == pytest.approx(1)  # the best; a component has no sign
+
+
+def test_what_was_never_read_does_not_keep_a_direction_from_returning():
+    first = with_report(tilt=("tilt", (0, 0, 0, 0, np.nan, 2), True))
+    assert returns(first, first) == {"tilt": 1.0}
 
 
 def test_a_direction_returns_in_every_training_or_not_at_all():

@@ -122,7 +122,7 @@ def projector(generator):
 def anything_goes(request, monkeypatch):
     """An untrained generator draws no retinas: the tests of projecting do not ask for them."""
     if "projector" in request.fixturenames:
-        monkeypatch.setattr(projection, "check_scan", lambda scan, size, name="": scan)
+        monkeypatch.setattr(projection, "check_scan", lambda scan, size, name="": scan[0])
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def goals(generator):
 @pytest.fixture(scope="module")
 def found(projector, goals):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(projection, "check_scan", lambda scan, size, name="": scan)
+        patch.setattr(projection, "check_scan", lambda scan, size, name="": scan[0])
         return {
             "guess": projector(goals, steps=0),
             "W": projector(goals, steps=80, plus=False),

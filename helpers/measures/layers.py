@@ -271,3 +271,9 @@ def describe(layers):
         "tilt": layers.tilt * width * tall,
         "curvature": bow * tall,
     }
+
+
+def flat_without_drusen(values):
+    """The same measures, in which a scan without drusen has drusen of height 0, not NaN."""
+    height = np.where(values["drusen_count"] == 0, 0.0, values["drusen_height"])
+    return {**values, "drusen_height": height}

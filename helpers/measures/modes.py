@@ -52,7 +52,7 @@ def find_modes(features, count=6, seed=0) -> Modes:
             f"{len(features)} scans for {count} modes: that needs {3 * count}; choose fewer modes "
             "or add scans."
         )
-    axes = PCA(min(AXES, len(features) - 1), random_state=seed).fit(features)
+    axes = PCA(min(AXES, len(features) - 1, features.shape[1]), random_state=seed).fit(features)
     groups = KMeans(count, n_init=10, random_state=seed).fit(axes.transform(features))
     order = np.argsort(-np.bincount(groups.labels_, minlength=count), kind="stable")
     groups.cluster_centers_ = groups.cluster_centers_[order]
@@ -91,6 +91,8 @@ def reached(real, synthetic, patients, k=5) -> dict[str, float]:
     make its neighbourhood too small for anyone else). real (N, d), synthetic (M, d): feature rows;
     the share grows with M, so compare at one M. ValueError if there are not k scans of others.
     """
+    if len(real) <= k:
+        raise ValueError(f"neighbourhoods of {k} need as many scans of other patients")
     patients = np.asarray(patients)
     between = cdist(real, real)
     between[patients[:, None] == patients] = np.inf

@@ -6,7 +6,15 @@ it is what a measured value should be.
 
 import numpy as np
 
-from helpers.measures.layers import WORK, Druse, Layers, describe, find_drusen, measure
+from helpers.measures.layers import (
+    WORK,
+    Druse,
+    Layers,
+    describe,
+    find_drusen,
+    flat_without_drusen,
+    measure,
+)
 
 PIGMENT_UM = 21.0  # the simulated RPE's own thickness
 
@@ -46,11 +54,12 @@ def true_measures(truth):
 def ruler_errors(eyes):
     """{measure: root mean square error of one scan}, in the measure's own unit, over simulated eyes
     that the ruler can read. A measure that is never there (a fovea outside) is NaN."""
-    found = measure([eye.oct for eye in eyes])
-    true = [true_measures(eye.truth) for eye in eyes]
+    found = flat_without_drusen(measure([eye.oct for eye in eyes]))
+    rows = [true_measures(eye.truth) for eye in eyes]
+    true = flat_without_drusen({name: np.array([row[name] for row in rows]) for name in found})
     errors = {}
     for name, values in found.items():
-        wrong = values - np.array([row[name] for row in true], float)
+        wrong = values - true[name]
         wrong = wrong[np.isfinite(wrong)]
         errors[name] = float(np.sqrt(np.mean(wrong**2))) if len(wrong) else np.nan
     return errors
