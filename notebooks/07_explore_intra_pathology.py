@@ -244,7 +244,7 @@ for number in range(settings.trainings):
 if os.environ.get("RANK", "0") != "0":
     sys.exit()  # of several processes one looks and measures
 device = "cuda" if torch.cuda.is_available() else "cpu"
-features.to(device)
+_ = features.to(device)
 
 # %%
 folders = settings.trained.split(",") if settings.trained else [run.folder for run in runs]
@@ -411,7 +411,9 @@ plots.compact(figure)
 
 # %% [markdown]
 # The pictures behind the numbers: one eye along every fitted direction. Look for what the ruler
-# does not measure.
+# does not measure. Does the choroid turn bright as the retina grows thicker? Then that is no thick
+# retina but another *device*, whose scans are less high, so that every retina takes more of them. A
+# straight line found what goes with thickness in the data, and no number above said so.
 
 # %%
 base = draw_sample(generator, 8, settings.seed + 2000)
@@ -547,36 +549,39 @@ for name in FAMILIES:
 
 # %% [markdown]
 # **Edit** a patient's scan, and **interpolate** between two patients. An edit takes the projected
-# styles a step along a direction; here to more and fewer drusen, and to a thicker retina.
-# Interpolation walks straight from one to the other. These are inventions about a real eye: useful
-# to ask "what would the classifier say if", never a prognosis.
+# styles a step along a direction: first the number of drusen, which is what one would want, then
+# the direction that passed all tests best. Interpolation walks straight from one patient to the
+# other. The ruler says whether an edit did what its name says. And even then it is an invention
+# about a real eye: useful to ask "what would the classifier say if", never a prognosis.
 
 # %%
 styles, noise = ways["W+"].styles.to(device), samples[0].grain[:1].to(device)
 steps = (-2, -1, 0, 1, 2)
-edits = []
-for name in ("drusen_count", "retinal_thickness"):
-    row = [moved(styles[:1], found[0], {name: step}) for step in steps]
-    edits.append(render(generator, torch.cat(row), noise))
-    read = read_measures(edits[-1])[name]
-    print(f"{name:18} of the edited scan:", *(f"{step:+d} SD: {value:.1f}  "
-                                              for step, value in zip(steps, read)))  # fmt: skip
+surest = max(
+    fitted, key=lambda name: (again.get(name, 0), found[0].explained[found[0].index(name)])
+)
+edits = {}
+for name in dict.fromkeys(("drusen_count", surest)):
+    row = torch.cat([moved(styles[:1], found[0], {name: step}) for step in steps])
+    edits[name] = render(generator, row, noise)
+    read = read_measures(edits[name])[name]
+    print(f"{WORDS[name]:20} as read:", *(f"{step:+d} SD: {value:.1f}  "
+                                          for step, value in zip(steps, read)))  # fmt: skip
 between = torch.cat([torch.lerp(styles[:1], styles[1:2], t) for t in (0, 0.25, 0.5, 0.75, 1)])
 figure = style_plots.rows(
-    [*map(list, edits), list(render(generator, between, noise))],
-    ["drusen: number", "thickness", "patient 1 to 2"], [f"{s:+d} SD" for s in steps],
+    [*map(list, edits.values()), list(render(generator, between, noise))],
+    [*(WORDS[name] for name in edits), "patient 1 to 2"], [f"{step:+d} SD" for step in steps],
     caption="A projected scan of an unseen patient, edited; last row: from one patient to another.",
 )  # fmt: skip
 plots.compact(figure)
 
 # %% [markdown]
-# A film says more than a row: along the direction of the number of drusen and back.
+# A film says more than a row: along the surest direction and back.
 
 # %%
 folder = Path(settings.runs) / f"{settings.run}-explored"
-frames = torch.cat([moved(styles[:1], found[0], {"drusen_count": step})
-                    for step in np.linspace(-2, 2, 9)])  # fmt: skip
-film = style_plots.film(folder / "drusen.gif", render(generator, frames, noise))
+frames = [moved(styles[:1], found[0], {surest: step}) for step in np.linspace(-2, 2, 7)]
+film = style_plots.film(folder / f"{surest}.gif", render(generator, torch.cat(frames), noise))
 found[0].save(folder / "directions.json")
 print(config.shown(film))
 Image(film.read_bytes())
@@ -621,7 +626,7 @@ rows = [
     for k in range(groups.count)
 ]  # fmt: skip
 figure = style_plots.rows(
-    rows, [f"mode {k + 1}" for k in range(groups.count)],
+    rows, [f"mode {k + 1}" for k in range(groups.count)], ["training"] * 3 + ["synthetic"] * 3,
     caption="The three training scans nearest to each mode's centre, then the three nearest "
     "synthetic ones (fewer where there are none).",
 )  # fmt: skip
@@ -676,21 +681,23 @@ Explorer(generator, found[0], dict(zip(names, zip(unseen, ways["W+"].styles))),
 
 # %%
 kept = [name for name, cosine in again.items() if cosine >= ALIKE]
-drusen = [name for name in kept if FAMILIES[found[0].report[name]["measure"]] == "drusen"]
+lesion = [name for name in FAMILIES if FAMILIES[name] == "drusen"]
+named = ", ".join(WORDS[name] for name in kept if name in FAMILIES) or "none"
+best = {name: agreement["styles, W+"][name] for name in FAMILIES}
 distance = report["kernel_distance"]
-best = {n: agreement["styles, W+"][n] for n in FAMILIES}
 answer = f"""
-**Directions.** Of {len(fitted)} measures of anatomy, {len([n for n in fitted if n in kept])} have a
-straight direction that was accepted and returned in the second training
-({", ".join(WORDS.get(n, n) for n in kept) or "none"}); of the drusen themselves
-{len(drusen)} of 3. Read off the styles of unseen patients, they agree with {source} by a rank
-correlation from {min(best.values()):.2f} to {max(best.values()):.2f}. The style decides
-{min(decided[n] for n in FAMILIES if FAMILIES[n] == "drusen"):.0%} or more of what varies in the
-drusen, and a straight line in $W$ predicts at most
-{max(found[0].explained[found[0].index(n)] for n in FAMILIES if FAMILIES[n] == "drusen"):.0%} of it:
-what is not predicted lies in $W$, but not along a line.
+**Directions.** Of {len(fitted)} measures of anatomy, {len(set(kept) & set(FAMILIES))} have a
+straight direction that was accepted and returned in every training ({named}), and
+{len(set(kept) - set(FAMILIES))} of {settings.components} components. Of the drusen themselves:
+{len(set(kept) & set(lesion))} of 3. The style decides {min(decided[n] for n in lesion):.0%} to
+{max(decided[n] for n in lesion):.0%} of what varies in the drusen, but a straight line in $W$
+predicts at most {max(found[0].explained[found[0].index(n)] for n in lesion):.0%} of it. What the
+style decides and no line predicts lies in $W$, but not along a line.
 
-**Patients.** Unseen scans are projected with an error of {ways["W+"].error.mean():.0f} grey levels;
+**Truth.** Read off the styles of unseen patients, directions agree with {source} by rank
+correlations of {", ".join(f"{rho:.2f} ({WORDS[n]})" for n, rho in best.items())}.
+
+**Patients.** Unseen scans are projected with an error of {ways["W+"].error.mean():.0f} grey levels.
 {count} synthetic scans reach {np.mean(list(near["synthetic"].values())):.0%} of the training
 patients' scans where {count} scans of other patients reach
 {np.mean(list(near["unseen"].values())):.0%}; {apart["synthetic"]:.0%} of the synthetic scans would
