@@ -30,7 +30,7 @@ from helpers.state import choose_precision
 
 CELLS = (2, 4, 8, 16)  # px
 EDGES = 2.0  # weight of the layers' edges
-WEDGE = 0.01  # share of a scan's pixels in white padding above which it is refused
+WHITE, WEDGE = 235, 0.01  # share of a scan's pixels in white padding above which it is refused
 RIDGE = 300.0
 
 
@@ -80,11 +80,12 @@ def check_scan(scan, size: int, name="scan") -> np.ndarray:
         scan = scan.clip(0, 255).astype(np.uint8)
     else:
         scan = np.clip(np.round((scan.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
-    wedge = padding_mask(resize(scan, 256, 256)).mean()  # it is made for the size of real scans
+    large = resize(scan, 256, 256)  # the mask is made for the size of real scans
+    wedge = (padding_mask(large) & (large >= WHITE)).mean()  # black corners may be the device's
     if wedge > WEDGE:
         raise ValueError(
-            f"{name}: {100 * wedge:.0f} % of it is padding without a signal (a white wedge, a "
-            f"frame), which no generator can draw; {clean}."
+            f"{name}: {100 * wedge:.0f} % of it is white padding (a wedge, a frame), which no "
+            f"generator can draw; {clean}."
         )
     layers = read_layers(scan)
     if not layers.usable:

@@ -40,7 +40,7 @@ def test_a_scan_is_taken_in_every_form_that_generators_and_files_have(eye):
 
 
 def framed(eye):
-    return np.pad(eye.oct[20:-20, 20:-20], 20)
+    return np.pad(eye.oct[20:-20, 20:-20], 20, constant_values=255)
 
 
 def pale(eye):
@@ -52,7 +52,7 @@ def pale(eye):
 REFUSED = {
     "another size": (lambda eye: eye.oct[:, :128], "128 x 256 px.*draws 256 x 256.*clean_oct"),
     "half the size": (lambda eye: eye.oct[::2, ::2], "128 x 128 px.*clean_oct.*size=256"),
-    "a frame": (framed, "padding without a signal.*clean_oct"),
+    "a frame": (framed, "white padding.*clean_oct"),
     "grey in the last of three channels": (
         lambda eye: np.repeat(eye.oct[:, :, None], 3, 2), "grey scan saved in three channels"
     ),
@@ -86,7 +86,7 @@ def test_what_is_no_clean_scan_of_this_size_is_refused_in_words(eye, fault):
 def test_a_white_wedge_is_refused_with_its_share():
     wedged = make_eye(4, "NORMAL", size=SIZE, wedge=True)
     share = 100 * wedged.truth.wedge.mean()
-    with pytest.raises(ValueError, match="% of it is padding.*a white wedge") as error:
+    with pytest.raises(ValueError, match="% of it is white padding.*a wedge") as error:
         check_scan(wedged.oct, SIZE)
     said = float(str(error.value).split("scan: ")[1].split(" %")[0])
     assert 0 <= said - share < 6  # and its blurred edge
