@@ -46,6 +46,7 @@ LITTLE = 0.5  # of a direction's own change, in standard deviations: what anothe
 READABLE = 0.9  # share of the scans readable as drawn that the ruler must read at every position
 ALIKE = 0.9  # cosine of what two directions do, for them to be one
 FAINT = 1e-4  # variance of a component of W, as a share of the largest, below which it is none
+FEWEST = 50  # scans on which a measure must be read, for a direction to be fitted to it
 MOST_UNREADABLE = 0.5  # share of draws above which nothing can be fitted
 SAME = 0.2  # a combination of unit slopes that is shorter, over the longest one, is noise
 FOLDS, ALPHAS = 5, np.logspace(0, 5, 11)  # of the ridge regressions
@@ -193,26 +194,17 @@ def draw_sample(generator, n: int, seed=0, *, class_name=None, progress=False) -
 
 def linear(rows: np.ndarray, values: dict) -> dict[str, float]:
     """{measure: share of its variance that a ridge regression on rows (N, d) predicts for scans
-    left out of it} (R^2, five folds; 0 or less: nothing)."""
+    left out of it} (R^2, five folds; 0 or less: nothing), NaN where too few scans could be read."""
     found = {}
     for name, measured in values.items():
         known = np.isfinite(measured)
         y = measured[known]
+        if len(y) < FEWEST or y.std() == 0:
+            found[name] = np.nan
+            continue
         guess = cross_val_predict(RidgeCV(ALPHAS), rows[known], y, cv=FOLDS)
-        found[name] = float(1 - np.mean((y - guess) ** 2) / y.var() if y.var() else 0.0)
+        found[name] = float(1 - np.mean((y - guess) ** 2) / y.var())
     return found
-
-
-def _ridge(u, values, name):
-    known = np.isfinite(values)
-    if known.sum() < 2 * FOLDS or np.std(values[known]) == 0:
-        raise ValueError(
-            f"{name}: read on {known.sum()} of {len(values)} scans, and it varies by "
-            f"{np.std(values[known]) if known.any() else 0:.2g}: nothing to fit. Train for longer "
-            "or draw more scans."
-        )
-    y = (values[known] - values[known].mean()) / values[known].std()
-    return RidgeCV(ALPHAS).fit(u[known], y)
 
 
 def decided_by_style(generator, count=16, seed=0, *, class_name=None) -> dict[str, float]:
@@ -246,7 +238,9 @@ def fit(sample: Sample, *, components=6, weights_hash="") -> Directions:
     In coordinates u in which styles have unit variance in every direction, a measure's direction
     is its ridge regression's coefficients, less their part within the span of the other families'
     coefficients. Among all directions that leave those readings alone it changes its own the
-    fastest per standard deviation. Raises ValueError if a measure cannot be read on enough scans.
+    fastest per standard deviation (nearly: combinations of the others that are mostly noise stay).
+    A measure that is read on fewer than FEWEST scans, or that never varies, has no direction; if
+    that is all of them, ValueError.
     """
     mean = sample.w.mean(0)
     variances, axes = np.linalg.eigh(np.cov(sample.w.T))
@@ -256,19 +250,30 @@ def fit(sample: Sample, *, components=6, weights_hash="") -> Directions:
     whiten, colour = axes / np.sqrt(variances), (axes * np.sqrt(variances)).T
     u = (sample.w - mean) @ whiten
 
-    slopes = {name: _ridge(u, values, name).coef_ for name, values in sample.values.items()}
+    slopes = {}
+    for name, values in sample.values.items():
+        known = np.isfinite(values)
+        if known.sum() >= FEWEST and values[known].std() > 0:
+            y = (values[known] - values[known].mean()) / values[known].std()
+            slopes[name] = RidgeCV(ALPHAS).fit(u[known], y).coef_
+    if not slopes:
+        raise ValueError(
+            f"no measure could be read on {FEWEST} of {len(u)} scans: train longer or draw more."
+        )
     units = []
     for name, slope in slopes.items():
         others = [s for k, s in slopes.items() if FAMILIES[k] != FAMILIES[name]]
-        others = np.array([s / np.linalg.norm(s) for s in others])
-        # three measures of drusen have nearly one slope: how they differ is noise, and stays
-        alone = slope - np.linalg.lstsq(others.T, slope, rcond=SAME)[0] @ others
+        alone = slope
+        if others:  # three measures of drusen have nearly one slope: how they differ is noise
+            others = np.array([s / np.linalg.norm(s) for s in others])
+            alone = slope - np.linalg.lstsq(others.T, slope, rcond=SAME)[0] @ others
         units.append(alone / np.linalg.norm(alone))
     components = min(components, len(order))
     units = np.concatenate([np.array(units), np.eye(len(order))[:components]])
     readers = np.zeros_like(units)
     readers[: len(slopes)] = list(slopes.values())
-    explained = [*linear(u, sample.values).values(), *(variances / variances.sum())[:components]]
+    straight = linear(u, {name: sample.values[name] for name in slopes})
+    explained = [*straight.values(), *(variances / variances.sum())[:components]]
     return Directions(
         [*slopes, *(f"component {k + 1}" for k in range(components))],
         units @ colour, units @ whiten.T, readers @ whiten.T,
@@ -305,11 +310,11 @@ def judge(found: np.ndarray, directions: Directions, sample: Sample, errors: dic
     share of scans whose ends are in that order (at least 0.8). others: largest change of a measure
     of another family, as a share of its own, both in standard deviations (at most 0.5). readable:
     share of scans whose own measure can be read at the worst position, over that of ``sample``
-    (at least 0.9).
-    accepted: all of them.
+    (at least 0.9). accepted: all of them. All changes are means over scans: one that moves half of
+    the scans one way and half the other counts as none.
     """
     measures = list(FAMILIES)
-    spreads = np.array([np.nanstd(sample.values[name]) for name in measures])
+    spreads = np.array([np.nanstd(sample.values[name]) or np.nan for name in measures])
     for name, values in zip(directions.names, found, strict=True):
         ends = values[-1] - values[0]  # (scans, measures)
         changes = _mean(ends, 0)
@@ -358,7 +363,10 @@ def returns(first: Directions, second: Directions, *more: Directions) -> dict[st
     Two trainings have two spaces W, so vectors cannot be compared; what they do can. Of each other
     training, the largest cosine between what the direction changes and what a direction accepted
     there for the same measure changes, both in standard deviations of all measures; 0 if there is
-    none. The smallest over the trainings is the value. A direction returns if it is at least ALIKE.
+    none. Fitted directions are held against fitted ones, components against components. The
+    smallest over the trainings is the value. A direction returns if it is at least ALIKE. What is
+    accepted changes mainly its own measure, so most of this is that it was accepted everywhere; the
+    rest is that its side effects are alike.
     """
 
     def profile(directions, name):
@@ -367,7 +375,8 @@ def returns(first: Directions, second: Directions, *more: Directions) -> dict[st
 
     def best(name, other):
         alike = [abs(profile(first, name) @ profile(other, n)) for n in other.accepted
-                 if other.report[n]["measure"] == first.report[name]["measure"]]  # fmt: skip
+                 if other.report[n]["measure"] == first.report[name]["measure"]
+                 and (n in FAMILIES) == (name in FAMILIES)]  # fmt: skip
         return max(alike, default=0.0)
 
     return {

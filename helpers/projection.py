@@ -38,7 +38,8 @@ RIDGE = 300.0
 class Projection:
     """styles (N, levels, latent) and the scans that they draw without speckle, float (N, 1, S, S)
     in [-1, 1]; error (N,): root mean square difference of cells of 4 px, in grey levels of 255;
-    distance (N,): root mean square of the styles' whitened coordinates (1: as likely as draws)."""
+    distance (N,): root mean square of the styles' whitened coordinates: draws have 1 on average,
+    less is more ordinary."""
 
     styles: torch.Tensor
     scans: torch.Tensor
@@ -117,11 +118,11 @@ class Projector:
                  progress=False) -> Projection:  # fmt: skip
         """The Projection of scans, uint8 (N, 1, S, S). ValueError as ``check_scan``, naming which.
 
-        First one style for all levels (W), for half of the ``steps`` of Adam; then, with ``plus``,
-        every level finds a difference of its own (W+). Straight into W+, some scans end as a blur:
-        levels wander off where no scan ever was. ``anchor`` and ``apart`` are the prices of
-        leaving the mean style and of levels that differ, in whitened coordinates, where styles
-        have unit variance.
+        One style for all levels (W), for all ``steps`` of Adam or, with ``plus``, for half of them;
+        in the other half every level finds a difference of its own (W+). Straight into W+, some
+        scans end as a blur: levels wander off where no scan ever was. ``anchor`` and ``apart`` are
+        the prices of leaving the mean style and of levels that differ, in whitened coordinates,
+        where styles have unit variance.
         """
         size = self.generator.size
         scans = np.stack(
@@ -136,7 +137,8 @@ class Projector:
         shared = ((guess - self.mean) @ self.whiten)[:, None].requires_grad_()
         levels = self.generator.levels
         own = torch.zeros(len(goal), levels, shared.shape[-1], device=device, requires_grad=True)
-        phases = [([shared], steps // 2)] + [([shared, own], steps - steps // 2)] * plus
+        phases = [([shared], steps // 2 if plus else steps)]
+        phases += [([shared, own], steps - steps // 2)] * plus
         half = choose_precision("auto") == "bf16"
         bar = tqdm(total=sum(count for _, count in phases), desc="projection", disable=not progress)
         for free, count in phases:

@@ -138,6 +138,8 @@ def show_source(*things):
 # os.environ["OCT_PRESET"] = "kaggle"  # or "colab": on those machines, take the first # away
 settings = with_recipe(config.resolve(config.ExploreStyles))
 settings.run = settings.run or "stylegan"
+if settings.conditional:
+    raise ValueError("conditional=1: what varies inside one disease needs one class; set it to 0.")
 print(config.show(settings))
 
 # %% [markdown]
@@ -186,13 +188,15 @@ plots.compact(figure)
 # - the style enters at every resolution by **modulation**: input channel $i$ of a convolution is
 #   scaled by $s_i(w)$. Features are switched on and off, they are not drawn by $w$;
 # - **demodulation** (StyleGAN2, CVPR 2020) divides by the size that results,
-#   $w'_{ijk} = s_i w_{ijk} \big/ \sqrt{\sum_{i,k} (s_i w_{ijk})^2}$, so that one style cannot
-#   swamp the others. It stands in for normalisation, without its artefacts;
+#   $W'_{ijk} = s_i W_{ijk} \big/ \sqrt{\sum_{i,k} (s_i W_{ijk})^2}$ for the convolution's weights
+#   $W_{ijk}$ from input $i$ to output $j$ at place $k$, so that one style cannot swamp the others.
+#   It stands in for normalisation, without its artefacts;
 # - **noise**, one number per pixel, is added for what is different in every pixel (speckle, vessels
 #   of the choroid), so that $w$ need not describe it.
 #
-# Each resolution can be given a style of its own. That space is called $W^+$: at 4 px it says where
-# the retina lies, at 64 px how sharp its layers are. Here there is one style for each resolution,
+# (Before all that $z$ is scaled to a mean square of 1, `normalise`, so that only its direction
+# counts.) Each resolution can be given a style of its own; that space is called $W^+$. Here there
+# is one style for each resolution,
 # one channel from end to end, and no custom GPU code. The discriminator, the loss and the
 # augmentation are those of the residual GAN of notebook 02.
 
@@ -211,15 +215,16 @@ for name, network in zip(("generator", "discriminator"), gan.build(training)):
 # ## Loss
 #
 # The relativistic loss with the penalties R1 and R2, as in notebook 02. StyleGAN adds two ideas to
-# make $W$ smooth. Both are here as settings, and both are **off**, because in trainings as short as
-# ours they made the pictures worse (README):
+# make $W$ smooth. Both are here as settings, and both are **off**: in trainings as short as ours
+# neither was shown to help, and mixing looked worse (README):
 #
 # - **style mixing** (`OCT_MIXING`): some scans get the coarse styles of one $z$ and the fine ones
 #   of another. Levels learn not to rely on each other. But which layers lie where, and where their
 #   edges are, do belong together in a retina;
 # - the **path-length penalty** (`OCT_PATH_LENGTH`): a step of one size in $W$ should change every
-#   picture by the same amount, $\bigl(\lVert J_w^\top y\rVert - a\bigr)^2$ with random pictures
-#   $y$ and a running mean $a$. How uneven it is without the penalty is measured below.
+#   picture by the same amount, $\bigl(\lVert J_w^\top y\rVert - a\bigr)^2$. $J_w$ holds the
+#   derivatives of all pixels by $w$, $y$ is a picture of random numbers over $\sqrt{HW}$, and $a$
+#   the running mean. How uneven it is without the penalty is measured below.
 
 # %%
 show_source(path_lengths)
@@ -252,8 +257,14 @@ if len(folders) < 2:
     raise ValueError("what is found has to return in a second training: OCT_TRAININGS=2 or more.")
 generators = [load_generator(folder, device) for folder in folders]
 generator = generators[0]
+for one, folder in zip(generators, folders):
+    if (one.size, one.classes) != (settings.size, 0):
+        raise ValueError(
+            f"{folder}: draws {one.size} px and {one.classes} classes; to explore it takes a "
+            f"generator of {settings.size} px (OCT_SIZE) and one class."
+        )
 print("explored:", ", ".join(config.shown(folder) for folder in folders))
-plots.compact(plots.curves(runs[0].metrics(), caption="The first training."))
+plots.compact(plots.curves(runs[0].metrics(), caption=f"The training {runs[0].folder.name}."))
 
 # %% [markdown]
 # ## Look
@@ -280,8 +291,8 @@ plots.compact(figure)
 
 # %% [markdown]
 # **What does each resolution decide?** Take two eyes, and give the first the style of the second at
-# one resolution alone. Coarse resolutions move the retina, fine ones change its layers, the finest
-# only its grain. The number says how much of the picture changes.
+# one resolution alone. What moves the retina, what changes its layers, what only its grain? The
+# number says how much of the picture changes, for this pair.
 
 # %%
 with torch.inference_mode():
@@ -308,8 +319,9 @@ plots.compact(figure)
 # %% [markdown]
 # **What does the noise decide?** The same style under six grains. If part of the anatomy comes out
 # of the noise, no direction in $W$ can steer it. The share of a measure's variance that the style
-# decides is an analysis of variance: some styles, each under grains of its own, all read by the
-# ruler (whose own error counts as noise here).
+# decides is estimated from 16 styles, each under 16 grains: scans of one style differ by their
+# noise alone, means of styles by the style (analysis of variance; the ruler's error counts as
+# noise).
 
 # %%
 decided = decided_by_style(generator, seed=settings.seed)
@@ -347,13 +359,15 @@ plots.compact(figure)
 # shortest paths, drusen as rises of the RPE), and ask how its readings depend on $w$.
 #
 # - *Principal components* of $W$: where styles vary most. Nobody says what they mean.
-# - *Fitted directions*: a ridge regression of each measure on $w$. Its coefficients point where the
-#   measure grows fastest. But drusen and thickness may grow together in the data, so from every
-#   direction the part is removed along which the measures of *other* families change.
+# - *Fitted directions*: a ridge regression of each measure on $w$, a straight line whose
+#   coefficients are held small. They point where the measure grows fastest. But drusen and
+#   thickness may grow together in the data, so from every direction the part is removed along which
+#   the measures of *other* families change.
 #
 # The unit is one standard deviation of the styles along the direction. How much of a measure's
-# variance does a straight line predict, on scans left out of the fit? And does it from $z$? If the
-# mapping network does what it is there for, $W$ is the straighter of the two.
+# variance does a straight line predict, on scans left out of the fit ($R^2$; with few draws it
+# reads too low, since more than a hundred numbers are fitted)? And does it from $z$? If the mapping
+# network does what it is there for, $W$ is the straighter of the two.
 
 # %%
 show_source(fit)
@@ -367,11 +381,10 @@ found = [
 readable = np.isfinite(samples[0].values["tilt"]).mean()
 print(f"the ruler can read {readable:.0%} of {settings.draws} draws")
 from_z = [linear(drawn.z, drawn.values) for drawn in samples]
+from_w = [dict(zip(directions.names, directions.explained)) for directions in found]
 for name in FAMILIES:
-    shares = [directions.explained[directions.index(name)] for directions in found]
-    both = [
-        f"{share:.2f} from w, {z_share[name]:.2f} from z" for share, z_share in zip(shares, from_z)
-    ]
+    both = [f"{w_share.get(name, np.nan):.2f} from w, {z_share[name]:.2f} from z"
+            for w_share, z_share in zip(from_w, from_z)]  # fmt: skip
     print(f"{WORDS[name]:20} share of the variance predicted: {'; '.join(both)}")
 
 # %% [markdown]
@@ -412,8 +425,9 @@ plots.compact(figure)
 # %% [markdown]
 # The pictures behind the numbers: one eye along every fitted direction. Look for what the ruler
 # does not measure. Does the choroid turn bright as the retina grows thicker? Then that is no thick
-# retina but another *device*, whose scans are less high, so that every retina takes more of them. A
-# straight line found what goes with thickness in the data, and no number above said so.
+# retina but another *device*, whose scans are less high, so that every retina takes more of them.
+# The regression found what goes with thickness in the data. The test may refuse such a direction,
+# but only the picture says why.
 
 # %%
 base = draw_sample(generator, 8, settings.seed + 2000)
@@ -433,7 +447,9 @@ plots.compact(figure)
 # **Does it return?** The second training has another $W$, so vectors cannot be compared; what they
 # do can be. The number is the cosine between what a direction of the first training changes, over
 # all measures, and what a direction of the second changes that was accepted for the same measure;
-# at least 0.9, and it is taken for the same direction. Of more trainings the worst counts.
+# at least 0.9, and it is taken for the same direction. Of more trainings the worst counts. Most of
+# this is that both were accepted, which asks for little else to change; the rest is that the side
+# effects are alike.
 
 # %%
 again = returns(*found)
@@ -444,19 +460,19 @@ for name, cosine in again.items():
     print(f"{name:18} {verdict}: {cosine:.2f}")
 
 # %% [markdown]
-# **How even is $W$?** The length that the path-length penalty would make equal, over 64 eyes. If it
-# varies much, a slider moves one eye a lot and another hardly.
+# **How even is $W$?** The length that the path-length penalty would make equal, over 32 eyes: the
+# root mean square over 16 random pictures $y$ for each, or the noise of $y$ would be taken for that
+# of the eyes. If it varies much, one step moves some eyes more than others.
 
 # %%
-w = torch.from_numpy(samples[0].w[:64]).to(device)
+torch.manual_seed(settings.seed)
 lengths = []
-for style, noise in zip(w.split(8), samples[0].grain[:64].to(device).split(8)):
-    style = style[:, None].repeat(1, generator.levels, 1).requires_grad_()
-    lengths.append(path_lengths(generator.draw(style, noise), style).detach().cpu())
-lengths = torch.cat(lengths)
-print(
-    f"path length {lengths.mean():.3f}, its standard deviation {lengths.std() / lengths.mean():.0%}"
-)
+for w, noise in zip(samples[0].w[:32], samples[0].grain[:32].to(device)):
+    style = torch.from_numpy(w).to(device).repeat(16, generator.levels, 1).requires_grad_()
+    squares = path_lengths(generator.draw(style, noise[None]), style).detach().square()
+    lengths.append(squares.mean().sqrt().item())
+uneven = np.std(lengths) / np.mean(lengths)
+print(f"path length {np.mean(lengths):.3f}, its standard deviation over eyes {uneven:.0%}")
 
 # %% [markdown]
 # ### Projection
@@ -484,10 +500,15 @@ def readable_scans(split, most):
     for _, number in order:
         try:
             check_scan(split.images[number], settings.size, split.scans[number].path)
-        except ValueError:
+        except ValueError as error:
+            print(f"left out: {error}")
             continue
         chosen.append(number)
-    return chosen[:most]
+        if len(chosen) == most:
+            break
+    if len({split.scans[k].patient for k in chosen}) < 2:
+        raise ValueError("scans of two unseen patients are needed to project: add test patients.")
+    return chosen
 
 
 chosen = readable_scans(data.test, settings.tested)
@@ -501,13 +522,15 @@ drawn = {n: render(generator, way.styles.to(device), samples[0].grain[:1].to(dev
          for n, way in ways.items()}  # fmt: skip
 
 # %%
+patients = data.test.patients[chosen]
+others = [np.flatnonzero(patients != patient)[0] for patient in patients]  # the control
 for name, way in ways.items():
     away = same_anatomy(unseen, drawn[name])
-    other = same_anatomy(unseen, np.roll(drawn[name], 1, axis=0))
+    other = same_anatomy(unseen, drawn[name][others])
     surfaces = ", ".join(f"{k} {np.nanmean(v):.1f} (another eye {np.nanmean(other[k]):.1f})"
                          for k, v in away.items())  # fmt: skip
     print(f"{name:3} error {way.error.mean():5.1f} grey levels, styles {way.distance.mean():.2f} "
-          f"SD from the mean; surfaces off by % of the height: {surfaces}")  # fmt: skip
+          f"SD from the mean (draws: 1); surfaces off by % of the height: {surfaces}")  # fmt: skip
 
 # %%
 show = slice(0, settings.projected)
@@ -542,26 +565,25 @@ agreement = {
     "ruler on the projection, W+": lines_up(read_measures(drawn["W+"]), known),
     "ruler on the scan": lines_up(read_measures(unseen), known),
 }
-patients = len({data.test.scans[k].patient for k in chosen})
-print(f"rank correlation with {source}, {len(chosen)} scans of {patients} unseen patients")
-for name in FAMILIES:
+print(f"rank correlation with {source}, {len(chosen)} scans of {len(set(patients))} patients")
+for name in fitted:
     print(f"{name:18}", *(f"{way}: {values[name]:+.2f}  " for way, values in agreement.items()))
 
 # %% [markdown]
 # **Edit** a patient's scan, and **interpolate** between two patients. An edit takes the projected
 # styles a step along a direction: first the number of drusen, which is what one would want, then
-# the direction that passed all tests best. Interpolation walks straight from one patient to the
-# other. The ruler says whether an edit did what its name says. And even then it is an invention
-# about a real eye: useful to ask "what would the classifier say if", never a prognosis.
+# the returned direction that a line predicts best (if none returned, the best of those refused).
+# Interpolation walks straight from one patient to the other. The ruler says whether an edit did
+# what its name says. And even then it is an invention about a real eye: useful to ask "what would
+# the classifier say if", never a prognosis.
 
 # %%
 styles, noise = ways["W+"].styles.to(device), samples[0].grain[:1].to(device)
 steps = (-2, -1, 0, 1, 2)
-surest = max(
-    fitted, key=lambda name: (again.get(name, 0), found[0].explained[found[0].index(name)])
-)
+sure = [name for name in fitted if again.get(name, 0) >= ALIKE]  # else the best of those refused
+surest = max(sure or fitted, key=from_w[0].get)
 edits = {}
-for name in dict.fromkeys(("drusen_count", surest)):
+for name in dict.fromkeys((fitted[0], surest)):
     row = torch.cat([moved(styles[:1], found[0], {name: step}) for step in steps])
     edits[name] = render(generator, row, noise)
     read = read_measures(edits[name])[name]
@@ -621,8 +643,8 @@ plots.compact(figure)
 pictures = {"training": data.train.images, "synthetic": synthetic[0]}
 typical = {name: groups.typical(described[name], each=3) for name in pictures}
 rows = [
-    [pictures[name][row] for name in pictures for row in [*typical[name][k], *[None] * 3][:3]
-     if row is not None]
+    [None if row is None else pictures[name][row]
+     for name in pictures for row in [*typical[name][k], None, None, None][:3]]
     for k in range(groups.count)
 ]  # fmt: skip
 figure = style_plots.rows(
@@ -633,23 +655,27 @@ figure = style_plots.rows(
 plots.compact(figure)
 
 # %%
-points = modes.flat_map(groups, *(rows[:400] for rows in described.values()), seed=settings.seed)
-groups_on_map = groups.of(described["training"][:400])
+dice = np.random.default_rng(settings.seed)
+some = {name: rows[np.sort(dice.permutation(len(rows))[:400])] for name, rows in described.items()}
+points = modes.flat_map(groups, *some.values(), seed=settings.seed)
+groups_on_map = groups.of(some["training"])
 middles = {str(k + 1): np.median(points[0][groups_on_map == k], 0)
            for k in range(groups.count) if (groups_on_map == k).any()}  # fmt: skip
 figure = style_plots.scatter(
     dict(zip(described, points)), middles,
-    caption="Real and synthetic scans by their features. Numbers: modes. Colour without grey "
-    "nearby: scans that resemble no patient. Grey alone: patients that are not drawn.",
+    caption="Real and synthetic scans by their features. Numbers: modes. Colour without grey, or "
+    "grey without colour: a hint to look there, no proof (a t-SNE opens gaps of its own).",
 )  # fmt: skip
 plots.compact(figure)
 
 # %%
 count = min(len(described["unseen"]), len(described["synthetic"]))
-near = {name: modes.reached(described["training"], described[name][:count], people["training"])
-        for name in ("synthetic", "unseen")}  # fmt: skip
-for name, patients in near.items():
-    values = np.array(list(patients.values()))
+equal = {name: described[name][dice.permutation(len(described[name]))[:count]]
+         for name in ("synthetic", "unseen")}  # fmt: skip
+near = {name: modes.reached(described["training"], equal[name], people["training"])
+        for name in equal}  # fmt: skip
+for name, reach in near.items():
+    values = np.array(list(reach.values()))
     print(f"{count} {name} scans reach {values.mean():.0%} of a training patient's scans on "
           f"average, and of {np.sum(values == 0)} of {len(values)} patients none")  # fmt: skip
 least = list(near["synthetic"])[:6]
@@ -683,31 +709,35 @@ Explorer(generator, found[0], dict(zip(names, zip(unseen, ways["W+"].styles))),
 kept = [name for name, cosine in again.items() if cosine >= ALIKE]
 lesion = [name for name in FAMILIES if FAMILIES[name] == "drusen"]
 named = ", ".join(WORDS[name] for name in kept if name in FAMILIES) or "none"
-best = {name: agreement["styles, W+"][name] for name in FAMILIES}
+extra = [
+    f"{name} ({WORDS[found[0].report[name]['measure']]})" for name in kept if name not in WORDS
+]
+lines = [from_w[0].get(name, np.nan) for name in lesion]
 distance = report["kernel_distance"]
+truth = ", ".join(f"{rho:.2f} ({WORDS[name]})" for name, rho in agreement["styles, W+"].items())
 answer = f"""
-**Directions.** Of {len(fitted)} measures of anatomy, {len(set(kept) & set(FAMILIES))} have a
-straight direction that was accepted and returned in every training ({named}), and
-{len(set(kept) - set(FAMILIES))} of {settings.components} components. Of the drusen themselves:
-{len(set(kept) & set(lesion))} of 3. The style decides {min(decided[n] for n in lesion):.0%} to
-{max(decided[n] for n in lesion):.0%} of what varies in the drusen, but a straight line in $W$
-predicts at most {max(found[0].explained[found[0].index(n)] for n in lesion):.0%} of it. What the
-style decides and no line predicts lies in $W$, but not along a line.
+**Directions.** Of {len(FAMILIES)} measures of anatomy, {len(set(kept) & set(FAMILIES))} have a
+straight direction that was accepted and returned in every training: {named}. Principal components
+that did: {", ".join(extra) or "none"}. Of the three measures of drusen:
+{len(set(kept) & set(lesion))}. By estimate the style decides
+{min(decided[n] for n in lesion):.0%} to {max(decided[n] for n in lesion):.0%} of what varies in the
+drusen; straight lines fitted to {settings.draws} draws predict {np.nanmin(lines):.0%} to
+{np.nanmax(lines):.0%} of it.
 
-**Truth.** Read off the styles of unseen patients, directions agree with {source} by rank
-correlations of {", ".join(f"{rho:.2f} ({WORDS[n]})" for n, rho in best.items())}.
+**Agreement.** Read off the styles of unseen patients, directions agree with {source} by rank
+correlations of {truth}.
 
 **Patients.** Unseen scans are projected with an error of {ways["W+"].error.mean():.0f} grey levels.
-{count} synthetic scans reach {np.mean(list(near["synthetic"].values())):.0%} of the training
-patients' scans where {count} scans of other patients reach
+{count} synthetic scans reach {np.mean(list(near["synthetic"].values())):.0%} of a training
+patient's scans on average, {count} scans of other patients
 {np.mean(list(near["unseen"].values())):.0%}; {apart["synthetic"]:.0%} of the synthetic scans would
 have to be of another kind to match the patients' mix ({apart["unseen"]:.0%} of other patients').
 
 **Quality.** Kernel distance {distance["value"]:.0f} to unseen patients (real to real
 {distance["floor"]:.1f}).
 
-**So**: it is a tool to look at and to ask with, for the directions named above. It is no census of
-the disease: what it draws rarely may be frequent, and what it never draws exists.
+**So**: {f"a tool to look at and to ask with, along {named}" if sure else "not from this training"}.
+It is no census of the disease: what it draws rarely may be frequent, what it never draws exists.
 """
 (folder / "answer.md").write_text(answer.lstrip())
 (folder / "explored.json").write_text(json.dumps(
@@ -716,7 +746,7 @@ the disease: what it draws rarely may be frequent, and what it never draws exist
      "explained": dict(zip(found[0].names, found[0].explained.tolist())),
      "from_z": from_z[0], "decided_by_style": decided, "agreement": agreement, "apart": apart,
      "projection": {n: [float(w.error.mean()), float(w.distance.mean())] for n, w in ways.items()},
-     "path_length_variation": float(lengths.std() / lengths.mean())}, indent=1) + "\n")  # fmt: skip
+     "path_length_variation": float(uneven)}, indent=1) + "\n")  # fmt: skip
 Markdown(answer)
 
 # %% [markdown]

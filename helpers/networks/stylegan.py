@@ -2,8 +2,9 @@
 
 Written from the papers: StyleGAN (Karras, Laine & Aila, CVPR 2019) and StyleGAN2 (Karras et al.,
 CVPR 2020). Noise z is not drawn from directly. A mapping network bends it into a *style* w, and w
-sets how strong every feature is in every convolution. The space W of styles is bent until what
-varies in the data varies along straight lines in it, which is why it can be explored.
+sets how strong every feature is in every convolution. The mapping may bend z as it likes, so that
+what varies in the data can lie along straight lines in W, the space of styles: the README says what
+does and what does not.
 
 Kept: mapping network on normalised z with a slow learning rate; a learned 4 x 4 start; convolutions
 modulated by the style and demodulated; skip outputs; noise inputs; equalised learning rates;
