@@ -192,14 +192,21 @@ def test_there_are_no_more_components_than_ways_in_which_styles_vary():
 
 
 @pytest.mark.parametrize("fault", ["the same everywhere", "hardly ever read", "never read"])
-def test_a_measure_that_cannot_be_fitted_is_named(fault):
+def test_a_measure_that_cannot_be_fitted_has_no_direction(fault):
     sample, _ = make_sample()
     values = sample.values["drusen_height"]
-    values[{"the same everywhere": 0, "hardly ever read": 9, "never read": 0}[fault] :] = (
-        3.0 if fault == "the same everywhere" else np.nan
-    )
-    known = {"the same everywhere": 2000, "hardly ever read": 9, "never read": 0}[fault]
-    with pytest.raises(ValueError, match=f"drusen_height: read on {known} of 2000.*nothing to fit"):
+    first = {"the same everywhere": 0, "hardly ever read": 49, "never read": 0}[fault]
+    values[first:] = 3.0 if fault == "the same everywhere" else np.nan
+    names = fit(sample, components=1).names
+    assert names == [name for name in FAMILIES if name != "drusen_height"] + ["component 1"]
+    assert np.isnan(linear(sample.w, sample.values)["drusen_height"])
+
+
+def test_where_nothing_can_be_read_nothing_is_fitted():
+    sample, _ = make_sample()
+    for values in sample.values.values():
+        values[:] = np.nan
+    with pytest.raises(ValueError, match="no measure could be read on 50 of 2000"):
         fit(sample)
 
 
@@ -429,7 +436,9 @@ def test_a_direction_returns_as_far_as_it_does_the_same():
     assert returns(first, less)["tilt"] == pytest.approx(0.8)
     component = {"component 1": ("tilt", [-3 * change for change in tilt], True)}
     two = with_report(tilt=("tilt", both, True), **component)
-    assert returns(first, two)["tilt"] == pytest.approx(1)  # the best; a component has no sign
+    assert returns(first, two)["tilt"] == pytest.approx(0.8)  # a component is no counterpart
+    of_components = with_report(**{"component 2": ("tilt", tilt, True)})
+    assert returns(of_components, two)["component 2"] == pytest.approx(1)  # it has no sign either
 
 
 def test_what_was_never_read_does_not_keep_a_direction_from_returning():
