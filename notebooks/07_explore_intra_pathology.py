@@ -701,7 +701,7 @@ Explorer(generator, found[0], dict(zip(names, zip(unseen, ways["W+"].styles))),
          folder=folder / "saved")  # fmt: skip
 
 # %% [markdown]
-# ## Answer
+# ### Answer
 #
 # Could StyleGAN help to explore the intra-pathology distribution? From the numbers above:
 
