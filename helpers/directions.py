@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from helpers.generate import draw_noise
 from helpers.measures.layers import flat_without_drusen, measure
+from helpers.measures.texture import at_size
 
 # what directions are fitted to, and its family: measures of one family may change together
 FAMILIES = {
@@ -124,12 +125,18 @@ def load_directions(path, generator=None) -> Directions:
     about = json.loads(path.read_text())
     found = Directions(**{name: np.array(value) if name not in ("names", "weights_hash", "report")
                           else value for name, value in about.items()})  # fmt: skip
-    if generator is not None and found.weights_hash != generator.weights_hash:
+    if generator is not None:
+        check_weights(found, generator, path)
+    return found
+
+
+def check_weights(directions: Directions, generator, name="these directions") -> None:
+    """ValueError if directions are of another generator; one that was never saved has no hash."""
+    if getattr(generator, "weights_hash", "") not in ("", directions.weights_hash):
         raise ValueError(
-            f"{path}: fitted to other weights than this generator's: a direction means nothing in "
+            f"{name}: fitted to other weights than this generator's: a direction means nothing in "
             "another W. Fit again (notebook 07)."
         )
-    return found
 
 
 def needs_styles(generator) -> None:
@@ -148,8 +155,7 @@ def render(generator, styles: torch.Tensor, grain: torch.Tensor, batch=32) -> np
     for start in range(0, len(styles), batch):
         part = slice(start, start + batch)
         noise = grain if len(grain) == 1 else grain[part]
-        images = generator.draw(styles[part], noise).float().clamp(-1, 1)
-        drawn.append(((images + 1) * 127.5).round().byte().cpu().numpy())
+        drawn.append(at_size(generator.draw(styles[part], noise), generator.size))
     return np.concatenate(drawn)
 
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from helpers import __version__, projection
-from helpers.directions import WORDS, Directions, needs_styles, render
+from helpers.directions import WORDS, Directions, check_weights, needs_styles, render
 from helpers.generate import classes_of, describe_png, draw_noise, write_png
 
 FARTHEST, STEP = 3.0, 0.25  # of the sliders, standard deviations of W
@@ -49,12 +49,8 @@ class Explorer(ipywidgets.VBox):
         display=320,
     ):  # fmt: skip
         needs_styles(generator)
-        weights = getattr(generator, "weights_hash", "")
-        if directions is not None and weights and directions.weights_hash != weights:
-            raise ValueError(
-                "these directions were fitted to other weights than this generator's: a direction "
-                "means nothing in another W. Fit again (notebook 07)."
-            )
+        if directions is not None:
+            check_weights(directions, generator)
         self.generator, self.directions, self.folder = generator, directions, Path(folder)
         scans = (scans or {}).items()
         self.scans = {name: _checked(generator, name, *both) for name, both in scans}

@@ -108,6 +108,7 @@ from helpers.measures.coverage import coverage_report
 from helpers.measures.distances import distance_report
 from helpers.measures.features import Features
 from helpers.measures.layers import flat_without_drusen
+from helpers.measures.texture import at_size
 from helpers.measures.true_layers import ruler_errors, true_measures
 from helpers.methods import gan
 from helpers.networks import stylegan
@@ -196,9 +197,8 @@ plots.compact(figure)
 #
 # (Before all that $z$ is scaled to a mean square of 1, `normalise`, so that only its direction
 # counts.) Each resolution can be given a style of its own; that space is called $W^+$. Here there
-# is one style for each resolution,
-# one channel from end to end, and no custom GPU code. The discriminator, the loss and the
-# augmentation are those of the residual GAN of notebook 02.
+# is one style for each resolution, one channel from end to end, and no custom GPU code. The
+# discriminator, the loss and the augmentation are those of the residual GAN of notebook 02.
 
 # %%
 show_source(stylegan.Mapping.forward, stylegan.Modulated.forward, stylegan.Generator.draw)
@@ -272,18 +272,13 @@ plots.compact(plots.curves(runs[0].metrics(), caption=f"The training {runs[0].fo
 # **Truncation.** The mean of all styles draws an average eye. Pulled towards it by a factor $\psi$,
 # every eye becomes more ordinary: quality is bought with variety. $\psi=1$ is what was learned.
 
-
 # %%
-def to_uint8(images):
-    return ((images + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-
-
 z = torch.randn(6, generator.z_dim, generator=torch.Generator().manual_seed(settings.seed))
 z = z.to(device)
 with torch.inference_mode():
     pulled = {psi: generator(z, truncation=psi).float().cpu() for psi in (0, 0.5, 0.8, 1)}
 figure = style_plots.rows(
-    [list(to_uint8(images)) for images in pulled.values()],
+    [list(at_size(images, settings.size)) for images in pulled.values()],
     [f"truncation {psi:g}" for psi in pulled],
     caption="Six eyes, each column one z and one grain, not chosen.",
 )
@@ -340,7 +335,8 @@ plots.compact(figure)
 # generator that draws poor scans has nothing to say about patients.
 
 # %%
-synthetic = [to_uint8(sample(one, settings.report_images, settings.seed)) for one in generators]
+drawn = (sample(one, settings.report_images, settings.seed) for one in generators)
+synthetic = [at_size(images, settings.size) for images in drawn]
 report = complete(
     distance_report(synthetic[0], full.train, full.test, features=features)
     | {"coverage": coverage_report(*map(features, (synthetic[0], full.train.images,
@@ -693,7 +689,8 @@ plots.compact(figure)
 #
 # Move the sliders. Only accepted directions have one; if none was accepted, train for longer. Start
 # from a random eye or from one of the projected patients, and save what you see with the recipe
-# that draws it again.
+# that draws it again. Another day, `load_generator` and `directions.load_directions` bring both
+# back from the run's folder and `directions.json`.
 
 # %%
 names = [f"unseen scan {k + 1}" for k in range(len(chosen))][show]
