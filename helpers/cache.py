@@ -29,7 +29,7 @@ def read_scan(scan: Scan, size: int, framing: str, clahe=False) -> np.ndarray:
             size_made = min(max(2 * size_made, 256), 512)  # half of the field is cropped away
         if scan.modality == "oct" and framing != "stretch":
             size_made = max(size_made, 256)  # what is moved by whole pixels needs small ones
-        eye = simulated_eye(scan, size_made)
+        eye = simulated_eye(scan, size_made, [scan.modality])
         image = eye.oct if scan.modality == "oct" else eye.dfe
         centre = eye.truth.dfe_pixel(eye.truth.x_um.mean(), 0.0)[::-1]  # of the scan's line
     elif scan.dataset == "octmnist":
@@ -45,11 +45,11 @@ def read_scan(scan: Scan, size: int, framing: str, clahe=False) -> np.ndarray:
     ].transpose(2, 0, 1)
 
 
-def simulated_eye(scan: Scan, size: int) -> simulate.Eye:
-    """The eye that a virtual scan stands for, with its truth."""
+def simulated_eye(scan: Scan, size: int, pictures=("oct", "dfe")) -> simulate.Eye:
+    """The eye that a virtual scan stands for: its ``pictures`` and their truth."""
     _, label, name = scan.path.split("/")
     patient, eye = name.split("_")
-    return simulate.make_eye(int(patient[1:]), label, eye=eye, size=size)
+    return simulate.make_eye(int(patient[1:]), label, eye=eye, size=size, pictures=pictures)
 
 
 def decode(scans, hashes, cache: Path, *, size, framing, clahe=False, progress=True):

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from helpers import __version__
 from helpers.checkpoint import read_generator
 from helpers.checkpoint import weights_hash as hash_of
+from helpers.precision import in_bf16
 
 # what "network" in a generator file's metadata stands for: module and class
 NETWORKS = {
@@ -70,6 +71,7 @@ def load_generator(path, device="cpu"):
     module, cls = NETWORKS[name]
     generator = getattr(import_module(module), cls)(**metadata["arguments"])
     generator.load_state_dict(weights)
+    generator.to(memory_format=torch.channels_last)
     generator.metadata, generator.weights_hash = metadata, hash_of(path)
     return generator.to(device).eval().requires_grad_(False)
 
@@ -94,9 +96,11 @@ def classes_of(generator):
     return about.get("classes", [about.get("class", "synthetic")])
 
 
-def sample_batches(generator, n, seed=0, batch=64, class_name=None):
+def sample_batches(generator, n, seed=0, batch=64, class_name=None, exact=True):
     """Images (up to `batch`, C, S, S), float in [-1, 1] on the CPU, batch by batch, n in all.
 
+    exact=False is faster, and rounds by less than a grey level on average, where the machine has
+    bf16 in hardware.
     class_name: for a generator of several classes, one of them; without it, the one it was judged
     by in training. ValueError naming its classes if it knows no such class.
     """
@@ -108,14 +112,15 @@ def sample_batches(generator, n, seed=0, batch=64, class_name=None):
             raise ValueError(f"class {class_name}: this generator draws {', '.join(known)}")
         label = known.index(class_name)
     parts = draw_noise(n, generator.z_dim, seed, batch)
-    return (_render(generator, noise, label) for noise in parts)
+    return (_render(generator, noise, label, exact) for noise in parts)
 
 
 @torch.inference_mode()
-def _render(generator, noise, label):
+def _render(generator, noise, label, exact):
     noise = noise.to(next(generator.parameters()).device)
     labels = () if label is None else (noise.new_full((len(noise),), label).long(),)
-    return generator(noise, *labels).float().clamp(-1, 1).cpu()
+    with in_bf16(noise.device, not exact):
+        return generator(noise, *labels).float().clamp(-1, 1).cpu()
 
 
 def sample(generator, n, seed=0, batch=64, class_name=None):
@@ -127,16 +132,18 @@ def sample(generator, n, seed=0, batch=64, class_name=None):
     return torch.cat(list(sample_batches(generator, n, seed, batch, class_name)))
 
 
-def export(generator, folder, n, seed=0, class_name=None, weights_hash=None, *, progress=True):
+def export(
+    generator, folder, n, seed=0, class_name=None, weights_hash=None, *, exact=False, progress=True,
+):  # fmt: skip
     """Write n labelled PNGs, folder/CLASS/000000.png and on, and folder/images.csv.
 
     The PNGs are 8-bit grey (colour for three channels); each carries text chunks that say it is
     synthetic, with which weights and which seed it was made. images.csv has file, class, seed,
     index, weights_sha256, size. A generator of several classes writes n of each, from the same
     noise, unless class_name chooses one; one of a single class is labelled class_name. class_name
-    and weights_hash default to what load_generator found. Returns the paths. A folder that holds
-    the same set is written again, with the same content; one that holds anything else raises
-    FileExistsError.
+    and weights_hash default to what load_generator found; exact is as in sample_batches. Returns
+    the paths. A folder that holds the same set is written again, with the same content; one that
+    holds anything else raises FileExistsError.
     """
     folder = Path(folder)
     classes = [class_name] if class_name else classes_of(generator)
@@ -155,7 +162,7 @@ def export(generator, folder, n, seed=0, class_name=None, weights_hash=None, *, 
             f"{folder}: not empty, and it does not hold this very set (same weights, class, seed "
             "and number). Choose another folder or empty it."
         )
-    drawn = {c: sample_batches(generator, n, seed, class_name=c) for c in classes}
+    drawn = {c: sample_batches(generator, n, seed, class_name=c, exact=exact) for c in classes}
     for c in classes:
         (folder / c).mkdir(parents=True, exist_ok=True)
     unfinished.write_text(table.getvalue())
@@ -166,11 +173,13 @@ def export(generator, folder, n, seed=0, class_name=None, weights_hash=None, *, 
     todo = zip(paths, texts)
     with ThreadPoolExecutor() as pool, tqdm(total=len(rows), unit="image",
                                             disable=not progress) as bar:  # fmt: skip
+        writing = ()
         for images in (batch for batches in drawn.values() for batch in batches):
+            bar.update(len(list(writing)))  # the batch before was written while this one was drawn
             levels = ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
             places, texts = zip(*(next(todo) for _ in levels))
-            list(pool.map(write_png, levels, places, texts))
-            bar.update(len(levels))
+            writing = pool.map(write_png, levels, places, texts)
+        bar.update(len(list(writing)))
     unfinished.replace(listing)
     return paths
 
@@ -208,6 +217,7 @@ def main(arguments=None):
     parser.add_argument("--class", dest="class_", help="of a generator of several, this one only")
     parser.add_argument("--out", required=True, help="a new folder for the images")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other images (0)")
+    parser.add_argument("--exact", action="store_true", help="in float32 also where bf16 is faster")
     parser.add_argument("--from-dfe", help="photographs to translate: a folder or a manifest.csv")
     options = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -220,7 +230,8 @@ def main(arguments=None):
             generator = load_generator(options.run, device)
             if not hasattr(generator, "z_dim"):
                 raise ValueError(f"{options.run}: translates photographs; give --from-dfe DIR.")
-            paths = export(generator, options.out, options.n, options.seed, options.class_)
+            paths = export(generator, options.out, options.n, options.seed, options.class_,
+                           exact=options.exact)  # fmt: skip
     except (OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     print(f"{len(paths)} images and images.csv in {options.out}")

@@ -25,8 +25,8 @@ from tqdm.auto import tqdm
 from helpers.directions import FAMILIES, Directions, Sample, needs_styles
 from helpers.measures.layers import read_layers
 from helpers.padding import padding_mask
+from helpers.precision import in_bf16
 from helpers.preprocess import resize
-from helpers.state import choose_precision
 
 CELLS = (2, 4, 8, 16)  # px
 EDGES = 2.0  # weight of the layers' edges
@@ -139,13 +139,12 @@ class Projector:
         own = torch.zeros(len(goal), levels, shared.shape[-1], device=device, requires_grad=True)
         phases = [([shared], steps // 2 if plus else steps)]
         phases += [([shared, own], steps - steps // 2)] * plus
-        half = choose_precision("auto") == "bf16"
         bar = tqdm(total=sum(count for _, count in phases), desc="projection", disable=not progress)
         for free, count in phases:
             optimizer = torch.optim.Adam(free, rate, betas=(0.9, 0.99))
             slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, count))
             for _ in range(count):
-                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                with in_bf16(device):
                     drawn = self._draw(shared + own).float()
                 loss = _unlike(drawn, goal)
                 loss = (

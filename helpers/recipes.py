@@ -6,7 +6,7 @@ import math
 from helpers.augment import MOST
 from helpers.losses.adversarial import LOSSES
 from helpers.networks import dcgan, residual_gan
-from helpers.state import PRECISIONS
+from helpers.precision import PRECISIONS
 
 # model -> recipe -> what is filled in where a setting is None; `channels` are those at 4 px
 RECIPES = {

@@ -60,16 +60,17 @@ class Truth:
 
 @dataclass(frozen=True)
 class Eye:
-    """oct: uint8 (size, size); dfe: uint8 (size, size, 3); truth: what is in them."""
+    """oct: uint8 (size, size); dfe: uint8 (size, size, 3); truth: what is in them. A picture that
+    was not asked for is None."""
 
-    oct: np.ndarray
-    dfe: np.ndarray
+    oct: np.ndarray | None
+    dfe: np.ndarray | None
     truth: Truth
 
 
 def make_eye(
     seed: int, condition: str, *, eye="OD", size=256, grade=None, oct_shows=1.0, dfe_shows=1.0,
-    wedge=False,
+    wedge=False, pictures=("oct", "dfe"),
 ) -> Eye:  # fmt: skip
     """One eye of the patient `seed`, seen by both modalities.
 
@@ -77,7 +78,8 @@ def make_eye(
     size: 64 to 512 px a side, all of the same anatomy. grade: 0 (subtle) to 1 (plain), None draws
     it per patient. oct_shows, dfe_shows: how much of the disease that modality shows, 0 (none) to
     1 (all): lesions lose height in the OCT and opacity in the DFE. wedge: leave the white corners
-    of a rotated export in the OCT. The OCT shows 6 mm through the fovea, the DFE 45 degrees.
+    of a rotated export in the OCT. pictures: which to draw; neither changes with the other, and
+    each takes half of the time. The OCT shows 6 mm through the fovea, the DFE 45 degrees.
     Raises ValueError for anything outside of these.
     """
     if condition not in CONDITIONS:
@@ -109,12 +111,14 @@ def make_eye(
     crossings = [c for v in vessels for c in v.crossings() if abs(c[0]) < 3600]
     shown = [replace(s, height_um=s.height_um * oct_shows) for s in lesions if oct_shows > 0]
 
-    scan = rendering.render_oct(body, shown, crossings, stream(own, 4), size)
-    photo = fundus.render_dfe(body, lesions, vessels, stream(own, 5), size, dfe_shows)
-    mask = None
+    scan = photo = mask = None
+    if "oct" in pictures:
+        scan = rendering.render_oct(body, shown, crossings, stream(own, 4), size)
+    if "dfe" in pictures:
+        photo = fundus.render_dfe(body, lesions, vessels, stream(own, 5), size, dfe_shows)
     if wedge:
         mask = rendering.white_wedge(stream(own, 6), size)
-        scan = np.where(mask, np.uint8(255), scan)
+        scan = None if scan is None else np.where(mask, np.uint8(255), scan)
 
     x = rendering.columns(body, size)
     heights, _ = anatomy.surfaces(body, shown, x)

@@ -10,28 +10,12 @@ from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torchvision.utils import save_image
 
 from helpers import checkpoint
+from helpers.precision import choose_precision
 from helpers.processes import average_statistics, make_accelerator
 from helpers.runs import Run
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 EXPLODED = 1e5  # no loss of a training that works comes near it
 SLOWER = 0.5  # what the learning rate is multiplied by, once, when the losses explode
-
-
-def choose_precision(precision: str) -> str:
-    """ "auto" becomes what the machine computes in hardware: "bf16", "fp16" or "fp32".
-
-    bf16 on CUDA from Ampere on and on CPUs with AMX tiles (elsewhere it is emulated and slower
-    than fp32); fp16 with a gradient scaler on older GPUs such as the T4.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}: choose auto, fp32, bf16 or fp16.")
-    if precision != "auto":
-        return precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-    return "bf16" if has_amx else "fp32"
 
 
 @torch.no_grad()

@@ -17,9 +17,10 @@ from contextlib import suppress
 from tqdm.auto import tqdm
 
 from helpers.budget import Budget
+from helpers.precision import choose_precision
 from helpers.processes import agreed, average_gradients, interruptible, is_first
 from helpers.runs import Run
-from helpers.state import Training, choose_precision
+from helpers.state import Training
 
 __all__ = ["average_gradients", "choose_precision", "train"]  # what a method and a notebook need
 

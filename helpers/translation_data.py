@@ -279,9 +279,9 @@ def paired_batches(domains: Domains, batch_size, *, seed=0, **where):
 def truths_of(scans: list[Scan], size: int, framing: str):
     """What is in simulated scans of ``size`` px: a list of ``simulate.Truth``, and the micrometres
     (N,) that a row of each stands for in its ``framing``."""
-    truths = [simulated_eye(scan, size).truth for scan in scans]
+    truths = [simulated_eye(scan, size, ()).truth for scan in scans]
     um_per_row = [truth.oct_um_per_px[1] for truth in truths]
     if framing == "band":
-        made = [simulated_eye(scan, max(size, 256)).oct for scan in scans]
+        made = [simulated_eye(scan, max(size, 256), ["oct"]).oct for scan in scans]
         um_per_row = [um * len(band(oct)) / len(oct) for um, oct in zip(um_per_row, made)]
     return truths, np.array(um_per_row)

@@ -26,7 +26,7 @@ from methods import Thumbnails, make_domains
 from helpers import config
 from helpers.methods.cyclegan import CycleGAN
 from helpers.networks.translators import PatchDiscriminator, ResNetGenerator, patch_layers
-from helpers.state import choose_precision
+from helpers.precision import choose_precision
 
 
 def plain(o):

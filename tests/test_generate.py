@@ -62,7 +62,7 @@ def test_pictures_depend_on_seed_and_index_alone(run):
 
 def test_command_line_writes_a_labelled_set(run, tmp_path, capsys):
     out = tmp_path / "set"
-    generate.main([str(run), "--n", "9", "--out", str(out), "--seed", "4"])
+    generate.main([str(run), "--n", "9", "--out", str(out), "--seed", "4", "--exact"])
     with open(out / "images.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == [f"DRUSEN/{i:06d}.png" for i in range(9)]
@@ -169,6 +169,14 @@ def test_every_class_can_be_asked_for_and_a_wrong_one_is_named(three):
     assert generate.classes_of(generator) == CLASSES
 
 
+def test_what_is_not_asked_to_be_exact_is_rounded_by_less_than_a_grey_level(run, tmp_path):
+    generator = generate.load_generator(run)
+    written = [generate.export(generator, tmp_path / str(exact), 16, exact=exact, progress=False)
+               for exact in (True, False)]  # fmt: skip
+    exact, fast = (np.stack([np.asarray(Image.open(p), float) for p in paths]) for paths in written)
+    assert 0 < exact.std() and np.abs(exact - fast).mean() < 1
+
+
 def rows_of(out):
     with open(out / "images.csv", newline="") as file:
         return list(csv.DictReader(file))
@@ -177,7 +185,7 @@ def rows_of(out):
 def test_a_set_of_several_classes_has_as_many_of_each(three, tmp_path, capsys):
     path, drawn = three
     out, more = tmp_path / "set", 70  # more than one batch of each
-    generate.main([str(path), "--n", "70", "--out", str(out), "--seed", "3"])
+    generate.main([str(path), "--n", "70", "--out", str(out), "--seed", "3", "--exact"])
     assert "210 images" in capsys.readouterr().out
     rows = rows_of(out)
     assert [row["class"] for row in rows] == [c for c in CLASSES for _ in range(more)]

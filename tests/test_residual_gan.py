@@ -195,10 +195,12 @@ def test_the_class_changes_the_picture():
 def test_the_logit_is_the_inner_product_of_features_and_class(classes):
     torch.manual_seed(0)
     discriminator, seen = Discriminator(64, 4, classes=classes), []
-    discriminator.gather.register_forward_hook(lambda *args: seen.append(args[2].flatten(1)))
+    discriminator.stages[-1].register_forward_hook(lambda *args: seen.append(args[2]))
     images, labels = torch.randn(4, 1, 64, 64), torch.tensor([2, 0, 1, 2]) if classes else None
     logits = discriminator(images, labels)
-    table = seen[0] @ discriminator.embedding.weight.T  # (4, classes)
+    width = len(discriminator.gather)
+    depthwise = F.conv2d(seen[0], discriminator.gather[:, None], groups=width).flatten(1)
+    table = depthwise @ discriminator.embedding.weight.T  # (4, classes)
     assert table.shape == (4, max(1, classes))
     expected = table[range(4), labels] if classes else table[:, 0]
     torch.testing.assert_close(logits, expected)

@@ -219,3 +219,12 @@ def test_wrong_settings_are_named():
         make_eye(0, "NORMAL", size=4)
     with pytest.raises(ValueError, match="oct_shows"):
         make_eye(0, "NORMAL", oct_shows=2)
+
+
+def test_a_picture_that_is_not_asked_for_is_not_drawn_and_the_other_stays():
+    both = make_eye(8, "DRUSEN", size=64, wedge=True)
+    for name, other in (("oct", "dfe"), ("dfe", "oct")):
+        one = make_eye(8, "DRUSEN", size=64, wedge=True, pictures=[name])
+        assert getattr(one, other) is None
+        assert np.array_equal(getattr(one, name), getattr(both, name))
+        assert np.array_equal(one.truth.rows["ILM"], both.truth.rows["ILM"])

@@ -24,9 +24,10 @@ from helpers.generate import sample
 from helpers.measures.distances import kernel_distance
 from helpers.measures.features import Features
 from helpers.methods.gan import GAN
+from helpers.precision import choose_precision
 from helpers.recipes import with_recipe
 from helpers.runs import open_run
-from helpers.state import choose_precision, update_average
+from helpers.state import update_average
 from helpers.training import train
 
 each_method = pytest.mark.parametrize("method", METHODS)

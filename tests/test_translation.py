@@ -16,6 +16,7 @@ from helpers.losses.cycle import grey, identity_loss, with_channels
 from helpers.measures.layers import read_all
 from helpers.networks.translators import (
     ColumnGenerator,
+    InstanceNorm,
     PatchDiscriminator,
     ResNetGenerator,
     Translator,
@@ -62,13 +63,24 @@ def test_a_logit_of_the_discriminator_sees_70_px_of_256_and_a_quarter_of_other_s
     assert [patch_layers(size) for size in (64, 128, 256, 512)] == [2, 2, 3, 3]
     judge = PatchDiscriminator(width=2, layers=3)
     for module in judge.modules():  # norms look at the whole picture
-        if isinstance(module, torch.nn.InstanceNorm2d):
+        if isinstance(module, InstanceNorm):
             module.forward = lambda x: x
     picture = torch.zeros(1, 1, 256, 256, requires_grad=True)
     logits = judge(picture)
     (gradient,) = torch.autograd.grad(logits[0, 0, 15, 15], picture)
     seen = gradient[0, 0].abs().sum(1).nonzero()
     assert seen.max() - seen.min() + 1 == 70
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_instance_norm_is_the_published_one(layout):
+    torch.manual_seed(0)
+    maps = (3 * torch.randn(3, 5, 8, 6) + 7).to(memory_format=layout).requires_grad_()
+    push = torch.randn(3, 5, 8, 6)
+    ours, theirs = InstanceNorm()(maps), torch.nn.InstanceNorm2d(5)(maps)
+    torch.testing.assert_close(ours, theirs)
+    (a,), (b,) = (torch.autograd.grad(normed, maps, push) for normed in (ours, theirs))
+    torch.testing.assert_close(a, b)
 
 
 def test_what_the_column_network_draws_at_a_place_comes_from_about_it():

@@ -55,9 +55,13 @@ class CycleGAN:
         real = {"dfe": photographs, "oct": scans}
         other = {"dfe": "oct", "oct": "dfe"}
         set_rate(self.optimizers, s, self.steps)
-        losses = {}
+        drawn, same, losses = {}, {}, {}
         with accelerator.autocast():
-            drawn = {to: generator(real[other[to]], to) for to in ("oct", "dfe")}
+            for to in ("oct", "dfe"):  # in one pass: no layer looks across a batch
+                shown = [real[other[to]]]
+                if s.identity:
+                    shown.append(with_channels(real[to], CHANNELS[other[to]]))
+                drawn[to], *same[to] = generator(torch.cat(shown), to).split(len(scans))
             # noise on the way drowns a picture hidden in invisible detail (Chu et al. 2017)
             back = {to: generator(noisy(drawn[other[to]], s.cycle_noise), to) for to in drawn}
             discriminator.requires_grad_(False)
@@ -66,9 +70,8 @@ class CycleGAN:
                 losses[f"loss_{to}"] = self.generator_loss(on_real, on_fake)
                 losses[f"loss_cycle_{to}"] = s.cycle * cycle_loss(real[to], back[to].float())
                 if s.identity:
-                    same = generator(with_channels(real[to], CHANNELS[other[to]]), to).float()
                     losses[f"loss_identity_{to}"] = (
-                        s.cycle * s.identity * identity_loss(real[to], same)
+                        s.cycle * s.identity * identity_loss(real[to], same[to][0].float())
                     )
             discriminator.requires_grad_(True)
             if s.class_weight:
@@ -79,8 +82,8 @@ class CycleGAN:
         judged = 0.0
         with accelerator.autocast():
             for to, pool in self.pools.items():
-                on_real = discriminator[to](real[to]).float()
-                on_fake = discriminator[to](pool(drawn[to])).float()
+                both = discriminator[to](torch.cat([real[to], pool(drawn[to])])).float()
+                on_real, on_fake = both.split(len(scans))
                 judged = judged + self.discriminator_loss(on_real, on_fake)
         self._update("discriminator", judged, accelerator)
         self.steps += 1

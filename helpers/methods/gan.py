@@ -108,16 +108,17 @@ class GAN:
             fake = generator.mixed(z, s.mixing, *labels) if s.mixing else generator(z, *labels)
 
         due = self.gamma > 0 and self.steps % s.penalty_every == 0
-        shown_real = augment(real, self.share.value).requires_grad_(due)
-        shown_fake = augment(fake.detach(), self.share.value).requires_grad_(due)
+        shown = augment(torch.cat([real, fake.detach()]), self.share.value).requires_grad_(due)
         with accelerator.autocast():
-            on_real = discriminator(shown_real, *labels).float()
-            on_fake = discriminator(shown_fake, *labels).float()
+            if s.norm == "batch" or s.minibatch_std:  # a layer that looks across the batch
+                logits = torch.cat([discriminator(half, *labels) for half in shown.chunk(2)])
+            else:
+                logits = discriminator(shown, *(part.repeat(2) for part in labels))
+        on_real, on_fake = logits.float().chunk(2)
         loss = self.discriminator_loss(on_real, on_fake)
         record = {"loss_discriminator": loss.detach()}
         if due:
-            penalty = zero_centred_penalty(on_real, shown_real, s.penalty_fine)  # R1
-            penalty = penalty + zero_centred_penalty(on_fake, shown_fake, s.penalty_fine)  # R2
+            penalty = 2 * zero_centred_penalty(logits.float(), shown, s.penalty_fine)  # R1 + R2
             record["penalty"] = penalty.detach()
             loss = loss + s.penalty_every * self.gamma / 2 * penalty
         self._update("discriminator", loss, accelerator)
@@ -126,7 +127,7 @@ class GAN:
         with accelerator.autocast():
             on_fake = discriminator(augment(fake, self.share.value), *labels).float()
             if s.loss == "relativistic":  # the only loss whose generator looks at real scans too
-                on_real = discriminator(shown_real.detach(), *labels).float()
+                on_real = discriminator(shown[: len(real)].detach(), *labels).float()
         loss = self.generator_loss(on_real.detach(), on_fake)
         if s.overfitting:
             record |= self.share.adapt(discriminator, on_real, on_fake, self.judged, accelerator,

@@ -16,6 +16,7 @@ a column of the OCT, but a row of the one says nothing about a row of the other:
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 SIZES = (64, 128, 256, 512)
@@ -33,6 +34,17 @@ def initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+class InstanceNorm(nn.Module):
+    """Every map of every image (B, C, H, W) to mean 0 and variance 1 (Ulyanov et al. 2016).
+
+    torch's own layer copies maps that lie channels last, and back; BatchNorm of one image at a time
+    is the same and does not.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([F.batch_norm(one, None, None, training=True) for one in x.split(1)])
+
+
 def with_positions(images: torch.Tensor) -> torch.Tensor:
     """Images (B, C, H, W) with their rows and columns, -1 to 1, appended: (B, C + 2, H, W)."""
     batch, _, height, width = images.shape
@@ -47,9 +59,9 @@ class Residual(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), nn.InstanceNorm2d(width),
+            nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), InstanceNorm(),
             nn.ReLU(True),
-            nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), nn.InstanceNorm2d(width),
+            nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), InstanceNorm(),
         )  # fmt: skip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -70,7 +82,7 @@ class ResNetGenerator(nn.Module):
         self.positions = positions
 
         def normed(convolution, channels):
-            return [convolution, nn.InstanceNorm2d(channels), nn.ReLU(True)]
+            return [convolution, InstanceNorm(), nn.ReLU(True)]
 
         first = nn.Conv2d(inputs + 2 * positions, width, 7)
         layers = [nn.ReflectionPad2d(3), *normed(first, width)]
@@ -223,13 +235,12 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, inputs=1, width=64, layers=3, norm="instance"):
         super().__init__()
-        normed = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}[norm]
         widths = [width * min(2**k, 8) for k in range(layers + 1)]
         steps = [nn.Conv2d(inputs, width, 4, 2, 1), nn.LeakyReLU(0.2, True)]
         for number, (inside, outside) in enumerate(zip(widths, widths[1:]), 1):
             stride = 1 if number == layers else 2
-            steps += [nn.Conv2d(inside, outside, 4, stride, 1), normed(outside),
-                      nn.LeakyReLU(0.2, True)]  # fmt: skip
+            normed = {"instance": InstanceNorm(), "batch": nn.BatchNorm2d(outside)}[norm]
+            steps += [nn.Conv2d(inside, outside, 4, stride, 1), normed, nn.LeakyReLU(0.2, True)]
         self.layers = nn.Sequential(*steps, nn.Conv2d(widths[-1], 1, 4, 1, 1))
         self.apply(initialise)
 
