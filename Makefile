@@ -53,7 +53,10 @@ links: env ## write the repository's address (REPO=owner/name) into badges and f
 clean: ## remove runs and caches, keep .venv
 	rm -rf runs .pytest_cache .ruff_cache
 
-.PHONY: help env demo test notebooks kaggle kaggle-check kaggle-offline links clean
+bench: env ## speed beside the plain recipes and the machine's limits (25 minutes); PARTS="steps limits"
+	PYTHONPATH=tests $(RUN) -m bench $(PARTS)
+
+.PHONY: help env demo test notebooks kaggle kaggle-check kaggle-offline links clean bench
 
 chaos: env ## kill, fill the disk, damage files while every method trains; 60 events (20 minutes)
 	PYTHONPATH=. $(RUN) tests/chaos.py

@@ -1,5 +1,6 @@
 """The classifier learns, in both ways; it is saved, loaded, resumed, and says what it cannot do."""
 
+import copy
 import os
 import signal
 from functools import partial
@@ -207,3 +208,20 @@ def test_any_backbone_and_words_for_what_cannot_work(monkeypatch, few):
     monkeypatch.setattr(classifiers.timm, "create_model", no_network)
     with pytest.raises(OSError, match="backbone='resnet18'.*tf_efficientnet_lite0"):
         classifiers.Network("resnet18", 32, CLASSES, pretrained=True)
+
+
+def test_depthwise_layers_compute_in_float32_under_autocast_and_copies_are_their_own():
+    torch.manual_seed(0)
+    network = classifiers.Network("tf_efficientnet_lite0", 32, CLASSES)
+    layer = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1)
+    maps = torch.randn(2, layer.in_channels, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        drawn = layer(maps)
+        assert layer(maps.bfloat16()).dtype == torch.bfloat16
+        assert next(network.children())(torch.randn(2, 3, 32, 32)).isfinite().all()
+    assert torch.equal(drawn, layer(maps)) and drawn.dtype == torch.float32
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        layer.weight.zero_()
+    found = dict(copied.named_modules())[dict((m, n) for n, m in network.named_modules())[layer]]
+    assert found(maps).abs().max() > 0

@@ -14,6 +14,7 @@ from methods import CLASSES, METHODS, RESIDUAL, Thumbnails, gan, make_data, spli
 from helpers import checkpoint, config, load_generator
 from helpers.data import Data, batches
 from helpers.generate import sample
+from helpers.losses.adversarial import zero_centred_penalty
 from helpers.measures.texture import line_spectra
 from helpers.methods.gan import GAN
 from helpers.networks.residual_gan import SIZES, Block, Discriminator, Generator, Grain
@@ -438,3 +439,13 @@ def test_a_trained_generator_is_loaded_as_it_was(tmp_path):
         expected = network(noise[None], torch.tensor([1])).clamp(-1, 1)
     drawn = sample(generator, 1, seed=5, class_name="NORMAL")
     torch.testing.assert_close(drawn, expected)
+
+
+def test_real_and_synthetic_scans_in_one_pass_have_the_penalties_of_two():
+    torch.manual_seed(0)
+    discriminator = Discriminator(64, 4)
+    halves = [torch.randn(3, 1, 64, 64, requires_grad=True) for _ in range(2)]
+    both = torch.cat(halves).detach().requires_grad_()
+    once = 2 * zero_centred_penalty(discriminator(both), both, 0.1)
+    twice = sum(zero_centred_penalty(discriminator(half), half, 0.1) for half in halves)
+    torch.testing.assert_close(once, twice)
