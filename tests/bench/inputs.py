@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import torch
-from bench import plain, timing
-from bench.materials import files
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from bench import plain, timing
+from bench.materials import files
 from helpers.augment import augment, mirror
 from helpers.data import batches, prepare
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench import steps, timing
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+from bench import steps, timing
 
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LAZY = 4  # steps over which the work is averaged: a penalty falls on one of them

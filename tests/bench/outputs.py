@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench import timing
-from bench.materials import arrays
 from PIL import Image
 
+from bench import timing
+from bench.materials import arrays
 from helpers import generate, simulate
 from helpers.generate import describe_png, write_png
 from helpers.measures import layers, memorisation, texture
