@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from helpers import __version__
 from helpers.checkpoint import read_generator
 from helpers.checkpoint import weights_hash as hash_of
-from helpers.precision import in_bf16
+from helpers.precision import has_bf16, in_bf16
 
 # what "network" in a generator file's metadata stands for: module and class
 NETWORKS = {
@@ -141,9 +141,10 @@ def export(
     synthetic, with which weights and which seed it was made. images.csv has file, class, seed,
     index, weights_sha256, size. A generator of several classes writes n of each, from the same
     noise, unless class_name chooses one; one of a single class is labelled class_name. class_name
-    and weights_hash default to what load_generator found; exact is as in sample_batches. Returns
-    the paths. A folder that holds the same set is written again, with the same content; one that
-    holds anything else raises FileExistsError.
+    and weights_hash default to what load_generator found. Unless `exact`, it may be drawn in bf16
+    (sample_batches); the text chunk Precision says so. Returns the paths. A folder that holds the
+    set of these weights, seed and number is written again; one that holds anything else raises
+    FileExistsError.
     """
     folder = Path(folder)
     classes = [class_name] if class_name else classes_of(generator)
@@ -168,7 +169,10 @@ def export(
     unfinished.write_text(table.getvalue())
 
     paths = [folder / row[0] for row in rows]
-    texts = [describe_png(Class=c, WeightsSHA256=weights_hash, Seed=seed, Index=i)
+    device = next(generator.parameters()).device
+    drawn_in = "bf16" if has_bf16(device) and not exact else "fp32"
+    texts = [describe_png(Class=c, WeightsSHA256=weights_hash, Seed=seed, Index=i,
+                          Precision=drawn_in)
              for _, c, _, i, *_ in rows]  # fmt: skip
     todo = zip(paths, texts)
     with ThreadPoolExecutor() as pool, tqdm(total=len(rows), unit="image",
@@ -222,6 +226,8 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        if options.from_dfe and options.exact:
+            raise ValueError("--exact: photographs are translated in float32 anyway; leave it out.")
         if options.from_dfe:
             from helpers.translate import translate_folder  # it imports from here
 

@@ -16,13 +16,19 @@ def choose_precision(precision: str) -> str:
     if precision != "auto":
         return precision
     if torch.cuda.is_available():
-        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-    return "bf16" if has_amx else "fp32"
+        return "bf16" if has_bf16(torch.device("cuda")) else "fp16"
+    return "bf16" if has_bf16(torch.device("cpu")) else "fp32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether ``device`` computes bf16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
 def in_bf16(device: torch.device, wanted=True):
-    """A context in which trained networks on ``device`` compute in bf16 where the machine does that
-    in hardware, else as they are. (fp16 is left to training, which watches its range.)"""
-    enabled = wanted and choose_precision("auto") == "bf16"
+    """A context in which trained networks on ``device`` compute in bf16 where it does that in
+    hardware, else as they are. (fp16 is left to training, which watches its range.)"""
+    enabled = wanted and has_bf16(device)
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

@@ -79,7 +79,7 @@ def make_eye(
     it per patient. oct_shows, dfe_shows: how much of the disease that modality shows, 0 (none) to
     1 (all): lesions lose height in the OCT and opacity in the DFE. wedge: leave the white corners
     of a rotated export in the OCT. pictures: which to draw; neither changes with the other, and
-    each takes half of the time. The OCT shows 6 mm through the fovea, the DFE 45 degrees.
+    each takes about half of the time. The OCT shows 6 mm through the fovea, the DFE 45 degrees.
     Raises ValueError for anything outside of these.
     """
     if condition not in CONDITIONS:
@@ -88,6 +88,8 @@ def make_eye(
         raise ValueError(f"eye={eye!r}: it is OD (right) or OS (left)")
     if not 32 <= size <= 1024:
         raise ValueError(f"size={size}: a simulated eye has 64 to 512 px a side")
+    if not {*pictures} <= {"oct", "dfe"}:
+        raise ValueError(f"pictures={pictures}: there are oct and dfe")
     for name, value in (("grade", grade), ("oct_shows", oct_shows), ("dfe_shows", dfe_shows)):
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"{name}={value}: it lies between 0 and 1")

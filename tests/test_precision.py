@@ -58,7 +58,9 @@ def test_gradients_in_fp16_are_those_of_fp32(tmp_path, method):
     single, record = one_step(method, tmp_path / "single", None)
     halved, half_record = one_step(method, tmp_path / "half", half)
     for name, value in record.items():
-        assert half_record[name] == pytest.approx(value, rel=0.02, abs=0.02), name
+        # of eight logits near zero, one may change its sign
+        least = 0.25 if name == "sign_real" else 0.02
+        assert half_record[name] == pytest.approx(value, rel=0.02, abs=least), name
     if "penalties" in method:
         assert record["penalty"] > 0  # the second derivatives were there
     for name, network in single.networks.items():

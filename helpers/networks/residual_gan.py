@@ -182,7 +182,7 @@ class Discriminator(nn.Module):
     def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         for halve, stage in zip(self.halve, self.stages):
             x = stage(F.leaky_relu(halve(x), SLOPE))
-        # a depthwise convolution, whose second derivative would be as many small ones
+        # equal to a depthwise 4 x 4 convolution, but its second derivative is as fast as a product
         features = (x * self.gather).sum((2, 3))
         if labels is None:
             labels = torch.zeros(len(x), dtype=torch.long, device=x.device)

@@ -37,11 +37,13 @@ def initialise(module: nn.Module) -> None:
 class InstanceNorm(nn.Module):
     """Every map of every image (B, C, H, W) to mean 0 and variance 1 (Ulyanov et al. 2016).
 
-    torch's own layer copies maps that lie channels last, and back; BatchNorm of one image at a time
-    is the same and does not.
+    On a CPU torch's own layer rearranges maps that lie channels last, and back; BatchNorm of one
+    image at a time is the same and does not.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type != "cpu":
+            return F.instance_norm(x)
         return torch.cat([F.batch_norm(one, None, None, training=True) for one in x.split(1)])
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from bench import inputs, limits, outputs, quality, steps, timing
+from helpers.precision import choose_precision
 
 
 def parts(place: Path) -> dict:
@@ -39,7 +40,7 @@ def machine() -> str:
              if line.startswith("model name")] or [platform.processor()]  # fmt: skip
     name = torch.cuda.get_device_name() if steps.DEVICE.type == "cuda" else names[0]
     return (f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch "
-            f"{torch.__version__}, {steps.choose_precision('auto')}")  # fmt: skip
+            f"{torch.__version__}, {choose_precision('auto')}")  # fmt: skip
 
 
 def main():

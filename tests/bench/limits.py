@@ -1,4 +1,5 @@
-"""How far a step is from what the machine could do: its operations and bytes, and two ceilings."""
+"""How far a step is from what the machine can do: its operations and bytes beside those of a large
+convolution, forward and backward, and of a large copy."""
 
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from bench import steps, timing
+from helpers.data import batches
+from helpers.precision import choose_precision
 
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-LAZY = 4  # steps over which the work is averaged: a penalty falls on one of them
 
 
 class Work(TorchDispatchMode):
@@ -27,8 +29,11 @@ class Work(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, arguments=(), others=None):
         out = function(*arguments, **(others or {}))
         self.operations += operations_of(function._overloadpacket, arguments, others or {}, out)
-        if not getattr(function, "is_view", False):
-            tensors = [x for x in tree_leaves((arguments, others, out)) if torch.is_tensor(x)]
+        if not getattr(function, "is_view", False) and "empty" not in function.__name__:
+            named = zip(function._schema.arguments, arguments)
+            written = [x for slot, x in named if slot.alias_info and slot.alias_info.is_write]
+            touched = tree_leaves((arguments, others, out, written if out is None else ()))
+            tensors = [x for x in touched if torch.is_tensor(x)]
             self.bytes += sum(x.numel() * x.element_size() for x in tensors)
             self.calls += 1
         return out
@@ -76,24 +81,28 @@ def ceilings(device, precision: str) -> dict[str, float]:
 
 def measure(place: Path, precision="auto", only="") -> list[timing.Row]:
     """Each case of ``steps`` beside the ceilings; the ratio is the share of the convolution's."""
-    chosen = steps.choose_precision(precision)
+    chosen = choose_precision(precision)
     limit = ceilings(steps.DEVICE, chosen)
     part = (
-        f"Share of the ceilings ({chosen}): a 3 x 3 convolution of 256 channels "
-        f"{limit['operations'] / 1e12:.2f} TFLOP/s, a copy {limit['bytes'] / 1e9:.0f} GB/s"
+        f"Share of what a large convolution reaches, {chosen}: 3 x 3, 256 channels, forward and "
+        f"backward {limit['operations'] / 1e12:.2f} TFLOP/s; a copy {limit['bytes'] / 1e9:.0f} GB/s"
     )
     rows = []
     for name, (_, make, _) in steps.cases(precision).items():
         if only not in name:
             continue
         step = make(place, "ours")
+        for _ in range(steps.LAZY):  # the first one makes what the optimisers remember
+            step()
         with Work() as work:
-            for _ in range(LAZY):
+            for _ in range(steps.LAZY):
                 step()
-        operations, moved, calls = (n / LAZY for n in (work.operations, work.bytes, work.calls))
-        seconds = float(np.median(timing.alternate({"step": step})["step"]))
+        work = (work.operations, work.bytes, work.calls)
+        operations, moved, calls = (number / steps.LAZY for number in work)
+        seconds = timing.alternate({"step": step}, multiple=steps.LAZY)["step"]
+        seconds = float(np.median(seconds))
         rows.append(timing.Row(
-            part, name, "TFLOP/s", limit["operations"] / 1e12, operations / seconds / 1e12,
+            part, name, "TFLOP/s", None, operations / seconds / 1e12,
             operations / seconds / limit["operations"],
             note=f"{operations / 1e9:.1f} GFLOP, {moved / 1e9:.2f} GB, {calls:.0f} operators, "
             f"{1000 * seconds:.0f} ms a step; {moved / seconds / limit['bytes']:.2f} of the copy",
@@ -105,13 +114,14 @@ def measure(place: Path, precision="auto", only="") -> list[timing.Row]:
 def by_batch(place: Path, precision="auto", sizes=(8, 16, 32, 64)) -> list[timing.Row]:
     """Images per second of the DCGAN against its batch."""
     rows, size = [], 256 if steps.DEVICE.type == "cuda" else 128
+    chosen = choose_precision(precision)
     for count in sizes:
         method = steps.make_gan(size, batch_size=count)
         images = steps.cached(place, size)
-        stream = steps.batches(images, count, device=steps.DEVICE)
+        stream = batches(images, count, device=steps.DEVICE)
         step = steps.Ours(method, stream, precision)
         seconds = float(np.median(timing.alternate({"step": step})["step"]))
-        rows.append(timing.Row(f"Images per second by batch: DCGAN `best`, {size} px",
+        rows.append(timing.Row(f"Images per second by batch, {chosen}: DCGAN `best`, {size} px",
                                f"batch {count}", "images/s", None, count / seconds))  # fmt: skip
         print(rows[-1].cells(), flush=True)
     return rows

@@ -44,7 +44,7 @@ def drawing(generator, count):
             images = default(torch.randn(64, generator.z_dim), *labels)
             for k, image in enumerate(images):
                 levels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
-                Image.fromarray(levels[0]).save(folder / f"plain{start + k}.png")
+                Image.fromarray(levels[0]).save(folder / f"{start + k}.png", compress_level=1)
 
     def ours():
         generate.export(generator, folder / "ours", count, class_name="DRUSEN", weights_hash="0",
@@ -132,7 +132,7 @@ def measure(place: Path, evaluated=1000) -> list[timing.Row]:
         count = 64 * (256 // generator.size)
         plain, ours, writing = drawing(generator, count)
         rows.append(timing.compare(part, f"drawing and writing PNGs: {name}", "images/s", count,
-                                   plain, ours, note="bf16, channels last, threads"))  # fmt: skip
+                                   plain, ours, note="half precision, layout, threads"))  # fmt: skip
         spent = timing.alternate({"writing": writing}, turn=0.5)["writing"]
         rows[-1].note += f"; writing alone {count / np.median(spent):,.0f}"
     alone, picture = (float(np.median(seconds)) for seconds in first_picture())

@@ -4,12 +4,12 @@ float32, the default memory layout, a DataLoader that decodes image files again 
 pass of a network for each loss. The networks are ours, so that only the execution differs.
 """
 
-from itertools import chain, count
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
@@ -24,21 +24,19 @@ from helpers.networks.translators import (
 WORKERS = 2  # of a DataLoader, as in the PyTorch example
 
 
-def loader(folder, size: int, batch_size: int, channels=1, *, shuffle=True, workers=WORKERS):
-    """Batches (B, C, size, size) in [-1, 1] and labels from image files in class folders."""
-    steps = [transforms.Resize(size), transforms.CenterCrop(size), transforms.ToTensor(),
+def loader(folder, size: int, batch_size: int, channels=1):
+    """Endless batches (B, C, size, size) in [-1, 1] and labels from image files in class folders.
+
+    One epoch follows the other without an end, so that workers are started once: a small set must
+    not look slower than a large one.
+    """
+    steps = [transforms.Resize((size, size)), transforms.ToTensor(),
              transforms.Normalize([0.5] * channels, [0.5] * channels)]  # fmt: skip
     if channels == 1:
         steps.insert(0, transforms.Grayscale())
     data = ImageFolder(folder, transforms.Compose(steps))
-    return DataLoader(data, batch_size, shuffle=shuffle, num_workers=workers, drop_last=True)
-
-
-def endless(batches, device):
-    """A loader's batches, epoch after epoch, on the device."""
-    for _ in count():
-        for images, labels in batches:
-            yield images.to(device), labels.to(device)
+    endless = RandomSampler(data, num_samples=10**8)
+    return iter(DataLoader(data, batch_size, sampler=endless, num_workers=WORKERS))
 
 
 def dcgan_step(generator, discriminator, batches, lr=2e-4):

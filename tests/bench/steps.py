@@ -28,6 +28,7 @@ from helpers.precision import choose_precision
 from helpers.recipes import with_recipe
 
 IMAGES = 300  # files of each modality
+LAZY = 4  # steps from one penalty of our recipes to the next: a turn has whole rounds of them
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -61,7 +62,7 @@ def cached(place, size: int, modality="oct", **settings):
 def from_files(place, size, batch_size, channels=1):
     modality = "oct" if channels == 1 else "dfe"
     loaded = plain.loader(files(place, IMAGES, modality), size, batch_size, channels)
-    return plain.endless(loaded, DEVICE)
+    return ((images.to(DEVICE), labels.to(DEVICE)) for images, labels in loaded)
 
 
 def make_gan(size: int, **settings):
@@ -128,7 +129,7 @@ def distillation(place, who, size, batch_size=16, precision="auto"):
 def cases(precision="auto") -> dict:
     """name: (images per step, function of place and who, what differs)."""
     sizes = (256,) if DEVICE.type == "cuda" else (64, 128)
-    run = "bf16, channels last, fused Adam, cache"
+    run = f"{choose_precision(precision)}, channels last, fused Adam, cache"
     same = "the same code in float32, default layout, from files"
     found = {
         f"DCGAN, {size} px, batch 64": (64, partial(dcgan, size=size, precision=precision), run)
@@ -172,7 +173,8 @@ def measure(place: Path, precision="auto", only="") -> list[timing.Row]:
         torch.manual_seed(0)
         pair = {who: make(place, who) for who in ("plain", "ours")}
         used = tuple(memory(place, name, who, precision) for who in pair)
-        rows.append(timing.compare("Training steps", name, "images/s", count, **pair, memory=used,
+        rows.append(timing.compare(f"Training steps, {choose_precision(precision)}", name,
+                                   "images/s", count, **pair, multiple=LAZY, memory=used,
                                    note=differs))  # fmt: skip
         print(rows[-1].cells(), flush=True)
     return rows

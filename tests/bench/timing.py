@@ -39,16 +39,17 @@ def _short(value: float | None) -> str:
     return "" if value is None else f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
-def alternate(contenders: dict, rounds=ROUNDS, turn=TURN) -> dict[str, list[float]]:
+def alternate(contenders: dict, rounds=ROUNDS, turn=TURN, multiple=1) -> dict[str, list[float]]:
     """Seconds per call of each function, one number for every round.
 
     They take turns, so that what else the machine does falls on all of them; each turn has as many
-    calls as fill ``turn`` seconds, at least one. The first turn warms up and is not counted.
+    calls as fill ``turn`` seconds, a ``multiple``. The first turn warms up and is not counted.
     """
     calls, seconds = {}, {name: [] for name in contenders}
     for name, function in contenders.items():
         function()
-        calls[name] = max(1, round(turn / max(_timed(function, 1), 1e-9)))
+        whole = multiple * max(_timed(function, 1), 1e-9)
+        calls[name] = multiple * max(1, round(turn / whole))
     for number in range(rounds + 1):
         for name, function in contenders.items():
             spent = _timed(function, calls[name])
@@ -64,18 +65,18 @@ def _timed(function, calls: int) -> float:
     return (time.perf_counter() - began) / calls
 
 
-def compare(part, what, unit, count, plain, ours, **others) -> Row:
+def compare(part, what, unit, count, plain, ours, multiple=1, **others) -> Row:
     """A Row from two functions that each deal with ``count`` things per call."""
-    seconds = alternate({"plain": plain, "ours": ours})
+    seconds = alternate({"plain": plain, "ours": ours}, multiple=multiple)
     return row(part, what, unit, count, seconds["plain"], seconds["ours"], **others)
 
 
 def row(part, what, unit, count, plain: list, ours: list, **others) -> Row:
     """A Row from seconds per call, round by round."""
     ratios = np.array(plain) / np.array(ours)
+    spread = (float(ratios.min()), float(ratios.max())) if len(ratios) > 1 else (None, None)
     return Row(part, what, unit, count / float(np.median(plain)), count / float(np.median(ours)),
-               float(np.median(ratios)), float(ratios.min()), float(ratios.max()),
-               **others)  # fmt: skip
+               float(np.median(ratios)), *spread, **others)  # fmt: skip
 
 
 def megabytes(name: str) -> float:
