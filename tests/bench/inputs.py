@@ -18,6 +18,7 @@ from helpers.data import batches, prepare
 
 SIZE, BATCH = 128, 64
 WINDOWS = 5  # an epoch is measured so many times
+LEAST = 16  # batches that are timed together: more than a DataLoader has ready
 
 
 def usual(folder) -> DataLoader:
@@ -44,7 +45,7 @@ def epochs(who: str, folder: Path, cache: Path, count: int) -> dict:
         known = len(data.train)
         stream = (augment(mirror(real), 1.0) for real in batches(data.train.images, BATCH))
     prepared = time.perf_counter() - began
-    steps, seconds = max(1, known // BATCH), []
+    steps, seconds = max(LEAST, known // BATCH), []
     for _ in range(1 + WINDOWS):
         began = time.perf_counter()
         for _ in range(steps):

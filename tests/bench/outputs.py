@@ -132,7 +132,7 @@ def measure(place: Path, evaluated=1000) -> list[timing.Row]:
         count = 64 * (256 // generator.size)
         plain, ours, writing = drawing(generator, count)
         rows.append(timing.compare(part, f"drawing and writing PNGs: {name}", "images/s", count,
-                                   plain, ours, note="half precision, layout, threads"))  # fmt: skip
+                                   plain, ours, note="precision, layout, threads"))  # fmt: skip
         spent = timing.alternate({"writing": writing}, turn=0.5)["writing"]
         rows[-1].note += f"; writing alone {count / np.median(spent):,.0f}"
     alone, picture = (float(np.median(seconds)) for seconds in first_picture())
