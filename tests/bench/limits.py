@@ -79,8 +79,8 @@ def ceilings(device, precision: str) -> dict[str, float]:
             "bytes": 2 * 2**28 / float(np.median(seconds["copy"]))}  # fmt: skip
 
 
-def measure(place: Path, precision="auto", only="") -> list[timing.Row]:
-    """Each case of ``steps`` beside the ceilings; the ratio is the share of the convolution's."""
+def measure(place: Path, precision="auto") -> list[timing.Row]:
+    """Each case of ``steps``; the ratio is its share of the large convolution's rate."""
     chosen = choose_precision(precision)
     limit = ceilings(steps.DEVICE, chosen)
     part = (
@@ -89,8 +89,6 @@ def measure(place: Path, precision="auto", only="") -> list[timing.Row]:
     )
     rows = []
     for name, (_, make, _) in steps.cases(precision).items():
-        if only not in name:
-            continue
         step = make(place, "ours")
         for _ in range(steps.LAZY):  # the first one makes what the optimisers remember
             step()

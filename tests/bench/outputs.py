@@ -1,9 +1,11 @@
 """What comes out: pictures with their PNGs, the first picture, simulated eyes, an evaluation."""
 
+import copy
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +31,11 @@ def generators() -> dict:
     }
 
 
-def drawing(generator, count):
+def drawing(generator, count, folder: Path):
     """Functions that draw and write ``count`` scans: the plain way and ours; and one that writes
     as many PNGs that are there already."""
     labels = (torch.full((64,), 2),) if getattr(generator, "classes", 0) else ()
-    folder = Path(tempfile.mkdtemp())
-    default = generator.__class__(**arguments_of(generator)).eval()
-    default.load_state_dict(generator.state_dict())
+    default = copy.deepcopy(generator).eval().to(memory_format=torch.contiguous_format)
     generator.eval().to(memory_format=torch.channels_last)
 
     @torch.no_grad()
@@ -54,19 +54,11 @@ def drawing(generator, count):
     text = describe_png(Class="DRUSEN", WeightsSHA256="0", Seed=0, Index=0)
 
     def writing():
-        with generate.ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor() as pool:
             list(pool.map(lambda k: write_png(levels[k % 16], folder / f"{k}.png", text),
                           range(count)))  # fmt: skip
 
     return plain, ours, writing
-
-
-def arguments_of(generator) -> dict:
-    if isinstance(generator, dcgan.Generator):
-        return {"size": generator.size, "z_dim": generator.z_dim, "width": 16}
-    return getattr(generator, "metadata", {}).get(
-        "arguments", {"size": 128, "latent": 64, "width": 16, "blocks": 1}
-    )
 
 
 def first_picture() -> tuple[list, list]:
@@ -130,11 +122,13 @@ def measure(place: Path, evaluated=1000) -> list[timing.Row]:
     rows, part = [], "Output"
     for name, generator in generators().items():
         count = 64 * (256 // generator.size)
-        plain, ours, writing = drawing(generator, count)
-        rows.append(timing.compare(part, f"drawing and writing PNGs: {name}", "images/s", count,
-                                   plain, ours, note="precision, layout, threads"))  # fmt: skip
-        spent = timing.alternate({"writing": writing}, turn=0.5)["writing"]
-        rows[-1].note += f"; writing alone {count / np.median(spent):,.0f}"
+        what = f"drawing and writing PNGs: {name}"
+        with tempfile.TemporaryDirectory() as folder:
+            plain, ours, writing = drawing(generator, count, Path(folder))
+            made = timing.compare(part, what, "images/s", count, plain, ours)
+            spent = timing.alternate({"writing": writing}, turn=0.5)["writing"]
+        made.note = f"precision, layout, threads; writing alone {count / np.median(spent):,.0f}"
+        rows.append(made)
     alone, picture = (float(np.median(seconds)) for seconds in first_picture())
     rows.append(timing.Row(part, "first picture of a fresh process", "s", None, picture,
                            note=f"{alone:.2f} s are the import of torch"))  # fmt: skip

@@ -5,7 +5,8 @@ that nothing learned from; the clock stands still while it is measured.
 
     python -m bench.quality --real MANIFEST --class AMD --size 128 --seeds 8 --images 12000
 
-compares the two ways to execute one recipe on real scans; ``make bench`` does it on simulated eyes.
+compares the two ways to execute one recipe, seed by seed (without --real on simulated eyes);
+``make bench`` measures the time to quality alone.
 """
 
 import argparse
@@ -198,6 +199,7 @@ def main():
     seeds = range(o.first, o.first + o.seeds)
     found = paired(data.train.images, data.validation.images, seeds, o.images, o.size,
                    model=o.model)  # fmt: skip
+    Path(o.out).parent.mkdir(parents=True, exist_ok=True)
     Path(o.out).write_text(json.dumps({**vars(o), **found}, indent=1) + "\n")
     print({name: found[name] for name in ("worse", "low", "high")})
 

@@ -51,11 +51,11 @@ class Ours:
         return self.method.step(next(self.stream), self.accelerator)
 
 
-def cached(place, size: int, modality="oct", **settings):
+def cached(place, size: int, modality="oct"):
     """What ``data.prepare`` makes of the files, uint8 (N, C, size, size)."""
     source = files(place, IMAGES, modality)
     data = prepare(source, modality=modality, class_="all", size=size, cache=place / "cache",
-                   progress=False, **settings)  # fmt: skip
+                   progress=False)  # fmt: skip
     return data.train.images
 
 
@@ -165,11 +165,9 @@ def memory(place: Path, name: str, who: str, precision: str) -> float:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(place: Path, precision="auto", only="") -> list[timing.Row]:
+def measure(place: Path, precision="auto") -> list[timing.Row]:
     rows = []
     for name, (count, make, differs) in cases(precision).items():
-        if only not in name:
-            continue
         torch.manual_seed(0)
         pair = {who: make(place, who) for who in ("plain", "ours")}
         used = tuple(memory(place, name, who, precision) for who in pair)
