@@ -11,17 +11,15 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from helpers import preprocess, simulate
+from helpers import preprocess, shape, simulate
+from helpers.padding import without_padding
 from helpers.public_sets import octmnist_split
 from helpers.sources import Scan
 
-# edits of these make a new cache
-CLEANING = ("preprocess.py", "padding.py", "fovea.py")
-SIMULATION = ("simulate.py", "anatomy.py", "disease.py", "rendering.py", "fundus.py")
 
-
-def read_scan(scan: Scan, size: int, framing: str, clahe=False) -> np.ndarray:
-    """One scan decoded and cleaned: uint8 (C, size, size)."""
+def read_scan(scan: Scan, size: int, framing: str, clahe=False):
+    """One scan decoded and cleaned: uint8 (C, size, size); of the framing "aligned" a pair, its
+    crop (1, rows, size) and its shape."""
     centre = None
     if scan.dataset == "simulated":
         size_made = max(size, 64)
@@ -37,6 +35,10 @@ def read_scan(scan: Scan, size: int, framing: str, clahe=False) -> np.ndarray:
         image = octmnist_split(split, int(native)).imgs[int(index)]
     else:
         image = preprocess.read_image(scan.path)
+    if scan.modality == "oct" and framing == "aligned":
+        grey = without_padding(preprocess.to_grey(image))
+        crop, values = shape.align(grey, shape.crop_rows(size), size)
+        return crop[None], values
     if scan.modality == "oct":
         return preprocess.clean_oct(image, size=size, framing=framing)[None]
     framing = "full" if framing == "stretch" else framing
@@ -53,21 +55,27 @@ def simulated_eye(scan: Scan, size: int, pictures=("oct", "dfe")) -> simulate.Ey
 
 
 def decode(scans, hashes, cache: Path, *, size, framing, clahe=False, progress=True):
-    """All scans as one read-only uint8 array (N, C, size, size), and [(path, reason)] of the bad.
+    """All scans as one read-only uint8 array (N, C, size, size), [(path, reason)] of the bad, and
+    of the framing "aligned" their shapes (``shape.FIELDS``), else None.
 
-    Decoded once into ``cache``: raw bytes and a note of their shape and sha256. The note comes
-    last, so that a half-written or damaged file is never read as whole.
+    Decoded once into ``cache`` under a key of the files' content, the settings and the versions of
+    what makes pixels (VERSION in preprocess, shape and simulate): raw bytes and a note of their shape and sha256. The note comes
+    last, so that a half-written or damaged file is never read as whole. The shapes follow the
+    images in the same file.
     """
-    names = CLEANING + (SIMULATION if scans[0].dataset == "simulated" else ())
-    code = b"".join(Path(__file__).with_name(name).read_bytes() for name in names)
-    settings = [scans[0].modality, size, framing, clahe, hashlib.sha256(code).hexdigest()]
+    versions = {"cleaning": preprocess.VERSION}
+    if framing == "aligned":
+        versions["shape"] = shape.VERSION
+    if scans[0].dataset == "simulated":
+        versions["simulation"] = simulate.VERSION
+    settings = [scans[0].modality, size, framing, clahe, versions]
     key = hashlib.sha256(json.dumps([settings, hashes]).encode()).hexdigest()[:24]
     raw, note = cache / f"{key}.u8", cache / f"{key}.json"
     if note.exists():
         about = _read_note(note)
         if raw.exists() and _sha256(raw) == about.get("sha256"):
             left_out = [tuple(bad) for bad in about["left_out"]]
-            return np.memmap(raw, np.uint8, "r", shape=tuple(about["shape"])), left_out
+            return _open(raw, about, left_out)
         warnings.warn(f"{raw} was damaged; it is made anew.", stacklevel=3)
 
     def one(scan):
@@ -76,7 +84,7 @@ def decode(scans, hashes, cache: Path, *, size, framing, clahe=False, progress=T
         except (ValueError, FileNotFoundError) as error:
             return str(error).removeprefix(f"{scan.path}: ")
 
-    bad, good, sha256 = [], 0, hashlib.sha256()
+    bad, good, sha256, shapes = [], 0, hashlib.sha256(), []
     part = raw.with_suffix(f".{os.getpid()}.part")
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -88,17 +96,25 @@ def decode(scans, hashes, cache: Path, *, size, framing, clahe=False, progress=T
                     if isinstance(image, str):
                         bad.append((scan.path, image))
                         continue
+                    if isinstance(image, tuple):
+                        image, values = image
+                        shapes.append(values)
                     file.write(image.tobytes())
                     sha256.update(image.tobytes())
-                    good, shape = good + 1, image.shape
+                    good, size_of = good + 1, image.shape
             except BaseException:  # Ctrl-C too: do not decode the rest first
                 pool.shutdown(cancel_futures=True)
                 raise
+            if shapes:
+                numbers = np.stack(shapes).astype("<f4").tobytes()
+                file.write(numbers)
+                sha256.update(numbers)
         if not good:
             first = "; ".join(f"{Path(path).name}: {reason}" for path, reason in bad[:5])
             raise ValueError(f"none of {len(scans)} files can be read: {first}")
         part.replace(raw)
-        about = {"shape": [good, *shape], "sha256": sha256.hexdigest(), "left_out": bad}
+        about = {"shape": [good, *size_of], "sha256": sha256.hexdigest(), "left_out": bad,
+                 "fields": len(shapes[0]) if shapes else 0}  # fmt: skip
         part.write_text(json.dumps(about))
         part.replace(note)
     except OSError as error:
@@ -109,7 +125,16 @@ def decode(scans, hashes, cache: Path, *, size, framing, clahe=False, progress=T
         ) from error
     finally:
         part.unlink(missing_ok=True)
-    return np.memmap(raw, np.uint8, "r", shape=tuple(about["shape"])), bad
+    return _open(raw, about, bad)
+
+
+def _open(raw: Path, about: dict, bad):
+    """Images, what was left out, and shapes of a whole file."""
+    images = np.memmap(raw, np.uint8, "r", shape=tuple(about["shape"]))
+    if not about.get("fields"):
+        return images, bad, None
+    shapes = np.fromfile(raw, "<f4", offset=images.nbytes).reshape(-1, about["fields"])
+    return images, bad, shapes
 
 
 def _read_note(note: Path) -> dict:

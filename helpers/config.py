@@ -34,16 +34,17 @@ class TrainGan:
     preset: str = "demo"  # tiny | demo | colab | kaggle
     # data
     data: str = "simulated"  # simulated | a folder | a manifest.csv | oct2017 | octmnist
-    class_: str = "DRUSEN"  # which condition to learn, where the source has several
-    size: int = 256  # px: 64, 128, 256 or 512
-    framing: str = "stretch"  # stretch | aspect | retina | flatten | band
+    class_: str = "DRUSEN"  # which condition to judge, and to learn if not conditional
+    size: int = 256  # px across: 64, 128, 256 or 512
+    framing: str = "aligned"  # aligned | stretch | aspect | retina | flatten | band
     n_simulated: int = 600  # simulated patients
     # where
     runs: str = "runs"
     run: str = ""  # name of the run's folder; empty: the model's name
     # what
-    model: str = "dcgan"  # dcgan | residual | stylegan
-    conditional: bool = False  # one network for every class of the source; residual, stylegan
+    model: str = "residual"  # dcgan | residual | stylegan
+    conditional: bool | None = None  # one network for every class; None: wherever it can be
+    start: str = ""  # simulated (what ships) | a run to begin from; empty: from scratch
     recipe: str = "best"  # paper | best; a field below that is set wins over the recipe
     # below, None: as the recipe has it (helpers.recipes)
     loss: str | None = None  # bce | hinge | relativistic
@@ -75,6 +76,7 @@ class TrainGan:
     # how long: the first limit that is reached ends the training; 0: no such limit
     steps: int = 0
     hours: float = 0.0  # of training, over all sittings
+    first_hours: float = 0.0  # before, for a DCGAN on whole scans to compare with
     patience: int = 10  # validations without a better one that end the training; 0: no end
     session_hours: float = 0.0  # ends one sitting, counted from the start of the process
     useful_images: int = 25_000  # a budget that ends before is told what to change
@@ -91,6 +93,8 @@ class ExploreStyles(TrainGan):
     """Notebook 07: what notebook 02 takes, and what is explored."""
 
     model: str = "stylegan"
+    framing: str = "stretch"  # directions and projections are of whole scans
+    conditional: bool | None = False
     trainings: int = 2  # with seeds seed, seed + 1, ...: what is found has to return in the second
     trained: str = ""  # trained runs to explore in their place, separated by commas
     draws: int = 2000  # scans drawn, to which directions are fitted
@@ -298,11 +302,12 @@ PRESET_VALUES = {
     "TrainGan": {
         "tiny": dict(size=64, n_simulated=24, width=8, batch_size=8, steps=12, log_every=16,
                      validate_every=48, validation_images=8, report_images=16),
-        "demo": dict(size=128, n_simulated=200, hours=0.1, validate_every=6000,
-                     validation_images=100),
-        "colab": dict(data="oct2017", hours=3.0, log_every=4000, validate_every=40_000),
-        "kaggle": dict(data="oct2017", hours=10.5, session_hours=11.5, log_every=6000,
-                       validate_every=60_000),
+        "demo": dict(size=128, n_simulated=200, hours=0.085, first_hours=0.015,
+                     validate_every=8000, validation_images=100),
+        "colab": dict(data="oct2017", hours=2.9, first_hours=0.1, log_every=4000,
+                      validate_every=40_000),
+        "kaggle": dict(data="oct2017", hours=10.2, first_hours=0.3, session_hours=11.5,
+                       log_every=6000, validate_every=60_000),
     },
     "ExploreStyles": {
         "tiny": dict(size=64, n_simulated=24, width=4, batch_size=8, steps=4, log_every=16,
@@ -349,7 +354,7 @@ PRESET_VALUES = {
         "kaggle": dict(data="oct2017", classifier="whole", report_images=1000),
     },
 }  # fmt: skip
-PATHS = ("data", "dfe", "runs", "synthetic", "contrast", "teacher", "trained")
+PATHS = ("data", "dfe", "runs", "synthetic", "contrast", "teacher", "trained", "start")
 NOTEBOOKS = (Explore, TrainGan, TrainCyclegan, Distil, Evaluate, TrainPix2pix, ExploreStyles)
 
 

@@ -32,10 +32,14 @@ MARGIN = 3  # frames left out where a stand-in block meets one of another side
 
 @dataclass
 class Split:
-    """One side of the patient split: images uint8 (N, C, S, S) and their scans, in one order."""
+    """One side of the patient split: images uint8 (N, C, S, S) and their scans, in one order.
+
+    Of the framing "aligned" the images are crops, (N, 1, rows, S), and ``shapes``, float32
+    (N, len(shape.FIELDS)), what was taken off them."""
 
     images: np.ndarray
     scans: list[Scan]
+    shapes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scans)
@@ -126,7 +130,7 @@ def prepare(
         for side in SIDES:
             those = [scan for scan in hashes if side_of[scan] == side]
             kept += sorted(those, key=hashes.get)[:most] if most else those
-        images, bad = decode(
+        images, bad, shapes = decode(
             kept, [hashes[scan] for scan in kept], cache, size=size, framing=framing, clahe=clahe,
             progress=progress,
         )  # fmt: skip
@@ -144,7 +148,8 @@ def prepare(
         side = [scan for scan in good if side_of[scan] == name]
         if not side:
             raise ValueError(f"{source} ({class_}): no readable scan is left for {name}.")
-        splits[name] = Split(images[start : start + len(side)], side)
+        those = slice(start, start + len(side))
+        splits[name] = Split(images[those], side, None if shapes is None else shapes[those])
         start += len(side)
     digest = hashlib.sha256(
         json.dumps([[s.label, s.patient, hashes[s]] for s in good]).encode()
@@ -250,13 +255,14 @@ def _at_boundary(scan: Scan, side: dict[str, str]) -> bool:
 
 
 def batches(
-    images, batch_size, *, labels=None, index=None, seed=0, device="cpu", start=0, rank=0,
+    images, batch_size, *, labels=None, looks=None, index=None, seed=0, device="cpu", start=0, rank=0,
     world_size=1,
 ):  # fmt: skip
-    """Endless shuffled batches, float (batch_size, C, S, S) in [-1, 1] on ``device``.
+    """Endless shuffled batches, float (batch_size, C, H, W) in [-1, 1] on ``device``.
 
-    ``images`` is uint8 (N, C, S, S); features, float32 (N, d), are given as they are. With
-    ``labels``, whole numbers (N,) or 0/1 (N, K), a batch is a pair of images and their labels.
+    ``images`` is uint8 (N, C, H, W); features, float32 (N, d), are given as they are. With
+    ``labels``, whole numbers (N,) or 0/1 (N, K), a batch is a pair of images and their labels, and
+    with ``looks``, float (N, L), their looks come third.
     ``index``, whole numbers, lists which images an epoch has, some of them several times perhaps;
     None: each once. Every epoch is a fresh permutation, and the last batch of one is filled up
     from the next, so that the sequence follows from ``seed`` alone; ``start`` counts the batches
@@ -268,12 +274,13 @@ def batches(
     device = torch.device(device)
     index = np.arange(len(images)) if index is None else np.asarray(index)
     chosen = (index[c] for c in _order(len(index), batch_size, seed, start, rank, world_size))
-    labels = None if labels is None else torch.as_tensor(labels, device=device)
+    told = [torch.as_tensor(values, device=device) for values in (labels, looks)
+            if values is not None]  # fmt: skip
 
     def batch(levels, those):
         pixels = levels.to(device)
         pixels = pixels.float() / 127.5 - 1 if pixels.dtype == torch.uint8 else pixels
-        return pixels if labels is None else (pixels, labels[those.to(device)])
+        return (pixels, *(values[those.to(device)] for values in told)) if told else pixels
 
     room = 2 * 2**30
     if device.type == "cuda":

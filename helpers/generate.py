@@ -1,6 +1,7 @@
 """A labelled synthetic data set from a trained run.
 
 python -m helpers.generate RUN --n 1000 --out DIR --seed 0
+python -m helpers.generate RUN --n 1000 --out DIR --size 512 --shape same
 python -m helpers.generate RUN --from-dfe PHOTOGRAPHS --out DIR
 """
 
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
@@ -20,6 +22,7 @@ from helpers import __version__
 from helpers.checkpoint import read_generator
 from helpers.checkpoint import weights_hash as hash_of
 from helpers.precision import has_bf16, in_bf16
+from helpers.shape import Shapes, look, place_back
 
 # what "network" in a generator file's metadata stands for: module and class
 NETWORKS = {
@@ -28,6 +31,7 @@ NETWORKS = {
     "stylegan": ("helpers.networks.stylegan", "Generator"),
     "translator": ("helpers.networks.translators", "Translator"),
 }
+SHAPE_CHOICES = ("drawn", "same", "aligned")
 SHIPPED = Path(__file__).with_name("weights")  # NAME.safetensors, asked for by NAME
 
 
@@ -70,6 +74,10 @@ def load_generator(path, device="cpu"):
         raise ValueError(f"{path}: network {name!r} is unknown; known: {', '.join(NETWORKS)}")
     module, cls = NETWORKS[name]
     generator = getattr(import_module(module), cls)(**metadata["arguments"])
+    generator.shapes = None
+    if "shapes" in weights:
+        of = [metadata.get("classes", [None])[k] for k in weights.pop("shape_labels").tolist()]
+        generator.shapes = Shapes(weights.pop("shapes").numpy(), of)
     generator.load_state_dict(weights)
     generator.to(memory_format=torch.channels_last)
     generator.metadata, generator.weights_hash = metadata, hash_of(path)
@@ -96,44 +104,86 @@ def classes_of(generator):
     return about.get("classes", [about.get("class", "synthetic")])
 
 
-def sample_batches(generator, n, seed=0, batch=64, class_name=None, exact=True):
+def whole_size(generator, size=0) -> int:
+    """px of the scans that leave a generator: its own, or of one of aligned crops ``size``, by
+    default at least 256. ValueError for a size asked of one that draws whole scans."""
+    if getattr(generator, "shapes", None) is None:
+        if size and size != generator.size:
+            raise ValueError(f"size={size}: this generator draws whole scans of {generator.size} px")
+        return generator.size
+    return size or max(256, generator.size)
+
+
+def sample_batches(generator, n, seed=0, batch=64, class_name=None, exact=True, *, size=0,
+                   shape="drawn"):  # fmt: skip
     """Images (up to `batch`, C, S, S), float in [-1, 1] on the CPU, batch by batch, n in all.
 
     exact=False is faster, and rounds by less than a grey level on average, where the machine has
     bf16 in hardware.
     class_name: for a generator of several classes, one of them; without it, the one it was judged
     by in training. ValueError naming its classes if it knows no such class.
+    Of a generator of aligned crops: size, px of the whole scans; shape, where each has its retina
+    and how its device draws: "drawn" a new one each, "same" one for all, so that tissue compares,
+    "aligned" none, the crops themselves, (B, 1, rows, columns).
     """
-    label = None
+    label, shapes = None, getattr(generator, "shapes", None)
     if getattr(generator, "classes", 0):
         known = classes_of(generator)
         class_name = class_name or getattr(generator, "metadata", {}).get("class", known[0])
         if class_name not in known:
             raise ValueError(f"class {class_name}: this generator draws {', '.join(known)}")
         label = known.index(class_name)
+    if shape not in SHAPE_CHOICES:
+        raise ValueError(f"shape={shape!r}: choose one of {', '.join(SHAPE_CHOICES)}")
+    size = whole_size(generator, size)
     parts = draw_noise(n, generator.z_dim, seed, batch)
-    return (_render(generator, noise, label, exact) for noise in parts)
+    if shapes is None:
+        if shape != "drawn":
+            raise ValueError(f"shape={shape}: this generator draws whole scans, whose shape is its "
+                             "own")  # fmt: skip
+        return (_render(generator, noise, label, None, exact) for noise in parts)
+    drawn = shapes.draw(n, None if label is None else class_name, seed=seed)
+    if shape == "same":
+        drawn = np.repeat(shapes.mean(None if label is None else class_name)[None], n, 0)
+    return _placed(generator, parts, label, drawn, exact, size, seed, shape == "aligned")
+
+
+def _placed(generator, parts, label, drawn, exact, size, seed, aligned):
+    start = 0
+    for noise in parts:
+        own = drawn[start : start + len(noise)]
+        crops = _render(generator, noise, label, own, exact)
+        if aligned:
+            yield crops
+        else:
+            levels = place_back(crops.numpy(), own, size, seed, first=start)
+            yield torch.from_numpy(levels)[:, None].float() / 127.5 - 1
+        start += len(noise)
 
 
 @torch.inference_mode()
-def _render(generator, noise, label, exact):
+def _render(generator, noise, label, shapes, exact):
     noise = noise.to(next(generator.parameters()).device)
-    labels = () if label is None else (noise.new_full((len(noise),), label).long(),)
+    told = () if label is None else (noise.new_full((len(noise),), label).long(),)
+    if getattr(generator, "looks", 0):
+        told = (told or (None,)) + (torch.from_numpy(look(shapes)).to(noise.device),)
     with in_bf16(noise.device, not exact):
-        return generator(noise, *labels).float().clamp(-1, 1).cpu()
+        return generator(noise, *told).float().clamp(-1, 1).cpu()
 
 
-def sample(generator, n, seed=0, batch=64, class_name=None):
-    """Images (n, C, S, S), float in [-1, 1] on the CPU; `class_name` as in sample_batches.
+def sample(generator, n, seed=0, batch=64, class_name=None, **how):
+    """Images (n, C, S, S), float in [-1, 1] on the CPU; `class_name` and `how` as in
+    sample_batches.
 
     The noise is fixed by the seed whatever the batch; pixels differ by rounding at most, since
     convolutions of another batch size may add up in another order.
     """
-    return torch.cat(list(sample_batches(generator, n, seed, batch, class_name)))
+    return torch.cat(list(sample_batches(generator, n, seed, batch, class_name, **how)))
 
 
 def export(
     generator, folder, n, seed=0, class_name=None, weights_hash=None, *, exact=False, progress=True,
+    size=0, shape="drawn",
 ):  # fmt: skip
     """Write n labelled PNGs, folder/CLASS/000000.png and on, and folder/images.csv.
 
@@ -141,15 +191,17 @@ def export(
     synthetic, with which weights and which seed it was made. images.csv has file, class, seed,
     index, weights_sha256, size. A generator of several classes writes n of each, from the same
     noise, unless class_name chooses one; one of a single class is labelled class_name. class_name
-    and weights_hash default to what load_generator found. Unless `exact`, it may be drawn in bf16
-    (sample_batches); the text chunk Precision says so. Returns the paths. A folder that holds the
-    set of these weights, seed and number is written again; one that holds anything else raises
-    FileExistsError.
+    and weights_hash default to what load_generator found; size and shape as in sample_batches.
+    Unless `exact`, it may be drawn in bf16 (sample_batches); the text chunk Precision says so.
+    Returns the paths. A folder that holds the set of these weights, seed and number is written
+    again; one that holds anything else raises FileExistsError.
     """
     folder = Path(folder)
     classes = [class_name] if class_name else classes_of(generator)
     weights_hash = weights_hash or generator.weights_hash
-    rows = [(f"{c}/{i:06d}.png", c, seed, i, weights_hash, generator.size)
+    how = dict(exact=exact, size=whole_size(generator, size), shape=shape)
+    side = generator.size if shape == "aligned" else how["size"]
+    rows = [(f"{c}/{i:06d}.png", c, seed, i, weights_hash, side)
             for c in classes for i in range(n)]  # fmt: skip
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -163,7 +215,7 @@ def export(
             f"{folder}: not empty, and it does not hold this very set (same weights, class, seed "
             "and number). Choose another folder or empty it."
         )
-    drawn = {c: sample_batches(generator, n, seed, class_name=c, exact=exact) for c in classes}
+    drawn = {c: sample_batches(generator, n, seed, class_name=c, **how) for c in classes}
     for c in classes:
         (folder / c).mkdir(parents=True, exist_ok=True)
     unfinished.write_text(table.getvalue())
@@ -171,8 +223,10 @@ def export(
     paths = [folder / row[0] for row in rows]
     device = next(generator.parameters()).device
     drawn_in = "bf16" if has_bf16(device) and not exact else "fp32"
-    texts = [describe_png(Class=c, WeightsSHA256=weights_hash, Seed=seed, Index=i,
-                          Precision=drawn_in)
+    about = {"Precision": drawn_in}
+    if getattr(generator, "shapes", None) is not None:
+        about["Shape"] = shape
+    texts = [describe_png(Class=c, WeightsSHA256=weights_hash, Seed=seed, Index=i, **about)
              for _, c, _, i, *_ in rows]  # fmt: skip
     todo = zip(paths, texts)
     with ThreadPoolExecutor() as pool, tqdm(total=len(rows), unit="image",
@@ -221,6 +275,10 @@ def main(arguments=None):
     parser.add_argument("--class", dest="class_", help="of a generator of several, this one only")
     parser.add_argument("--out", required=True, help="a new folder for the images")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other images (0)")
+    parser.add_argument("--size", type=int, default=0, help="px of whole scans put together from "
+                        "aligned crops (256, or as wide as the crop)")  # fmt: skip
+    parser.add_argument("--shape", default="drawn", choices=SHAPE_CHOICES,
+                        help="a new shape for each scan, one for all, or the aligned crops")  # fmt: skip
     parser.add_argument("--exact", action="store_true", help="in float32 also where bf16 is faster")
     parser.add_argument("--from-dfe", help="photographs to translate: a folder or a manifest.csv")
     options = parser.parse_args(arguments)
@@ -237,7 +295,7 @@ def main(arguments=None):
             if not hasattr(generator, "z_dim"):
                 raise ValueError(f"{options.run}: translates photographs; give --from-dfe DIR.")
             paths = export(generator, options.out, options.n, options.seed, options.class_,
-                           exact=options.exact)  # fmt: skip
+                           exact=options.exact, size=options.size, shape=options.shape)  # fmt: skip
     except (OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     print(f"{len(paths)} images and images.csv in {options.out}")

@@ -22,6 +22,7 @@ __all__ = [
 
 OCT_FRAMINGS = ("stretch", "aspect", "retina", "flatten", "band")
 DFE_FRAMINGS = ("full", "macula", "strip")
+VERSION = 1  # of what cleaning makes of a file; a new one makes new caches
 SMALLEST = 16  # pixels: no retina can be seen in less
 
 # A 45 degree photograph shows about 13 mm of retina across its circular field of view.
@@ -146,8 +147,9 @@ def retina_rows(grey, margin=0.12) -> tuple[int, int]:
     return max(0, math.floor(top - extra)), min(grey.shape[0], math.ceil(bottom + extra))
 
 
-def rpe_rows(grey) -> np.ndarray:
-    """The row of the RPE in every column, float (W,): a robust cubic through bright ridges.
+def find_rpe(grey) -> tuple[np.ndarray, float]:
+    """Where the RPE runs: Legendre coefficients (4,), in rows over the width as -1 to 1, and the
+    share of columns that agree with them. A robust cubic through bright ridges.
 
     In each column the deepest ridge at least 0.7 as bright as the brightest is taken; columns
     that disagree with the curve (vessel shadows, the nerve fibre layer) are dropped in rounds.
@@ -160,10 +162,17 @@ def rpe_rows(grey) -> np.ndarray:
     x = np.linspace(-1, 1, width)
     keep = np.ones(width, bool)
     for degree in (1, 2, 2, 3, 3):
-        curve = np.polynomial.Polynomial.fit(x[keep], row[keep], degree, domain=[-1, 1])(x)
-        error = np.abs(row - curve)
+        curve = np.polynomial.Legendre.fit(x[keep], row[keep], degree, domain=[-1, 1])
+        error = np.abs(row - curve(x))
         keep = error <= max(2.0, 0.01 * height, 1.5 * np.median(error))
-    return np.clip(curve, 0, height - 1)
+    return curve.coef, float((error <= max(2.0, 0.02 * height)).mean())
+
+
+def rpe_rows(grey) -> np.ndarray:
+    """The row of the RPE in every column, float (W,)."""
+    curve, _ = find_rpe(grey)
+    x = np.linspace(-1, 1, grey.shape[1])
+    return np.clip(np.polynomial.legendre.legval(x, curve), 0, grey.shape[0] - 1)
 
 
 def flatten_rpe(grey) -> np.ndarray:

@@ -7,6 +7,8 @@ from helpers.augment import MOST
 from helpers.losses.adversarial import LOSSES
 from helpers.networks import dcgan, residual_gan
 from helpers.precision import PRECISIONS
+from helpers.preprocess import OCT_FRAMINGS
+from helpers.shape import crop_rows
 
 # model -> recipe -> what is filled in where a setting is None; `channels` are those at 4 px
 RECIPES = {
@@ -51,8 +53,8 @@ RECIPES = {
 }  # fmt: skip
 
 
-def penalty_weight(size: int) -> float:
-    """gamma for scans of ``size`` px: 5 (size / 128)^2.
+def penalty_weight(size: float) -> float:
+    """gamma for scans of ``size`` px, or of as many pixels as a square of it: 5 (size / 128)^2.
 
     The square is what keeps a discriminator's judgement as steep as it is when the same scans come
     in twice the size: every pixel then counts a quarter, four times as many pixels add up, and
@@ -72,13 +74,15 @@ def with_recipe(settings):
     loss needs one, begins at ``penalty_weight`` and is adapted (``balance``) unless it is set.
     Raises ValueError naming a setting that cannot work, before any data is touched.
     """
-    _check(settings, {"model": RECIPES, "size": dcgan.SIZES})
+    framings = {"framing": ("aligned", *OCT_FRAMINGS)}
+    _check(settings, {"model": RECIPES, "size": dcgan.SIZES, **framings})
     _check(settings, {"recipe": RECIPES[settings.model]})
     plain = settings.model != "dcgan"  # no normalisation, and so penalties
     recipe = dict(RECIPES[settings.model][settings.recipe])
-    recipe["width"] = recipe.pop("channels") * 8 // settings.size
+    rows = crop_rows(settings.size) if settings.framing == "aligned" else settings.size
+    recipe |= {"width": recipe.pop("channels") * 8 // rows, "conditional": plain}
     if plain:
-        recipe["gamma"] = penalty_weight(settings.size)
+        recipe["gamma"] = penalty_weight(math.sqrt(settings.size * rows))
         if settings.gamma is not None or settings.loss not in (None, "relativistic"):
             recipe["balance"] = 0.0  # a gamma that was asked for stays
     missing = {name: value for name, value in recipe.items() if getattr(settings, name) is None}

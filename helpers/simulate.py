@@ -16,6 +16,7 @@ from helpers import anatomy, disease, fundus, rendering
 from helpers.anatomy import SURFACES, Lesion, Vessel
 
 CONDITIONS = ("NORMAL", "DRUSEN", "DME", "CNV")
+VERSION = 1  # of the pictures that an eye makes; a new one makes new caches
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,8 @@ class Training:
             at.best = value
             self.export()
         at.worse = 0 if improved else at.worse + 1
-        self.run.log(at.step, images=at.images, seconds=at.seconds, **{method.judged_by: value})
+        judged = {method.judged_by: value, **getattr(method, "judgement", {})}
+        self.run.log(at.step, images=at.images, seconds=at.seconds, **judged)
         return improved
 
     @property
@@ -206,8 +207,9 @@ class Training:
     def export(self) -> None:
         """Write the moving average as it is now to the file that stands for this run."""
         about = {"class": self.settings.class_, "step": self.at.step, "seed": self.settings.seed}
+        kept = getattr(self.method, "kept", {})
         content = checkpoint.generator_bytes(
-            self.average.state_dict(), {**self.method.architecture, **about}
+            {**self.average.state_dict(), **kept}, {**self.method.architecture, **about}
         )
         self.run.write(self.run.folder / f"{self.method.exported}.safetensors", content)
 

@@ -12,43 +12,38 @@
 # ---
 
 # %% [markdown]
-# # 02 · Train a DCGAN that draws drusen OCT
+# # 02 · Train a GAN that draws drusen OCT
 #
 # ## What this does, and what to expect
 #
 # A **generative adversarial network** (GAN) learns to draw OCT B-scans of eyes with drusen from
 # nothing but examples. Two networks play against each other: a *generator* turns noise into a
 # picture, a *discriminator* is shown pictures and says which are real. Neither is told what a
-# retina is. At the end there is a folder of synthetic scans, and a number that says how far they
-# are from scans of patients that the networks never saw.
+# retina is. At the end there is a folder of synthetic scans of every class, and numbers that say
+# how far they are from scans of patients that the networks never saw.
 #
-# You will see how the two networks are built and why, what their losses mean, how to read the
-# curves, and how to judge the pictures without fooling yourself. And you will see **what fails
-# first, and what mends it**, each with a picture and a number made right here:
+# It begins with the lesson, a **DCGAN** on whole scans, the way everybody begins. What it draws are
+# retinas **without drusen**, and you will see why: most of a scan is its *shape*, and the disease
+# is a few pixels of *tissue*. So the shape is taken off first (**align**), a stronger network
+# learns the tissue of all classes at once (**draw**), and the shape is put back (**place back**).
+# On the way, what fails and what mends it, each with a picture and a number made right here:
 #
 # | failure | where to look | number | what mends it |
 # |---|---|---|---|
+# | retinas without the disease | Data | drusen per scan | align, draw, place back |
 # | checkerboards | Model, Measure | height of the spectral line at 2 px | bilinear resampling |
 # | collapse | Look | variety, as a share of that of real scans | paired loss, penalties |
 # | the discriminator memorises | Look | overfitting $r_v$ | augmentation, larger penalties |
 #
-# The DCGAN is where to start: small, fast, and it shows all of this. **Its successor is one setting
-# away**, `OCT_MODEL=residual`: residual networks without normalisation, bilinear resampling, a loss
-# that compares, and two gradient penalties. It costs time per step (the generator's step looks at
-# real scans too, and a penalty is a gradient of a gradient) and one more number to get right, the
-# weight of the penalties. Its layers and its speckle are finer, and it draws no checkerboard; by
-# the numbers of the README it comes, after the same 15 minutes on a CPU, as near to real scans as
-# the DCGAN with this suite's recipe, both far nearer than the published DCGAN. From a few dozen
-# scans alone the DCGAN is the better choice. With `OCT_CONDITIONAL=1` the residual model learns
-# every class of the source at once. Text and code below serve both.
-#
 # | preset | pictures | where | training time |
 # |---|---|---|---|
 # | `tiny` | 64 px | anywhere; a check that every cell runs | seconds |
-# | `demo` (default) | 128 px, simulated eyes | 2 CPU cores | 6 minutes |
-# | `colab` | 256 px, OCT2017 | one T4 | 3 hours, set by `OCT_HOURS` |
-# | `kaggle` | 256 px, OCT2017 | 2 x T4, or one | 10.5 hours, set by `OCT_HOURS` |
-# | any, with `OCT_MODEL=residual` | as above | as above | as above; it pays more for each step |
+# | `demo` (default) | crops of 128 px, simulated eyes | 2 CPU cores | 6 minutes |
+# | `colab` | crops of 256 px, OCT2017 | one T4 | 3 hours, set by `OCT_HOURS` |
+# | `kaggle` | crops of 256 px, OCT2017 | 2 x T4, or one | 10.5 hours, set by `OCT_HOURS` |
+#
+# `OCT_MODEL=dcgan` trains the DCGAN to the end in place of its successor, `OCT_FRAMING=stretch`
+# either of them on whole scans, and `OCT_START=simulated` begins with the weights that ship.
 #
 # Nothing that is made here is for clinical use.
 
@@ -94,19 +89,20 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from helpers import checkpoint, config, plots
-from helpers.data import batches, describe, prepare
+from helpers import checkpoint, config, plots, shape
+from helpers.data import batches, describe, evenly, prepare
 from helpers.generate import classes_of, export, load_generator, sample
 from helpers.losses import adversarial
-from helpers.measures import texture
+from helpers.measures import layers, texture
 from helpers.measures.distances import distance_report
 from helpers.measures.features import Features
 from helpers.methods import gan
-from helpers.networks import dcgan, residual_gan
+from helpers.networks import dcgan, residual_gan, stylegan
 from helpers.processes import launch
 from helpers.recipes import penalty_weight, with_recipe
 from helpers.report import complete, print_table
 from helpers.runs import open_run
+from helpers.start import start_from
 from helpers.training import train
 
 
@@ -121,10 +117,9 @@ def show_source(*things):
 #
 # Every setting has a default; a preset changes some of them; the environment changes any
 # (`OCT_SIZE=128`); and as a script this notebook takes `--size=128`. A star marks what differs
-# from the default. `model` is `dcgan` or `residual`, and `recipe` decides everything that is left
-# open: `paper` is the DCGAN that everybody runs; `best` has half its width, smaller batches, longer
-# steps, mirrored scans, augmentation and a moving average, each because it measurably helped on OCT
-# (README). The residual model has a `best` only.
+# from the default. `model` is `residual`, `stylegan` or `dcgan`, and `recipe` decides everything
+# that is left open: `best` is what measurably helped on OCT (notebooks/results/generators.md);
+# `paper`, of the DCGAN, is the one that everybody runs.
 
 # %%
 # os.environ["OCT_PRESET"] = "kaggle"  # or "colab": on those machines, take the first # away
@@ -145,34 +140,39 @@ print(config.show(settings))
 # anywhere, and it is honest only if said aloud: **the default GAN imitates a simulation**. Point
 # `OCT_DATA` at a folder of real scans to learn from patients.
 #
-# One class is *judged*, that of `OCT_CLASS`. It is also the one learned, unless the GAN is
-# conditional: then scans of all classes are, each with its label. The split is that of the whole
-# source, so that no patient teaches in one class and examines in another.
+# One class is *judged*, that of `OCT_CLASS`. Where the network can be asked for a class
+# (`OCT_CONDITIONAL`), all of them are learned together, each as often as the others: rare ones
+# borrow from common ones what a retina is. The split is that of the whole source, so that no
+# patient teaches in one class and examines in another.
 
 
 # %%
-def scans(class_, size, most=None):
+def scans(class_, size, framing="stretch", most=None):
     return prepare(
-        settings.data, class_=class_, size=size, most=most, framing=settings.framing,
+        settings.data, class_=class_, size=size, most=most, framing=framing,
         n_simulated=settings.n_simulated, cache=Path(settings.runs) / "cache",
     )  # fmt: skip
 
 
-data = scans(settings.class_, settings.size)  # the class judged, as the networks see it
-settings.class_ = data.class_  # as the source spells it; a source of one class leaves no choice
-learned = scans("all", settings.size) if settings.conditional else data
+whole = max(256, settings.size)  # px of the whole scans that all is measured against
+full = scans(settings.class_, whole)  # the class that is judged
+settings.class_ = full.class_  # as the source spells it; a source of one class leaves no choice
+settings.conditional = bool(settings.conditional and len(full.classes) > 1)
+learned = scans("all" if settings.conditional else full.class_, settings.size, settings.framing)
 classes, labels = np.unique(learned.train.labels, return_inverse=True)
-full = scans(settings.class_, max(256, settings.size))  # what they are measured against
-yardstick = {}
-if data.other_class:
-    other = scans(data.other_class, max(256, settings.size), most=1000)
+yardstick, every = {}, full.validation
+if full.other_class:
+    other = scans(full.other_class, whole, most=1000)
     yardstick = {"other_class": other.test.images, "other_class_name": other.class_}
+if settings.conditional:
+    every = scans("all", whole).validation
 print(describe(learned))
 
 # %%
+spread = np.linspace(0, len(full.train) - 1, 16).astype(int)
 figure = plots.grid(
-    learned.train.images[:: max(1, len(learned.train) // 16)][:16],
-    caption=f"Scans to learn from: {', '.join(classes)}, {settings.size} px, one grey scale.",
+    full.train.images[spread],
+    caption=f"Scans of {full.class_} to learn from, {whole} px, one grey scale.",
 )
 plots.compact(figure)
 
@@ -183,6 +183,94 @@ plots.compact(figure)
 # grainy **choroid**. **Drusen** are deposits between RPE and Bruch's membrane: they lift the RPE
 # into bumps. And everything is covered with **speckle**, the grain of interfering light, which is
 # not noise of the camera and does not look like it.
+
+# %% [markdown]
+# **First failure: retinas without the disease.** The way everybody begins: a DCGAN as published
+# (Radford, Metz & Chintala, ICLR 2016), whole scans, one class. A few minutes are not much for it,
+# but hours change little: it learns the bright band, then layers, and the drusen never come. The
+# number beside the pictures is what the suite's *ruler* (notebook 05) counts under the RPE.
+
+
+# %%
+def drusen_per_scan(images, most=64):
+    """Mean number of drusen that the ruler finds, and the height of the highest (% of a scan)."""
+    values = layers.flat_without_drusen(layers.measure(texture.at_size(images[:most], 256)))
+    return [float(np.nanmean(values[name])) for name in ("drusen_count", "drusen_height")]
+
+
+first = with_recipe(config.TrainGan(
+    preset=settings.preset, data=settings.data, class_=full.class_, size=64, model="dcgan",
+    framing="stretch", recipe="paper", n_simulated=settings.n_simulated, runs=settings.runs,
+    run=f"{settings.run}-first", seed=settings.seed, steps=settings.steps, validation_images=8,
+    hours=settings.first_hours, session_hours=settings.session_hours, useful_images=0,
+))  # fmt: skip
+small = scans(full.class_, first.size)
+features = Features()  # no GPU is touched before a training is launched on all of them
+torch.manual_seed(first.seed)
+beginner = gan.GAN(first, full.validation.images, features)
+first_run = open_run(first, full, {}, small)
+draw = partial(batches, small.train.images, first.batch_size, seed=first.seed)
+if first.processes < 2 and "RANK" not in os.environ:
+    train(beginner, draw, first_run, first)
+    drawn = sample(load_generator(first_run.folder), 64, seed=settings.seed)
+    found = {"real": drusen_per_scan(full.validation.images), "DCGAN": drusen_per_scan(drawn)}
+    for name, (count, height) in found.items():
+        print(f"{name:6} {count:4.1f} drusen per scan, the highest {height:.1f} % of its height")
+
+# %%
+figure = plots.grid(drawn[:8], caption="A DCGAN on whole scans, 64 px: retinas, but where are the "
+    f"drusen? {found['DCGAN'][0]:.1f} per scan; real ones have {found['real'][0]:.1f}.")  # fmt: skip
+plots.compact(figure)
+
+# %% [markdown]
+# Why? A scan is two things. Its **shape** is where the RPE runs, how thick the retina is, how
+# bright and how noisy this device draws: some dozen numbers, but they move nearly every pixel. Its
+# **tissue** is layers, drusen, vessels: what is asked for, and a few per cent of the picture. A
+# network that has to learn both spends itself on the first, since that is where its discriminator
+# catches it. Faces are never learned so: eyes and mouth are brought to one place before a GAN sees
+# them (Karras et al., ICLR 2018, appendix C). B-scans can be aligned as well, and better, since the
+# way back is known:
+#
+# 1. **Align**: the RPE is found (a robust cubic) and levelled, the retina cut out at one size,
+#    black and white set to fixed values. What was changed is kept as a row of numbers: the shape.
+#    A scan whose RPE cannot be found is left out, and counted.
+# 2. **Draw**: the GAN learns crops. What the device adds, noise and grain and the light from the
+#    depth, is told to both networks as three numbers, the *look*, so that no device is dropped.
+# 3. **Place back**: a shape is drawn (of the same class), the crop is bent, scaled and lit by it,
+#    and vitreous and choroid are continued with that device's speckle.
+
+# %%
+if settings.framing == "aligned":
+    some = np.flatnonzero(learned.train.labels == full.class_)
+    some = some[np.linspace(0, len(some) - 1, 8).astype(int)]
+    crops, own = learned.train.images[some], learned.train.shapes[some]
+    bank = shape.Shapes(learned.train.shapes, learned.train.labels)
+    new = bank.draw(8, full.class_ if settings.conditional else None, seed=settings.seed)
+    back = [shape.place_back(crops, those, whole)[:, None] for those in (own, new)]
+    figure = plots.grid(np.concatenate([texture.at_size(crops, whole), *back]), columns=8,
+        caption="Training scans. Above: aligned. Middle: placed back with their own shape. Below: "
+        "the same tissue in shapes that were drawn.")  # fmt: skip
+    plots.compact(figure)
+else:
+    bank = figure = None
+figure
+
+# %% [markdown]
+# The shapes that are drawn are a smoothed bootstrap: a training scan's numbers, moved at random by
+# a quarter of their spread, so that none is a patient's, and pulled to the mean by as much, so that
+# mean and covariance stay. Are they like those of patients whom nobody asked? For each number, the
+# largest distance between the two distributions (Kolmogorov and Smirnov), beside that of real
+# training scans:
+
+# %%
+if settings.framing == "aligned":
+    unseen = learned.validation if len(learned.validation) >= 8 else learned.train
+    pick = unseen.labels == full.class_
+    known = learned.train.shapes[learned.train.labels == full.class_]
+    agreement = shape.compare(bank.draw(200, full.class_ if settings.conditional else None),
+                              unseen.shapes[pick], known)  # fmt: skip
+    for name, (drawn_distance, real_distance) in agreement.items():
+        print(f"{name:10} drawn {drawn_distance:.2f}   real training scans {real_distance:.2f}")
 
 # %% [markdown]
 # ## Model
@@ -236,14 +324,16 @@ shown = {
         residual_gan.Generator,
         residual_gan.Discriminator,
     ),
+    "stylegan": (stylegan.Modulated, stylegan.Generator),
 }
 show_source(*shown[settings.model])
 
 # %%
 torch.manual_seed(settings.seed)
-features = Features()  # no GPU is touched before the training is launched on all of them
 names = tuple(map(str, classes)) if settings.conditional else ()
-method = gan.GAN(settings, full.validation.images, features, classes=names)
+method = gan.GAN(settings, every.images, features, names, labels=every.labels, shapes=bank)
+if settings.start:
+    print(start_from(method, settings.start))
 parameters = {
     name: sum(weight.numel() for weight in network.parameters())
     for name, network in method.networks.items()
@@ -261,7 +351,7 @@ untrained = method.preview(method.networks["generator"])
 plots.grid(untrained[:8], caption="The untrained generator, eight draws of noise.")
 
 # %% [markdown]
-# **First failure: checkerboards.** Look closely at an untrained DCGAN. In a transposed convolution
+# **Second failure: checkerboards.** Look closely at an untrained DCGAN. In a transposed convolution
 # with stride 2 each of the four pixels of a 2 x 2 cell is computed by another quarter of the
 # kernel's weights (Odena et al., Distill 2016). Nothing makes the four agree, so a pattern with a
 # period of 2 px is there from the first step, and training has to unlearn it in every layer. It is
@@ -447,11 +537,13 @@ show_source(*adversarial.LOSSES[settings.loss], adversarial.zero_centred_penalty
 # Kaggle, and shown without training if it is finished.
 
 # %%
-run = open_run(settings, data, parameters, learned if settings.conditional else None)
-shuffled = partial(
-    batches, learned.train.images, settings.batch_size, seed=settings.seed,
-    labels=labels if settings.conditional else None,
-)  # fmt: skip
+run = open_run(settings, full, parameters, learned)
+told = {}
+if settings.conditional or method.looks:
+    told = {"labels": labels, "index": evenly(labels)}  # every class as often as the others
+if method.looks:
+    told["looks"] = shape.look(learned.train.shapes)
+shuffled = partial(batches, learned.train.images, settings.batch_size, seed=settings.seed, **told)
 launch(train, method, shuffled, run, settings, processes=settings.processes)
 if os.environ.get("RANK", "0") != "0":
     sys.exit()  # of several processes one looks and measures
@@ -491,7 +583,7 @@ plots.compact(figure)
 # %%
 report = complete(distance_report(synthetic, full.train, full.test, features=features, **yardstick))
 figure = plots.gallery(
-    data.test.images, synthetic, rows=2, source=f"{Path(data.source).name}, patients held out",
+    full.test.images, synthetic, rows=2, source=f"{Path(full.source).name}, patients held out",
     report=report, path=run.folder / "gallery.png",
 )  # fmt: skip
 plots.compact(figure)
@@ -500,7 +592,7 @@ plots.compact(figure)
 # Now be the sceptic. Do layers run through, or end in mid-air? Are there bumps under the RPE, and
 # are they drusen or dents? Two questions need more than eyes.
 #
-# **Second failure: collapse.** The generator finds a few scans that pass and draws them again and
+# **Third failure: collapse.** The generator finds a few scans that pass and draws them again and
 # again, whatever the noise. *Variety* is a number for it: the variance of the image features (those
 # of the kernel distance below) over synthetic scans, as a share of that over validation scans. Near
 # 100 % is right, below 5 % is a collapse, and training warns of it. Real training scans show what
@@ -529,7 +621,7 @@ count = min(len(full.validation), len(synthetic))
 pictures, apart = [], {}
 for name, images in (("real", full.validation.images), ("synthetic", synthetic)):
     pair, apart[name] = most_alike(described[name][:count])
-    pictures.append(texture.at_size(images[list(pair)], settings.size))
+    pictures.append(texture.at_size(images[list(pair)], synthetic.shape[-1]))
 figure = plots.grid(np.concatenate(pictures), titles=2 * ["real"] + 2 * ["synthetic"],
     caption=f"The two most alike of {count} real and of {count} synthetic scans; distance in "
     f"features {apart['real']:.1f} and {apart['synthetic']:.1f}. Variety of the synthetic scans: "
@@ -542,7 +634,7 @@ plots.compact(figure)
 # next; larger batches, or a smaller learning rate. A DCGAN may be shown the spread of its batch
 # (`OCT_MINIBATCH_STD=1`), which gives a collapse away.
 #
-# **Third failure: the discriminator memorises.** With some hundred scans it need not learn what a
+# **Fourth failure: the discriminator memorises.** With some hundred scans it need not learn what a
 # retina looks like; it can learn *these* scans by heart. Then scans of other patients look false to
 # it, and what it tells the generator is no longer "more like a retina" but "more like patient 17".
 # Adaptive discriminator augmentation (Karras et al., NeurIPS 2020, eq. 1) has a number for that:
@@ -559,17 +651,26 @@ discriminator = method.networks["discriminator"].cpu().train()  # BatchNorm work
 discriminator.load_state_dict(state["networks"]["discriminator"])
 
 
+def as_shown(images):
+    """Whole scans as the discriminator sees them: crops of those whose RPE is found, or resized."""
+    images = plots.pixels(images).round().astype(np.uint8)[:, None]
+    if settings.framing == "aligned":
+        return gan.crops_of(images, settings.size)
+    return texture.at_size(images, settings.size)
+
+
 @torch.no_grad()
-def logits_of(images, most=256):
+def logits_of(images, most=128):
     order = np.random.default_rng(settings.seed).permutation(len(images))[:most]
-    pixels = torch.from_numpy(texture.at_size(images[order], settings.size)).float() / 127.5 - 1
+    crops = as_shown(images[order])
+    pixels = torch.from_numpy(crops).float() / 127.5 - 1
     label = [torch.full((len(pixels),), method.judged)] if settings.conditional else []
-    parts = zip(*(whole.split(settings.batch_size) for whole in (pixels, *label)))
+    parts = zip(*(part.split(settings.batch_size) for part in (pixels, *label)))
     return torch.cat([discriminator(*part) for part in parts]).numpy()
 
 
 # %%
-sets = {"training": data.train, "validation": data.validation}
+sets = {"training": full.train, "validation": full.validation}
 scores = {name: logits_of(side.images) for name, side in sets.items()}
 scores["synthetic"] = logits_of(synthetic)
 middle = {name: float(values.mean()) for name, values in scores.items()}
@@ -626,7 +727,7 @@ _ = print_table(report)
 plots.distance_bars(report, caption="How far from unseen patients, beside the yardsticks.")
 
 # %%
-plots.power_spectra(data.test.images, synthetic, caption="Contrast at each fineness.")
+plots.power_spectra(full.test.images, synthetic, caption="Contrast at each fineness.")
 
 # %% [markdown]
 # The spectra show what the eye overlooks, in depth and along the scan. A generator that falls off
@@ -634,7 +735,7 @@ plots.power_spectra(data.test.images, synthetic, caption="Contrast at each finen
 # of it has training unlearned? The same number as for the untrained generators above:
 
 # %%
-for name, images in (("real, unseen", data.test.images), ("synthetic", synthetic)):
+for name, images in (("real, unseen", full.test.images), ("synthetic", synthetic)):
     print(f"{name:14} line at 2 px: {line_at_2px(images[:64]):4.1f} dB above its surroundings")
 
 # %% [markdown]

@@ -4,15 +4,18 @@ A plain object for ``helpers.training.train``: it knows its networks, optimisers
 pictures; the loop knows the device, the clock, the average of the weights and the checkpoints.
 """
 
+import contextlib
 import math
 import warnings
 
 import numpy as np
 import torch
 
+from helpers import shape
 from helpers.augment import AdaptiveShare, augment, mirror
 from helpers.losses.adversarial import LOSSES, path_lengths, zero_centred_penalty
 from helpers.measures.distances import kernel_distance
+from helpers.measures.probe import probe_auroc
 from helpers.measures.texture import at_size
 from helpers.networks import dcgan, residual_gan, stylegan
 from helpers.processes import average_gradients
@@ -22,48 +25,71 @@ COLLAPSED = 0.05  # of the validation scans' variance in features, that of the s
 DOUBLES = 4000  # images in which gamma doubles or halves while it is adapted
 MEMORY = 0.98  # of the mean of the discriminator's loss, per step
 PATH_EVERY, PATH_MEMORY = 8, 0.99  # steps from one path-length penalty to the next; of its mean
+PROBE = 400  # that a whole AUROC counts in the score: a tenth of it as much as a distance of 40
+SHAPES_KEPT = 256  # of each class, in an exported generator
 BLIND, SURE = 0.68, 0.02  # losses of a relativistic discriminator that tells nothing; everything
 
 
 def build(settings, classes=()):
     """The two networks of ``settings`` (a ``config.TrainGan``) and what rebuilds the generator."""
     s = settings
+    aligned = s.framing == "aligned"
     arguments = {"size": s.size, "width": s.width}
+    if aligned:
+        arguments["rows"] = shape.crop_rows(s.size)
     if s.model in ("residual", "stylegan"):
-        arguments |= {"latent": s.z_dim, "classes": len(classes)}
+        arguments |= {"classes": len(classes), "looks": len(shape.LOOK) if aligned else 0}
+        discriminator = residual_gan.Discriminator(blocks=s.blocks_discriminator, **arguments)
+        arguments |= {"latent": s.z_dim}
         arguments |= {"layers": s.blocks} if s.model == "stylegan" else {"blocks": s.blocks}
         generator = (stylegan if s.model == "stylegan" else residual_gan).Generator(**arguments)
-        discriminator = residual_gan.Discriminator(
-            s.size, s.width, s.blocks_discriminator, len(classes)
-        )
     else:
+        discriminator = dcgan.Discriminator(norm=s.norm, minibatch_std=s.minibatch_std, **arguments)
         arguments |= {"z_dim": s.z_dim, "upsample": s.upsample}
         generator = dcgan.Generator(**arguments)
-        discriminator = dcgan.Discriminator(s.size, s.width, s.norm, s.minibatch_std)
-    about = {"network": s.model, "arguments": arguments}
+    about = {"network": s.model, "arguments": arguments, "framing": s.framing}
     if classes:
         about["classes"] = list(classes)
     return generator, discriminator, about
 
 
+def crops_of(scans: np.ndarray, size: int) -> np.ndarray:
+    """Aligned crops, uint8 (N, 1, rows, size), of whole scans (N, 1, S, S) whose RPE is found."""
+    crops = []
+    for scan in scans[:, 0]:
+        with contextlib.suppress(ValueError):
+            crops.append(shape.align(scan, shape.crop_rows(size), size)[0])
+    return np.stack(crops)[:, None]
+
+
 class GAN:
     """Trains ``settings`` (a ``config.TrainGan``); validates on ``validation``, uint8 (N, 1, S, S).
 
-    ``averaged`` is the network whose moving average is judged and exported. ``validate`` returns
-    the kernel distance (x1000, smaller is better) of ``settings.validation_images`` synthetic
-    scans to the validation patients' scans, in the features of ``features``. With
-    ``settings.conditional`` the batches are pairs of scans and labels, ``classes`` their names, and
-    what is judged are scans of ``settings.class_``.
+    ``averaged`` is the network whose moving average is judged and exported. With
+    ``settings.conditional`` the batches are scans and labels, ``classes`` their names. With
+    ``shapes`` (a ``shape.Shapes`` of the training scans) the networks see aligned crops, with how
+    each looks (``shape.look``) as the last part of a batch, and every picture that leaves here is a
+    whole scan of the validation scans' size.
+
+    ``validate`` returns a score, smaller is better: the kernel distance (x1000) of
+    ``settings.validation_images`` synthetic scans of ``settings.class_`` to the validation
+    patients' scans of that class, in the features of ``features``. Where scans of other classes
+    are there too (``labels`` names those of ``validation``), PROBE times what the AUROC of a probe
+    lacks is added: a linear head learns the classes from synthetic scans alone, and is asked about
+    the patients. Distance alone prefers scans without drusen, since most of a scan is no druse.
     """
 
-    exported, judged_by = "generator", "kernel_distance"
+    exported, judged_by = "generator", "score"
 
-    def __init__(self, settings, validation: np.ndarray, features, classes=()):
+    def __init__(self, settings, validation: np.ndarray, features, classes=(), labels=None,
+                 shapes=None):  # fmt: skip
         s = self.settings = settings
-        if len(validation) < 2:
+        labels = np.full(len(validation), s.class_) if labels is None else np.asarray(labels)
+        own = validation[labels == s.class_]
+        if len(own) < 2:
             raise ValueError(
-                f"{len(validation)} validation scan(s): a distance needs two. Add patients to "
-                "OCT_DATA."
+                f"{len(own)} validation scan(s) of {s.class_}: a distance needs two. Add patients "
+                "to OCT_DATA."
             )
         if s.conditional and len(classes) < 2:
             raise ValueError(
@@ -72,6 +98,8 @@ class GAN:
             )
         if s.conditional and s.class_ not in classes:
             raise ValueError(f"class={s.class_}: choose the one to judge, of {', '.join(classes)}.")
+        if s.framing == "aligned" and shapes is None:
+            raise ValueError("framing=aligned: whole scans need shapes=, those of the crops.")
         generator, discriminator, self.architecture = build(s, classes)
         self.networks = {"generator": generator, "discriminator": discriminator}
         self.averaged = generator
@@ -82,38 +110,55 @@ class GAN:
             for name, lr in [("generator", s.lr), ("discriminator", s.lr_discriminator)]
         }
         self.discriminator_loss, self.generator_loss = LOSSES[s.loss]
+        self.judged = classes.index(s.class_) if s.conditional else None
+        self.classes, self.shapes, self.whole = list(classes), shapes, validation.shape[-1]
+        self.looks = getattr(generator, "looks", 0)
         noise = torch.Generator().manual_seed(s.seed)
         self.preview_noise = torch.randn(16, generator.z_dim, generator=noise)
         self.validation_noise = torch.randn(s.validation_images, generator.z_dim, generator=noise)
-        self.judged = classes.index(s.class_) if s.conditional else None
         self.features = features
-        self.validation_features = features(validation)
-        unseen = at_size(validation, s.size) if s.overfitting else None
+        self.validation_features = features(own)
+        self.probed = labels if s.conditional and len(set(labels)) > 1 else None
+        self.probe_features = features(validation) if self.probed is not None else None
+        unseen = (at_size(own, s.size) if shapes is None else crops_of(own, s.size)) \
+            if s.overfitting else None
         self.share = AdaptiveShare(s.augment, s.overfitting, unseen)
         self.steps, self.gamma, self.mean_loss = 0, s.gamma, s.balance or math.log(2) / 2
-        self.path_mean = 0.0
+        self.path_mean, self.judgement = 0.0, {}
+
+    @property
+    def kept(self) -> dict[str, torch.Tensor]:
+        """What an exported generator needs besides its weights: shapes, drawn anew, so that none is
+        a patient's, and which class each is of."""
+        if self.shapes is None:
+            return {}
+        names = self.classes or [None]
+        drawn = [self.shapes.draw(SHAPES_KEPT, name, seed=self.settings.seed) for name in names]
+        places = np.repeat(np.arange(len(names)), SHAPES_KEPT)
+        return {"shapes": torch.from_numpy(np.concatenate(drawn)),
+                "shape_labels": torch.from_numpy(places)}  # fmt: skip
 
     def step(self, batch, accelerator) -> dict[str, float]:
         """One update of the discriminator, then of the generator, from real scans (B, 1, S, S).
 
-        Where the settings are conditional, the batch is (scans, labels), and a synthetic scan is
-        asked for of the class of the real one beside it.
+        The batch may be (scans, labels) or (scans, labels, looks): a synthetic scan is asked for of
+        the class and the look of the real one beside it.
         """
         s, generator, discriminator = self.settings, *self.networks.values()
-        real, *labels = batch if s.conditional else (batch,)
+        real, *told = batch if isinstance(batch, (tuple, list)) else (batch,)
         if s.mirror:
             real = mirror(real)
         z = torch.randn(len(real), generator.z_dim, device=real.device)
         with accelerator.autocast():
-            fake = generator.mixed(z, s.mixing, *labels) if s.mixing else generator(z, *labels)
+            fake = generator.mixed(z, s.mixing, *told) if s.mixing else generator(z, *told)
 
         due = self.gamma > 0 and self.steps % s.penalty_every == 0
         shown = augment(torch.cat([real, fake.detach()]), self.share.value).requires_grad_(due)
         with accelerator.autocast():
             if s.norm == "batch" or s.minibatch_std:  # a layer that looks across the batch
-                logits = torch.cat([discriminator(half, *labels) for half in shown.chunk(2)])
+                logits = torch.cat([discriminator(half, *told) for half in shown.chunk(2)])
             else:
-                logits = discriminator(shown, *(part.repeat(2) for part in labels))
+                logits = discriminator(shown, *(torch.cat([part, part]) for part in told))
         on_real, on_fake = logits.float().chunk(2)
         loss = self.discriminator_loss(on_real, on_fake)
         record = {"loss_discriminator": loss.detach()}
@@ -125,17 +170,17 @@ class GAN:
 
         discriminator.requires_grad_(False)  # its gradients are not needed on the generator's way
         with accelerator.autocast():
-            on_fake = discriminator(augment(fake, self.share.value), *labels).float()
+            on_fake = discriminator(augment(fake, self.share.value), *told).float()
             if s.loss == "relativistic":  # the only loss whose generator looks at real scans too
-                on_real = discriminator(shown[: len(real)].detach(), *labels).float()
+                on_real = discriminator(shown[: len(real)].detach(), *told).float()
         loss = self.generator_loss(on_real.detach(), on_fake)
         if s.overfitting:
             record |= self.share.adapt(discriminator, on_real, on_fake, self.judged, accelerator,
-                                       *labels)  # fmt: skip
+                                       *told[:1])  # fmt: skip
         discriminator.requires_grad_(True)
         record["loss_generator"] = loss.detach()
         if s.path_length and self.steps % PATH_EVERY == 0:
-            loss = loss + PATH_EVERY * s.path_length * self._bends(z, labels, record, accelerator)
+            loss = loss + PATH_EVERY * s.path_length * self._bends(z, told, record, accelerator)
         self._update("generator", loss, accelerator)
         margin = on_real - on_fake if s.loss == "relativistic" else on_real
         record["sign_real"] = margin.detach().sign().mean()  # 1: every real scan is recognised
@@ -144,12 +189,12 @@ class GAN:
             self._weigh(record, len(real), accelerator)
         return {name: float(value) for name, value in record.items()}
 
-    def _bends(self, z, labels: list, record: dict, accelerator) -> torch.Tensor:
+    def _bends(self, z, told: list, record: dict, accelerator) -> torch.Tensor:
         """The path-length penalty (StyleGAN2, equation 4): squared distance of the lengths, at
         these z, from their running mean."""
         generator = self.networks["generator"]
         with accelerator.autocast():
-            styles = generator.styles(z, *labels)
+            styles = generator.styles(z, *told[:1], look=told[1] if self.looks else None)
             images = generator.draw(styles, z[:, generator.latent :])
         lengths = path_lengths(images, styles)
         mean = lengths.detach().mean()
@@ -185,17 +230,37 @@ class GAN:
 
     @torch.no_grad()
     def generate(self, network: torch.nn.Module, noise: torch.Tensor, labels=None) -> torch.Tensor:
-        """Scans (N, 1, S, S) in [-1, 1] on the CPU from noise (N, z_dim), 64 at a time.
+        """Whole scans (N, 1, S, S) in [-1, 1] on the CPU from noise (N, z_dim), 64 at a time.
 
         ``labels`` (N,) of a conditional generator; without them all are of the class judged.
         """
         device = next(network.parameters()).device
+        if labels is None:
+            labels = torch.full((len(noise),), self.judged or 0)
         parts = [noise.split(64)]
-        if self.settings.conditional:
-            labels = torch.full((len(noise),), self.judged) if labels is None else labels
+        if self.looks:
+            shapes = self._draw_shapes(labels)
+            looks = torch.from_numpy(shape.look(shapes))
+            parts += [labels.split(64), looks.split(64)]
+        elif self.settings.conditional:
             parts.append(labels.split(64))
         drawn = [network(*(part.to(device) for part in both)) for both in zip(*parts)]
-        return torch.cat([scans.float().clamp(-1, 1).cpu() for scans in drawn])
+        drawn = torch.cat([scans.float().clamp(-1, 1).cpu() for scans in drawn])
+        if self.shapes is None:
+            return drawn
+        if not self.looks:
+            shapes = self._draw_shapes(labels)
+        whole = shape.place_back(drawn.numpy(), shapes, self.whole, self.settings.seed)
+        return torch.from_numpy(whole)[:, None].float() / 127.5 - 1
+
+    def _draw_shapes(self, labels) -> np.ndarray:
+        """The same shapes for the same labels every time, so that pictures compare."""
+        drawn = np.empty((len(labels), len(shape.FIELDS)), np.float32)
+        for k in labels.unique().tolist():
+            name = self.classes[k] if self.classes else None
+            those = (labels == k).numpy()
+            drawn[those] = self.shapes.draw(int(those.sum()), name, seed=self.settings.seed)
+        return drawn
 
     def preview(self, network: torch.nn.Module) -> torch.Tensor:
         """The same 16 noise vectors every time, so that pictures compare: (16, 1, S, S).
@@ -206,7 +271,7 @@ class GAN:
         return self.generate(network, self.preview_noise, torch.arange(16) % 8 * count // 8)
 
     def validate(self, network: torch.nn.Module) -> float:
-        """Kernel distance (x1000) to the validation patients; the noise is fixed.
+        """The score, as above; the noise is fixed, and ``judgement`` keeps what it is made of.
 
         Warns in words of a collapse and of a gamma that is far off.
         """
@@ -223,6 +288,8 @@ class GAN:
                 stacklevel=2,
             )
         s = self.settings
+        if s.gamma:
+            self.architecture["gamma"] = float(f"{self.gamma:.3g}")  # for who begins from here
         if s.gamma and s.loss == "relativistic" and not early:
             size = "large" if self.mean_loss > BLIND else "small" if self.mean_loss < SURE else ""
             if size:
@@ -232,7 +299,23 @@ class GAN:
                     f"{self.mean_loss:.2f}): gamma={self.gamma:g} is probably too {size}.",
                     stacklevel=2,
                 )
-        return float(kernel_distance(synthetic, self.validation_features))
+        distance = float(kernel_distance(synthetic, self.validation_features))
+        self.judgement = {"kernel_distance": distance}
+        if self.probed is None:
+            return distance
+        names = [name for name in self.classes if name in set(self.probed)]
+        made, of = [synthetic], [np.full(len(synthetic), s.class_)]
+        for name in names:
+            if name != s.class_:
+                noise = self.validation_noise[: max(8, len(self.validation_noise) // 2)]
+                label = torch.full((len(noise),), self.classes.index(name))
+                made.append(self.features(self.generate(network, noise, label)))
+                of.append(np.full(len(noise), name))
+        known = np.isin(self.probed, names)
+        auroc = probe_auroc(np.concatenate(made), np.concatenate(of), self.probe_features[known],
+                            self.probed[known])  # fmt: skip
+        self.judgement["probe"] = auroc
+        return distance + PROBE * (1 - auroc)
 
     def state_dict(self) -> dict:
         """Steps taken, which decide when a penalty is due, and what is adapted on the way."""

@@ -44,19 +44,20 @@ def _double(inside: int, outside: int, upsample: str) -> list[nn.Module]:
 
 
 class Generator(nn.Module):
-    """Noise ``z`` of shape (B, z_dim), N(0, 1), to B-scans (B, 1, size, size) in [-1, 1].
+    """Noise ``z`` of shape (B, z_dim), N(0, 1), to B-scans (B, 1, rows, size) in [-1, 1].
 
-    ``width`` is the number of channels next to the image; it doubles with every halving of the
+    ``rows``: size or half of it; None: size. ``width`` is the number of channels next to the image; it doubles with every halving of the
     resolution. ``upsample`` is "transposed" (the paper's 4x4 transposed
     convolutions) or "nearest" (nearest neighbour, then a 3x3 convolution; Odena et al., Distill
     2016, on checkerboards).
     """
 
-    def __init__(self, size=64, z_dim=100, width=64, upsample="transposed"):
+    def __init__(self, size=64, z_dim=100, width=64, upsample="transposed", rows=None):
         super().__init__()
-        self.size, self.z_dim = size, z_dim
-        widths = ladder(size, width)
-        layers = [nn.ConvTranspose2d(z_dim, widths[0], 4, 1, 0, bias=False)]
+        self.size, self.z_dim, self.rows = size, z_dim, rows or size
+        widths = ladder(self.rows, width)
+        start = (4, 4 * size // self.rows)
+        layers = [nn.ConvTranspose2d(z_dim, widths[0], start, 1, 0, bias=False)]
         for inside, outside in pairwise(widths):
             layers += [nn.BatchNorm2d(inside), nn.ReLU(True), *_double(inside, outside, upsample)]
         layers += [nn.BatchNorm2d(widths[-1]), nn.ReLU(True), *_double(widths[-1], 1, upsample)]
@@ -68,7 +69,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """B-scans (B, 1, size, size) in [-1, 1] to one logit each, (B,); above 0 means "real".
+    """B-scans (B, 1, rows, size) in [-1, 1] to one logit each, (B,); above 0 means "real".
 
     ``norm="batch"`` is the paper's. ``norm="none"`` has no normalisation at all: gradient
     penalties are defined per sample, and BatchNorm would let the samples of a batch see each other.
@@ -76,10 +77,11 @@ class Discriminator(nn.Module):
     layer (Karras et al., ICLR 2018), so that a collapsed generator is easy to spot.
     """
 
-    def __init__(self, size=64, width=64, norm="batch", minibatch_std=False):
+    def __init__(self, size=64, width=64, norm="batch", minibatch_std=False, rows=None):
         super().__init__()
         self.minibatch_std = minibatch_std
-        widths = ladder(size, width)[::-1]
+        rows = rows or size
+        widths = ladder(rows, width)[::-1]
         bias = norm == "none"
         layers = [nn.Conv2d(1, widths[0], 4, 2, 1, bias=bias), nn.LeakyReLU(0.2, True)]
         for inside, outside in pairwise(widths):
@@ -88,7 +90,8 @@ class Discriminator(nn.Module):
                 layers.append(nn.BatchNorm2d(outside))
             layers.append(nn.LeakyReLU(0.2, True))
         self.layers = nn.Sequential(*layers)
-        self.head = nn.Conv2d(widths[-1] + minibatch_std, 1, 4, 1, 0, bias=bias)
+        end = (4, 4 * size // rows)
+        self.head = nn.Conv2d(widths[-1] + minibatch_std, 1, end, 1, 0, bias=bias)
         self.apply(initialise)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A residual GAN without normalisation for one-channel B-scans, 64 to 512 px.
+"""A residual GAN without normalisation for one-channel B-scans, 64 to 512 px wide.
 
 After R3GAN (Huang, Gokaslan, Kuleshov & Tompkin, "The GAN is dead; long live the GAN!", NeurIPS
 2024), written from the paper. Kept: residual blocks whose last convolution starts at zero, no
@@ -45,7 +45,7 @@ GAIN = math.sqrt(2 / (1 + SLOPE**2))  # keeps the variance through it (He et al.
 
 
 def ladder(size: int, width: int) -> list[int]:
-    """Channels at 4, 8, ..., size/2 px: ``width`` at the last, doubled with every halving."""
+    """Channels at 4, 8, ..., size/2 rows: ``width`` at the last, doubled with every halving."""
     if size not in SIZES:
         raise ValueError(f"size={size}: it is built for {', '.join(map(str, SIZES))} px.")
     steps = int(math.log2(size)) - 2
@@ -108,22 +108,26 @@ class Grain(nn.Module):
 
 
 class Generator(nn.Module):
-    """Noise ``z`` (B, z_dim), N(0, 1), to B-scans (B, 1, size, size), in [-1, 1] once clamped.
+    """Noise ``z`` (B, z_dim), N(0, 1), to B-scans (B, 1, rows, size), in [-1, 1] once clamped.
 
-    The first ``latent`` numbers of z describe the eye, the other size^2, row by row, are the grain
-    of its speckle and choroid. ``blocks`` residual blocks at each resolution up to size/2. With
-    ``classes`` > 0 it is conditional and also takes ``labels``, whole numbers (B,): an embedding
-    of the class is appended to the latent.
+    The first ``latent`` numbers of z describe the eye, the other rows x size, row by row, are the
+    grain of its speckle and choroid. ``rows``: of the picture, size or half of it; None: size.
+    ``blocks`` residual blocks at each resolution up to half the picture's. With ``classes`` > 0 it
+    is conditional and also takes ``labels``, whole numbers (B,): an embedding of the class is
+    appended to the latent. With ``looks`` > 0 it takes ``look`` (B, looks) as well, about N(0, 1),
+    what the device adds (``shape.look``); None is the average one.
     """
 
-    def __init__(self, size=128, latent=64, width=16, blocks=1, classes=0):
+    def __init__(self, size=128, latent=64, width=16, blocks=1, classes=0, rows=None, looks=0):
         super().__init__()
-        self.size, self.latent, self.classes = size, latent, classes
-        self.z_dim = latent + size**2
-        widths = ladder(size, width)
+        rows = rows or size
+        self.size, self.rows, self.latent = size, rows, latent
+        self.classes, self.looks = classes, looks
+        self.z_dim = latent + rows * size
+        widths = ladder(rows, width)
         self.embedding = nn.Embedding(classes, latent) if classes else None
-        self.basis = nn.Parameter(torch.randn(widths[0], 4, 4))
-        inputs = latent * (2 if classes else 1)
+        self.basis = nn.Parameter(torch.randn(widths[0], 4, 4 * size // rows))
+        inputs = latent * (2 if classes else 1) + looks
         self.strengths = nn.Linear(inputs, widths[0], bias=False)
         nn.init.normal_(self.strengths.weight, 0.0, 1 / math.sqrt(inputs))
         self.stages = stages(widths, blocks)
@@ -136,13 +140,19 @@ class Generator(nn.Module):
         self.finest = convolution(FINE, 1 + len(spreads(size)), 3, bias=True)
         with torch.no_grad():
             self.finest.weight[1:], self.finest.bias[1:] = 0, FAINT
+        if looks:  # speckle is most of what a device adds, and is drawn last
+            self.louder = nn.Linear(looks, len(spreads(size)), bias=False)
+            nn.init.zeros_(self.louder.weight)
         self.grain = Grain(size)
 
-    def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, z, labels: torch.Tensor | None = None, look: torch.Tensor | None = None):
         z, grain = z[:, : self.latent], z[:, self.latent :]
         if self.embedding is not None:
             z = torch.cat([z, self.embedding(labels)], 1)
-        grain = grain.view(-1, 1, self.size, self.size)
+        if self.looks:
+            look = z.new_zeros(len(z), self.looks) if look is None else look
+            z = torch.cat([z, look], 1)
+        grain = grain.view(-1, 1, self.rows, self.size)
         x, image = self.strengths(z)[:, :, None, None] * self.basis, 0
         for number, stage in enumerate(self.stages):
             if number:
@@ -154,36 +164,47 @@ class Generator(nn.Module):
             x = stage(x)
             image = image + self.to_image[number](x)
         x = self.finest(F.leaky_relu(double(self.fine(x)), SLOPE))
-        speckle = (x[:, 1:].sigmoid() * self.grain(grain)).sum(1, keepdim=True)
+        strength = x[:, 1:]
+        if self.looks:
+            strength = strength + self.louder(look)[:, :, None, None].to(x.dtype)
+        speckle = (strength.sigmoid() * self.grain(grain)).sum(1, keepdim=True)
         image = double(image) + x[:, :1] + speckle
         return BEYOND * image + (1 - BEYOND) * image.clamp(-1, 1)
 
 
 class Discriminator(nn.Module):
-    """B-scans (B, 1, size, size) to one logit each, (B,): strided convolutions down to 4 px.
+    """B-scans (B, 1, rows, size) to one logit each, (B,): strided convolutions down to 4 rows.
 
-    ``blocks`` residual blocks at each resolution from size/2 on. With ``classes`` the logit is the
-    inner product of the features and the class's embedding (projection; Miyato & Koyama, ICLR
-    2018), as R3GAN has it.
+    ``blocks`` residual blocks at each resolution from half the picture's on. With ``classes`` the
+    logit is the inner product of the features and the class's embedding (projection; Miyato &
+    Koyama, ICLR 2018), as R3GAN has it; ``looks`` adds a linear function of the look to it.
     """
 
-    def __init__(self, size=128, width=16, blocks=0, classes=0):
+    def __init__(self, size=128, width=16, blocks=0, classes=0, rows=None, looks=0):
         super().__init__()
-        widths = ladder(size, width)[::-1]
+        rows = rows or size
+        widths = ladder(rows, width)[::-1]
         self.halve = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise([1, *widths]))
         for layer in self.halve:
             nn.init.normal_(layer.weight, 0.0, GAIN / math.sqrt(layer.weight[0].numel()))
             nn.init.zeros_(layer.bias)
         self.stages = stages(widths, blocks)
-        self.gather = nn.Parameter(torch.randn(widths[-1], 4, 4) / 4)
+        columns = 4 * size // rows
+        self.gather = nn.Parameter(torch.randn(widths[-1], 4, columns) / math.sqrt(4 * columns))
         self.embedding = nn.Embedding(max(1, classes), widths[-1])
         nn.init.normal_(self.embedding.weight, 0.0, 1 / math.sqrt(widths[-1]))
+        self.look = nn.Linear(looks, widths[-1], bias=False) if looks else None
+        if looks:
+            nn.init.normal_(self.look.weight, 0.0, 1 / math.sqrt(looks * widths[-1]))
 
-    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x, labels: torch.Tensor | None = None, look: torch.Tensor | None = None):
         for halve, stage in zip(self.halve, self.stages):
             x = stage(F.leaky_relu(halve(x), SLOPE))
         # equal to a depthwise 4 x 4 convolution, but its second derivative is as fast as a product
         features = (x * self.gather).sum((2, 3))
         if labels is None:
             labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        return (features * self.embedding(labels)).sum(1)
+        wanted = self.embedding(labels)
+        if self.look is not None and look is not None:
+            wanted = wanted + self.look(look)
+        return (features * wanted).sum(1)

@@ -56,18 +56,22 @@ class Dense(nn.Module):
 class Mapping(nn.Module):
     """z (B, latent), N(0, 1), to styles w (B, latent); with ``classes`` > 0 also of labels (B,)."""
 
-    def __init__(self, latent: int, layers: int, classes: int):
+    def __init__(self, latent: int, layers: int, classes: int, looks=0):
         super().__init__()
         self.embedding = nn.Embedding(classes, latent) if classes else None
-        inputs = latent * (2 if classes else 1)
+        self.look = Dense(looks, latent) if looks else None
+        inputs = latent * (1 + bool(classes) + bool(looks))
         self.layers = nn.ModuleList(
             Dense(inputs if n == 0 else latent, latent, rate=SLOW) for n in range(layers)
         )
 
-    def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None, look=None):
         w = normalise(z)
         if self.embedding is not None:
             w = torch.cat([w, normalise(self.embedding(labels))], 1)
+        if self.look is not None:
+            look = z.new_zeros(len(z), self.look.weight.shape[1]) if look is None else look
+            w = torch.cat([w, self.look(look)], 1)
         for layer in self.layers:
             w = math.sqrt(2) * F.leaky_relu(layer(w), SLOPE)
         return w
@@ -129,24 +133,27 @@ class ToImage(nn.Module):
 
 
 class Generator(nn.Module):
-    """Noise ``z`` (B, z_dim), N(0, 1), to B-scans (B, 1, size, size), in [-1, 1] once clamped.
+    """Noise ``z`` (B, z_dim), N(0, 1), to B-scans (B, 1, rows, size), in [-1, 1] once clamped.
 
-    The first ``latent`` numbers of z describe the eye; the other size^2, row by row, are the grain
-    of its speckle and choroid. ``layers``: of the mapping network. With ``classes`` > 0 it is
+    The first ``latent`` numbers of z describe the eye; the other rows x size, row by row, are the
+    grain of its speckle and choroid. ``rows``, ``looks``: as of the residual generator.
+    ``layers``: of the mapping network. With ``classes`` > 0 it is
     conditional and also takes ``labels``, whole numbers (B,).
 
     In two halves, for whoever explores: ``styles`` turns z into W+, (B, levels, latent), one style
     for each of the resolutions 4, 8, ..., size px; ``draw`` turns W+ and grain into scans.
     """
 
-    def __init__(self, size=128, latent=128, width=16, layers=4, classes=0):
+    def __init__(self, size=128, latent=128, width=16, layers=4, classes=0, rows=None, looks=0):
         super().__init__()
-        self.size, self.latent, self.classes = size, latent, classes
-        self.z_dim = latent + size**2
-        widths = ladder(size, width)
+        rows = rows or size
+        self.size, self.rows, self.latent = size, rows, latent
+        self.classes, self.looks = classes, looks
+        self.z_dim = latent + rows * size
+        widths = ladder(rows, width)
         self.levels = len(widths) + 1
-        self.mapping = Mapping(latent, layers, classes)
-        self.start = nn.Parameter(torch.randn(widths[0], 4, 4))
+        self.mapping = Mapping(latent, layers, classes, looks)
+        self.start = nn.Parameter(torch.randn(widths[0], 4, 4 * size // rows))
         self.first = Layer(widths[0], widths[0], latent)
         # at half the picture's size noise would be speckle again, filtered as learned
         noisy = [*[True] * (len(widths) - 2), False]
@@ -162,17 +169,17 @@ class Generator(nn.Module):
             self.finest.convolution.weight[1:], self.finest.bias[1:] = 0, FAINT
         self.grain = Grain(size)
 
-    def forward(self, z, labels=None, truncation=1.0) -> torch.Tensor:
-        return self.draw(self.styles(z, labels, truncation), z[:, self.latent :])
+    def forward(self, z, labels=None, look=None, truncation=1.0) -> torch.Tensor:
+        return self.draw(self.styles(z, labels, truncation, look), z[:, self.latent :])
 
-    def styles(self, z, labels=None, truncation=1.0) -> torch.Tensor:
+    def styles(self, z, labels=None, truncation=1.0, look=None) -> torch.Tensor:
         """W+ (B, levels, latent) of z, whose grain may be left out: w, the same at every level.
 
         ``truncation`` pulls w towards the mean style (of its class): mean + truncation (w - mean).
         1 draws all that was learned, 0 the average eye; between them, pictures gain in quality and
         lose in variety (StyleGAN, appendix B).
         """
-        w = self.mapping(z[:, : self.latent], labels)
+        w = self.mapping(z[:, : self.latent], labels, look)
         if truncation != 1:
             w = torch.lerp(self.mean_style(labels), w, truncation)
         return w[:, None].repeat(1, self.levels, 1)
@@ -192,19 +199,21 @@ class Generator(nn.Module):
         }
         return torch.stack([means[c] for c in labels.tolist()])
 
-    def mixed(self, z, share, labels=None) -> torch.Tensor:
+    def mixed(self, z, share, labels=None, look=None) -> torch.Tensor:
         """As forward, but a ``share`` of the scans has the styles of another z from a random level
         on, so that levels learn not to count on each other (style mixing, StyleGAN section 3.1)."""
-        other = self.styles(torch.randn(len(z), self.latent, device=z.device), labels)
+        other = torch.randn(len(z), self.latent, device=z.device)
+        other = self.styles(other, labels, look=look)
         switch, whether = torch.rand(len(z), 2, device=z.device).unbind(1)
         first = torch.where(whether < share, 1 + (switch * (self.levels - 1)).floor(), self.levels)
         late = torch.arange(self.levels, device=z.device) >= first[:, None]
-        styles = torch.where(late[:, :, None], other, self.styles(z, labels))
+        styles = torch.where(late[:, :, None], other, self.styles(z, labels, look=look))
         return self.draw(styles, z[:, self.latent :])
 
     def draw(self, styles: torch.Tensor, grain: torch.Tensor) -> torch.Tensor:
-        """Scans of W+ (B, levels, latent) and grain (B, size^2) or (1, size^2) for all alike."""
-        grain = grain.reshape(-1, 1, self.size, self.size)
+        """Scans of W+ (B, levels, latent) and grain (B, rows x size), or (1, rows x size)
+        for all alike."""
+        grain = grain.reshape(-1, 1, self.rows, self.size)
         first, *between, last = styles.unbind(1)
         x = self.first(self.start.expand(len(styles), -1, -1, -1), first)
         image = self.to_image[0](x, first)
