@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from helpers.generate import draw_noise
 from helpers.measures.layers import flat_without_drusen, measure
 from helpers.measures.texture import at_size
+from helpers.shape import place_back
 
 # what directions are fitted to, and its family: measures of one family may change together
 FAMILIES = {
@@ -150,12 +151,22 @@ def needs_styles(generator) -> None:
 
 @torch.inference_mode()
 def render(generator, styles: torch.Tensor, grain: torch.Tensor, batch=32) -> np.ndarray:
-    """Scans uint8 (N, 1, S, S) of W+ (N, levels, latent) and grain (N, size^2), or (1, size^2)."""
+    """Scans uint8 (N, 1, S, S) of W+ (N, levels, latent) and grain (N, rows x size), or (1, ...).
+
+    Aligned crops are placed back with the average shape, all with the same, so that what differs is
+    what styles and grain differ in."""
+    shapes = getattr(generator, "shapes", None)
     drawn = []
     for start in range(0, len(styles), batch):
         part = slice(start, start + batch)
         noise = grain if len(grain) == 1 else grain[part]
-        drawn.append(at_size(generator.draw(styles[part], noise), generator.size))
+        scans = generator.draw(styles[part], noise)
+        if shapes is not None:
+            own = np.repeat(shapes.mean()[None], len(scans), 0)
+            scans = scans.float().clamp(-1, 1).cpu().numpy()
+            drawn.append(place_back(scans, own, max(256, generator.size))[:, None])
+        else:
+            drawn.append(at_size(scans, generator.size))
     return np.concatenate(drawn)
 
 
@@ -225,7 +236,7 @@ def decided_by_style(generator, count=16, seed=0, *, class_name=None) -> dict[st
     noise = torch.Generator().manual_seed(seed)
     read = []
     for w in styles:
-        grain = torch.randn(count, generator.size**2, generator=noise).to(device)
+        grain = torch.randn(count, generator.z_dim - generator.latent, generator=noise).to(device)
         read.append(read_measures(render(generator, w.expand(count, -1, -1), grain)))
     found = {}
     for name in FAMILIES:

@@ -109,7 +109,9 @@ def whole_size(generator, size=0) -> int:
     default at least 256. ValueError for a size asked of one that draws whole scans."""
     if getattr(generator, "shapes", None) is None:
         if size and size != generator.size:
-            raise ValueError(f"size={size}: this generator draws whole scans of {generator.size} px")
+            raise ValueError(
+                f"size={size}: this generator draws whole scans of {generator.size} px"
+            )
         return generator.size
     return size or max(256, generator.size)
 

@@ -105,6 +105,11 @@ class Projector:
 
     def __init__(self, generator, sample: Sample, features):
         needs_styles(generator)
+        if getattr(generator, "shapes", None) is not None:
+            raise ValueError(
+                "this generator draws aligned crops, and whole scans are projected: train one with "
+                "OCT_FRAMING=stretch."
+            )
         self.generator, self.features = generator, features
         self.guess = Ridge(RIDGE).fit(features(sample.scans), sample.w)
         w = torch.from_numpy(sample.w).float()

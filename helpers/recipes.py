@@ -80,7 +80,9 @@ def with_recipe(settings):
     plain = settings.model != "dcgan"  # no normalisation, and so penalties
     recipe = dict(RECIPES[settings.model][settings.recipe])
     rows = crop_rows(settings.size) if settings.framing == "aligned" else settings.size
-    recipe |= {"width": recipe.pop("channels") * 8 // rows, "conditional": plain}
+    recipe["width"] = recipe.pop("channels") * 8 // rows
+    if not plain:
+        recipe["conditional"] = False
     if plain:
         recipe["gamma"] = penalty_weight(math.sqrt(settings.size * rows))
         if settings.gamma is not None or settings.loss not in (None, "relativistic"):

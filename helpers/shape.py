@@ -242,7 +242,9 @@ def _place_one(crop, shape, size, rng) -> np.ndarray:
         known = shape[_at(name)]
         far = np.interp(distance, marks, [known[0], *known])
         edge = ndimage.gaussian_filter1d(rim.mean(0), 0.015 * width, mode="nearest")
-        far = far + (edge - known[0])[None] * np.exp(-np.clip(distance, 0, None) / (CARRIED * thick))
+        far = far + (edge - known[0])[None] * np.exp(
+            -np.clip(distance, 0, None) / (CARRIED * thick)
+        )
         here = distance > -fade
         quantiles = np.interp(field[here], stats.norm.ppf(np.array(QUANTILES) / 100),
                               shape[_at(f"speckle {name}")])  # fmt: skip

@@ -157,7 +157,8 @@ def scans(class_, size, framing="stretch", most=None):
 whole = max(256, settings.size)  # px of the whole scans that all is measured against
 full = scans(settings.class_, whole)  # the class that is judged
 settings.class_ = full.class_  # as the source spells it; a source of one class leaves no choice
-settings.conditional = bool(settings.conditional and len(full.classes) > 1)
+if settings.conditional is None:  # every class in one network, wherever there are several
+    settings.conditional = len(full.classes) > 1
 learned = scans("all" if settings.conditional else full.class_, settings.size, settings.framing)
 classes, labels = np.unique(learned.train.labels, return_inverse=True)
 yardstick, every = {}, full.validation

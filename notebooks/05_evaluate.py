@@ -76,7 +76,6 @@ if {"KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG"} & os.environ.keys():
 # %%
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -84,7 +83,6 @@ import numpy as np
 import torch
 
 from helpers import config, plots
-from helpers.data import batches, prepare
 from helpers.evaluate import (
     complete_report,
     measure_distances,
@@ -97,11 +95,10 @@ from helpers.evaluation_data import read_sides
 from helpers.measures import blinding, damage, layers, reading
 from helpers.measures import texture as grain
 from helpers.measures.features import Features
-from helpers.methods import gan
 from helpers.recipes import with_recipe
 from helpers.report import complete, print_table
-from helpers.runs import Run, open_run
-from helpers.training import train
+from helpers.runs import Run
+from helpers.trained import trained
 from helpers.verdict import verdict
 from helpers.verdict_page import verdict_figure
 from helpers.widgets import ReadingTest
@@ -130,18 +127,10 @@ features = Features(device, cache=cache / "features")
 
 
 # %%
-def trained(name, gan_settings):
+def run_of(name, gan_settings):
     """The run of that name; trained as in notebook 02 if there is none."""
     if not (runs / name / "generator.safetensors").exists():
-        gan_settings = with_recipe(replace(gan_settings, run=name, runs=str(runs)))
-        about = dict(class_=gan_settings.class_, framing=gan_settings.framing,
-                     n_simulated=gan_settings.n_simulated, cache=cache)  # fmt: skip
-        data = prepare(gan_settings.data, size=gan_settings.size, **about)
-        full = prepare(gan_settings.data, size=max(256, gan_settings.size), **about)
-        torch.manual_seed(gan_settings.seed)
-        method = gan.GAN(gan_settings, full.validation.images, features)
-        draw = partial(batches, data.train.images, gan_settings.batch_size, seed=gan_settings.seed)
-        train(method, draw, open_run(gan_settings, data, {}), gan_settings)
+        trained(with_recipe(replace(gan_settings, run=name, runs=str(runs))), features)
     return runs / name
 
 
@@ -150,17 +139,20 @@ synthetic, contrast = settings.synthetic, settings.contrast or None
 if not synthetic:
     files = sorted(runs.glob("*/generator.safetensors"), key=lambda f: f.stat().st_mtime)
     about = {f.parent.name: json.loads((f.parent / "config.json").read_text()) for f in files}
-    newest = [name for name, found in about.items()  # those that draw from noise; no translators
-              if "z_dim" in found["settings"] and not name.endswith("-contrast")]  # fmt: skip
+    newest = [
+        name
+        for name, found in about.items()  # those that draw from noise; no translators
+        if "z_dim" in found["settings"] and not name.endswith(("-contrast", "-first"))
+    ]
     own = replace(config.resolve(config.TrainGan), data=settings.data, class_=settings.class_)
-    synthetic = trained(settings.run or (newest or ["dcgan"])[-1], own)
+    synthetic = run_of(settings.run or (newest or ["residual"])[-1], own)
     recipe = json.loads((synthetic / "config.json").read_text())["settings"]
     if "z_dim" not in recipe:
         raise ValueError(f"OCT_RUN={settings.run}: no GAN; name a folder of scans in OCT_SYNTHETIC")
     steps = Run(synthetic).metrics()[-1]["step"]  # as many for the contrast, however long
     recipe |= {"class_": "NORMAL", "steps": steps, "hours": 0.0, "patience": 0}
     if not recipe.get("conditional"):  # one network of every class brings its contrast along
-        contrast = contrast or trained(f"{synthetic.name}-contrast", config.TrainGan(**recipe))
+        contrast = contrast or run_of(f"{synthetic.name}-contrast", config.TrainGan(**recipe))
 
 # %% [markdown]
 # **What it is judged against.** Real scans, split by patient as for training. Three roles must not

@@ -66,7 +66,8 @@ class GAN:
     """Trains ``settings`` (a ``config.TrainGan``); validates on ``validation``, uint8 (N, 1, S, S).
 
     ``averaged`` is the network whose moving average is judged and exported. With
-    ``settings.conditional`` the batches are scans and labels, ``classes`` their names. With
+    ``settings.conditional`` (None: with several classes) the batches are scans and labels,
+    ``classes`` their names. With
     ``shapes`` (a ``shape.Shapes`` of the training scans) the networks see aligned crops, with how
     each looks (``shape.look``) as the last part of a batch, and every picture that leaves here is a
     whole scan of the validation scans' size.
@@ -91,16 +92,17 @@ class GAN:
                 f"{len(own)} validation scan(s) of {s.class_}: a distance needs two. Add patients "
                 "to OCT_DATA."
             )
-        if s.conditional and len(classes) < 2:
+        self.conditional = len(classes) > 1 if s.conditional is None else s.conditional
+        if self.conditional and len(classes) < 2:
             raise ValueError(
                 f"conditional=1 and the data have one class ({', '.join(classes) or 'unnamed'}): "
                 "set OCT_CONDITIONAL=0 or add other classes to OCT_DATA."
             )
-        if s.conditional and s.class_ not in classes:
+        if self.conditional and s.class_ not in classes:
             raise ValueError(f"class={s.class_}: choose the one to judge, of {', '.join(classes)}.")
         if s.framing == "aligned" and shapes is None:
             raise ValueError("framing=aligned: whole scans need shapes=, those of the crops.")
-        generator, discriminator, self.architecture = build(s, classes)
+        generator, discriminator, self.architecture = build(s, classes if self.conditional else ())
         self.networks = {"generator": generator, "discriminator": discriminator}
         self.averaged = generator
         self.optimizers = {
@@ -110,18 +112,22 @@ class GAN:
             for name, lr in [("generator", s.lr), ("discriminator", s.lr_discriminator)]
         }
         self.discriminator_loss, self.generator_loss = LOSSES[s.loss]
-        self.judged = classes.index(s.class_) if s.conditional else None
-        self.classes, self.shapes, self.whole = list(classes), shapes, validation.shape[-1]
+        self.judged = classes.index(s.class_) if self.conditional else None
+        self.classes = list(classes) if self.conditional else []
+        self.shapes, self.whole = shapes, validation.shape[-1]
         self.looks = getattr(generator, "looks", 0)
         noise = torch.Generator().manual_seed(s.seed)
         self.preview_noise = torch.randn(16, generator.z_dim, generator=noise)
         self.validation_noise = torch.randn(s.validation_images, generator.z_dim, generator=noise)
         self.features = features
         self.validation_features = features(own)
-        self.probed = labels if s.conditional and len(set(labels)) > 1 else None
+        self.probed = labels if self.conditional and len(set(labels)) > 1 else None
         self.probe_features = features(validation) if self.probed is not None else None
-        unseen = (at_size(own, s.size) if shapes is None else crops_of(own, s.size)) \
-            if s.overfitting else None
+        unseen = (
+            (at_size(own, s.size) if shapes is None else crops_of(own, s.size))
+            if s.overfitting
+            else None
+        )
         self.share = AdaptiveShare(s.augment, s.overfitting, unseen)
         self.steps, self.gamma, self.mean_loss = 0, s.gamma, s.balance or math.log(2) / 2
         self.path_mean, self.judgement = 0.0, {}
@@ -242,7 +248,7 @@ class GAN:
             shapes = self._draw_shapes(labels)
             looks = torch.from_numpy(shape.look(shapes))
             parts += [labels.split(64), looks.split(64)]
-        elif self.settings.conditional:
+        elif self.conditional:
             parts.append(labels.split(64))
         drawn = [network(*(part.to(device) for part in both)) for both in zip(*parts)]
         drawn = torch.cat([scans.float().clamp(-1, 1).cpu() for scans in drawn])

@@ -1,0 +1,58 @@
+"""A GAN trained from its settings alone: notebook 02 without its pictures, for who needs a run."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from helpers import shape
+from helpers.data import batches, evenly, prepare
+from helpers.methods import gan
+from helpers.runs import Run, open_run
+from helpers.start import start_from
+from helpers.training import train
+
+
+def ready(settings, features, progress=True):
+    """(method, draw, whole, learned) of a ``config.TrainGan`` with its recipe: the GAN, its batches
+    (``training.train``), the class that is judged as whole scans, and what is learned, both
+    ``data.Data``. ``settings.conditional`` is decided where it was left open, ``class_`` spelled as
+    the source has it. ``features``: a ``measures.features.Features``."""
+    s = settings
+    about = dict(n_simulated=s.n_simulated, cache=Path(s.runs) / "cache", progress=progress)
+    size = max(256, s.size)
+    whole = prepare(s.data, class_=s.class_, size=size, **about)
+    s.class_ = whole.class_
+    if s.conditional is None:
+        s.conditional = len(whole.classes) > 1
+    which = "all" if s.conditional else s.class_
+    learned = prepare(s.data, class_=which, size=s.size, framing=s.framing, **about)
+    every = prepare(s.data, class_=which, size=size, **about) if s.conditional else whole
+    classes, labels = np.unique(learned.train.labels, return_inverse=True)
+    shapes = None
+    if s.framing == "aligned":
+        shapes = shape.Shapes(learned.train.shapes, learned.train.labels)
+    torch.manual_seed(s.seed)
+    names = tuple(map(str, classes)) if s.conditional else ()
+    method = gan.GAN(s, every.validation.images, features, names, labels=every.validation.labels,
+                     shapes=shapes)  # fmt: skip
+    if s.start:
+        print(start_from(method, s.start))
+    told = {}
+    if s.conditional or method.looks:
+        told = {"labels": labels, "index": evenly(labels)}
+    if method.looks:
+        told["looks"] = shape.look(learned.train.shapes)
+    draw = partial(batches, learned.train.images, s.batch_size, seed=s.seed, **told)
+    return method, draw, whole, learned
+
+
+def trained(settings, features, progress=True) -> Run:
+    """The run of these settings, trained now if it is not finished."""
+    method, draw, whole, learned = ready(settings, features, progress)
+    count = {name: sum(w.numel() for w in network.parameters())
+             for name, network in method.networks.items()}  # fmt: skip
+    return train(method, draw, open_run(settings, whole, count, learned), settings)
