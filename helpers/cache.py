@@ -59,9 +59,9 @@ def decode(scans, hashes, cache: Path, *, size, framing, clahe=False, progress=T
     of the framing "aligned" their shapes (``shape.FIELDS``), else None.
 
     Decoded once into ``cache`` under a key of the files' content, the settings and the versions of
-    what makes pixels (VERSION in preprocess, shape and simulate): raw bytes and a note of their shape and sha256. The note comes
-    last, so that a half-written or damaged file is never read as whole. The shapes follow the
-    images in the same file.
+    what makes pixels (VERSION in preprocess, shape and simulate): raw bytes and a note of their
+    shape and sha256. The note comes last, so that a half-written or damaged file is never read as
+    whole. The shapes follow the images in the same file.
     """
     versions = {"cleaning": preprocess.VERSION}
     if framing == "aligned":

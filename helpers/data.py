@@ -255,8 +255,8 @@ def _at_boundary(scan: Scan, side: dict[str, str]) -> bool:
 
 
 def batches(
-    images, batch_size, *, labels=None, looks=None, index=None, seed=0, device="cpu", start=0, rank=0,
-    world_size=1,
+    images, batch_size, *, labels=None, looks=None, index=None, seed=0, device="cpu", start=0,
+    rank=0, world_size=1,
 ):  # fmt: skip
     """Endless shuffled batches, float (batch_size, C, H, W) in [-1, 1] on ``device``.
 
