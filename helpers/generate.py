@@ -280,7 +280,7 @@ def main(arguments=None):
     parser.add_argument("--size", type=int, default=0, help="px of whole scans put together from "
                         "aligned crops (256, or as wide as the crop)")  # fmt: skip
     parser.add_argument("--shape", default="drawn", choices=SHAPE_CHOICES,
-                        help="a new shape for each scan, one for all, or the aligned crops")  # fmt: skip
+                        help="a new one each, one for all, or the aligned crops")  # fmt: skip
     parser.add_argument("--exact", action="store_true", help="in float32 also where bf16 is faster")
     parser.add_argument("--from-dfe", help="photographs to translate: a folder or a manifest.csv")
     options = parser.parse_args(arguments)

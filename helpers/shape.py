@@ -196,8 +196,8 @@ def place_back(crops, shapes, size: int, seed=0, first=0) -> np.ndarray:
 
     Each is put together in the size of the scan that its shape is like, and then resized as a real
     scan would be. Vitreous and deep choroid continue the crop's edge with the speckle of that
-    device, drawn anew with ``seed`` and the scan's number, from ``first`` on; the detail that the crop is too coarse for is put back as
-    speckle.
+    device, drawn anew with ``seed`` and the scan's number, from ``first`` on; the detail that the
+    crop is too coarse for is put back as speckle.
     """
     if size < 64:
         raise ValueError(f"size={size}: a whole scan needs 64 px or more")
@@ -333,7 +333,7 @@ def _possible(shape, own) -> bool:
     rpe = np.polynomial.legendre.legval(np.linspace(-1, 1, 9), shape[CURVE])
     top = (rpe - shape[AT["thickness"]]).min()
     least = own[:, AT["thickness"]].min()
-    return 0 < top and rpe.max() < 0.98 and shape[AT["thickness"]] > 0.8 * least
+    return top > 0 and rpe.max() < 0.98 and shape[AT["thickness"]] > 0.8 * least
 
 
 def compare(drawn, unseen, known) -> dict[str, tuple[float, float]]:

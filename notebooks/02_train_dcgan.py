@@ -219,8 +219,8 @@ if first.processes < 2 and "RANK" not in os.environ:
         print(f"{name:6} {count:4.1f} drusen per scan, the highest {height:.1f} % of its height")
 
 # %%
-figure = plots.grid(drawn[:8], caption="A DCGAN on whole scans, 64 px: retinas, but where are the "
-    f"drusen? {found['DCGAN'][0]:.1f} per scan; real ones have {found['real'][0]:.1f}.")  # fmt: skip
+figure = plots.grid(drawn[:8], caption="A DCGAN on whole scans, 64 px: retinas, but where are "
+    f"the drusen? {found['DCGAN'][0]:.1f} per scan; real ones have {found['real'][0]:.1f}.")  # fmt: skip
 plots.compact(figure)
 
 # %% [markdown]

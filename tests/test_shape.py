@@ -31,7 +31,7 @@ def test_the_rpe_is_level_and_the_retina_has_one_size(eyes, aligned):
         bm = eye.truth.rows["BM"]
         assert np.abs(bm - rpe).mean() < 7  # of 256 px, the RPE's own height among them
         ilm = (eye.truth.rows["ILM"] - rpe) / thick  # in thicknesses above the RPE
-        assert -shape.ABOVE < ilm.min() and -1.4 < np.median(ilm) < -0.6
+        assert ilm.min() > -shape.ABOVE and -1.4 < np.median(ilm) < -0.6
     brightest = crops[12:, 0].mean((0, 2)).argmax()  # of healthy eyes, the row of RPE and EZ
     assert abs(brightest - row) < 8
 

@@ -46,10 +46,10 @@ def _double(inside: int, outside: int, upsample: str) -> list[nn.Module]:
 class Generator(nn.Module):
     """Noise ``z`` of shape (B, z_dim), N(0, 1), to B-scans (B, 1, rows, size) in [-1, 1].
 
-    ``rows``: size or half of it; None: size. ``width`` is the number of channels next to the image; it doubles with every halving of the
-    resolution. ``upsample`` is "transposed" (the paper's 4x4 transposed
-    convolutions) or "nearest" (nearest neighbour, then a 3x3 convolution; Odena et al., Distill
-    2016, on checkerboards).
+    ``rows``: size or half of it; None: size. ``width`` is the number of channels next to the image;
+    it doubles with every halving of the resolution. ``upsample`` is "transposed" (the paper's 4x4
+    transposed convolutions) or "nearest" (nearest neighbour, then a 3x3 convolution; Odena et al.,
+    Distill 2016, on checkerboards).
     """
 
     def __init__(self, size=64, z_dim=100, width=64, upsample="transposed", rows=None):
