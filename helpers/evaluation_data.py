@@ -108,7 +108,7 @@ def _few(chosen, class_, classes, folder, size, framing) -> Real:
     """Fewer than three patients: halves by image, and a word that this is not a split."""
     hashes = content_hashes(chosen, progress=False)
     scans = list(hashes)
-    images, bad = cache.decode(
+    images, bad, _ = cache.decode(
         scans, list(hashes.values()), Path(folder), size=size, framing=framing, progress=False
     )
     unreadable = {path for path, _ in bad}
@@ -177,7 +177,7 @@ def _read_folder(scans, label, source, n, seed, folder, progress) -> Synthetic:
     hashes = [hashlib.sha256(Path(scan.path).read_bytes()).hexdigest() for scan in scans]
     if len(set(hashes)) < len(scans):
         notes.append(f"only {len(set(hashes))} of {len(scans)} synthetic files differ")
-    images, bad = cache.decode(
+    images, bad, _ = cache.decode(
         scans, hashes, Path(folder), size=size, framing="stretch", progress=progress
     )
     if bad:
