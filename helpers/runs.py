@@ -19,9 +19,9 @@ from helpers.processes import is_first
 
 # What may change between two sittings of one run: where it lies, how long it goes on, who watches,
 # what is compared beside it.
-NOT_IDENTITY = ("preset", "data", "runs", "run", "steps", "hours", "session_hours", "useful_images",
-                "processes", "log_every", "validate_every", "patience", "arm", "folds",
-                "seeds")  # fmt: skip
+NOT_IDENTITY = ("preset", "data", "runs", "run", "steps", "hours", "first_hours", "session_hours",
+                "useful_images", "processes", "log_every", "validate_every", "patience", "arm",
+                "folds", "seeds")  # fmt: skip
 ATTACHED = Path("/kaggle/input")  # where Kaggle shows an earlier session's output, read-only
 PACKAGES = ("torch", "torchvision", "accelerate", "timm", "numpy")
 _HELD = {}  # open lock files of this process
