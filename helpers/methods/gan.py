@@ -85,13 +85,6 @@ class GAN:
     def __init__(self, settings, validation: np.ndarray, features, classes=(), labels=None,
                  shapes=None):  # fmt: skip
         s = self.settings = settings
-        labels = np.full(len(validation), s.class_) if labels is None else np.asarray(labels)
-        own = validation[labels == s.class_]
-        if len(own) < 2:
-            raise ValueError(
-                f"{len(own)} validation scan(s) of {s.class_}: a distance needs two. Add patients "
-                "to OCT_DATA."
-            )
         self.conditional = len(classes) > 1 if s.conditional is None else s.conditional
         if self.conditional and len(classes) < 2:
             raise ValueError(
@@ -100,6 +93,15 @@ class GAN:
             )
         if self.conditional and s.class_ not in classes:
             raise ValueError(f"class={s.class_}: choose the one to judge, of {', '.join(classes)}.")
+        if labels is None or not self.conditional:  # "all" and A+B are names of no label
+            labels = np.full(len(validation), s.class_)
+        labels = np.asarray(labels)
+        own = validation[labels == s.class_]
+        if len(own) < 2:
+            raise ValueError(
+                f"{len(own)} validation scan(s) of {s.class_}: a distance needs two. Add patients "
+                "to OCT_DATA."
+            )
         if s.framing == "aligned" and shapes is None:
             raise ValueError("framing=aligned: whole scans need shapes=, those of the crops.")
         generator, discriminator, self.architecture = build(s, classes if self.conditional else ())
@@ -152,6 +154,8 @@ class GAN:
         """
         s, generator, discriminator = self.settings, *self.networks.values()
         real, *told = batch if isinstance(batch, (tuple, list)) else (batch,)
+        if told and not self.conditional:  # one class to the networks, whatever its name
+            told[0] = torch.zeros_like(told[0])
         if s.mirror:
             real = mirror(real)
         z = torch.randn(len(real), generator.z_dim, device=real.device)
@@ -181,8 +185,9 @@ class GAN:
                 on_real = discriminator(shown[: len(real)].detach(), *told).float()
         loss = self.generator_loss(on_real.detach(), on_fake)
         if s.overfitting:
+            labels = told[:1] if self.conditional else ()
             record |= self.share.adapt(discriminator, on_real, on_fake, self.judged, accelerator,
-                                       *told[:1])  # fmt: skip
+                                       *labels)  # fmt: skip
         discriminator.requires_grad_(True)
         record["loss_generator"] = loss.detach()
         if s.path_length and self.steps % PATH_EVERY == 0:
