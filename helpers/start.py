@@ -7,6 +7,8 @@ import torch
 from helpers.checkpoint import load_best, load_latest, read_generator
 from helpers.generate import SHIPPED, generator_file
 
+ARGUMENTS = {"latent": "z_dim", "layers": "blocks"}  # of a network: the settings they come from
+FOLLOW = ("classes", "rows", "looks")  # arguments that follow from other settings and the data
 CONDITIONS = ("embedding.weight", "mapping.embedding.weight")  # one row for each class
 
 
@@ -20,16 +22,12 @@ def start_from(method, source) -> str:
     path = generator_file(source)
     weights, about = read_generator(path)
     discriminator = _discriminator(path)
-    mine, theirs = dict(method.architecture), dict(about)
-    for name in ("network", "framing"):
-        if mine.get(name) != theirs.get(name, "stretch"):
-            _refuse(source, "model" if name == "network" else name, theirs.get(name, "stretch"),
-                    mine.get(name))  # fmt: skip
-    for name in {*mine["arguments"], *theirs["arguments"]} - {"classes"}:
-        has, wants = theirs["arguments"].get(name), mine["arguments"].get(name)
-        if has != wants:
-            _refuse(source, name, has, wants)
-    known, wanted = about.get("classes", []), mine.get("classes", [])
+    mine, theirs = method.architecture, about
+    has, wants = (_settings(architecture) for architecture in (theirs, mine))
+    for name in (*has, *wants):  # what decides the most comes first
+        if has.get(name) != wants.get(name):
+            _refuse(source, name, has.get(name), wants.get(name))
+    known, wanted = theirs.get("classes", []), mine.get("classes", [])
     for name in ("shapes", "shape_labels"):
         weights.pop(name, None)
     for network, state in (("generator", weights), ("discriminator", discriminator)):
@@ -37,19 +35,36 @@ def start_from(method, source) -> str:
         for key in CONDITIONS:
             if key in own and key in state:
                 state[key] = _matched(state[key], known, wanted)
-            elif key in state and key not in own:
-                del state[key]
-            elif key in own:  # it knew one class only
-                state[key] = own[key]
-        if key := next((k for k in own if k in state and own[k].shape != state[k].shape), None):
-            _refuse(source, f"shape of {key}", tuple(state[key].shape), tuple(own[key].shape))
+        fits = {key for key in own if key in state and own[key].shape == state[key].shape}
+        if key := min({*own, *state} - fits, default=None):
+            raise ValueError(
+                f"start={source}: {key} of its {network} does not fit this training's; it was "
+                "trained with other settings or by an older version. Leave OCT_START empty to "
+                "begin from scratch."
+            )
         method.networks[network].load_state_dict(state)
     if "gamma" in about and method.settings.balance:
         method.gamma = about["gamma"]
-    new = [name for name in wanted if name not in known]
+    new = [name for name in wanted if name.upper() not in {other.upper() for other in known}]
     words = f"Begins from {Path(path).stem if Path(path).parent == SHIPPED else source}"
     words += f", which knows {', '.join(known)}" if known else ""
     return words + (f"; new to it: {', '.join(new)}." if new and known else ".")
+
+
+def _settings(architecture: dict) -> dict:
+    """What a training has to share with the one that it goes on from, by the settings' names."""
+    arguments = {
+        ARGUMENTS.get(name, name): value
+        for name, value in architecture["arguments"].items()
+        if name not in FOLLOW
+    }
+    return {
+        "model": architecture["network"],
+        "framing": architecture.get("framing", "stretch"),
+        "size": arguments.pop("size"),
+        "conditional": int(bool(architecture.get("classes"))),
+        **arguments,
+    }
 
 
 def _refuse(source, name, has, wants):
