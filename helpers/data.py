@@ -94,15 +94,16 @@ def describe(data: Data) -> str:
 
 def prepare(
     source, *, modality="oct", class_="DRUSEN", size=256, framing="stretch", clahe=False,
-    cache=None, seed=0, n_simulated=600, most=None, progress=True,
+    cache=None, seed=0, n_simulated=600, most=None, sides=SIDES, progress=True,
 ) -> Data:  # fmt: skip
     """Find, split by patient, choose, de-duplicate and decode; uint8, ready to train on.
 
     ``source`` as in ``sources.load_manifest``; ``class_`` is one of its classes, several joined by
     +, or "all" (a source of one class trains on that one); ``framing`` and, for photographs,
     ``clahe`` as in ``preprocess.clean_oct`` and ``clean_dfe``; ``cache`` a folder (default:
-    cache in OCT_RUNS). ``most`` limits the scans of each side, where a sample is enough. The split
-    is that of the whole source, so that a patient is on the same side in every class.
+    cache in OCT_RUNS). ``most`` limits the scans of each side, where a sample is enough, and only
+    the ``sides`` named are decoded; the others are empty. The split is that of the whole source, so
+    that a patient is on the same side in every class.
     Files that cannot be read are listed in ``left_out``. Raises ValueError for a class that the
     source lacks, for fewer than three patients, or if no file can be read; OSError naming OCT_RUNS
     if the cache cannot be written.
@@ -127,7 +128,7 @@ def prepare(
         if copies:
             warnings.warn(f"{copies} files are copies of others and were left out.", stacklevel=1)
         kept = []
-        for side in SIDES:
+        for side in sides:
             those = [scan for scan in hashes if side_of[scan] == side]
             kept += sorted(those, key=hashes.get)[:most] if most else those
         images, bad, shapes = decode(
@@ -146,7 +147,7 @@ def prepare(
     splits, start = {}, 0
     for name in SIDES:
         side = [scan for scan in good if side_of[scan] == name]
-        if not side:
+        if not side and name in sides:
             raise ValueError(f"{source} ({class_}): no readable scan is left for {name}.")
         those = slice(start, start + len(side))
         splits[name] = Split(images[those], side, None if shapes is None else shapes[those])

@@ -21,7 +21,7 @@ RECIPES = {
             overfitting=0.0, batch_size=64, lr=2e-4, lr_discriminator=2e-4, beta1=0.5, beta2=0.999,
             ema_half_life=0.0, ema_ramp=0.0, precision="fp32",
         ),
-        # What trains better on OCT; the README's table says by how much each change does.
+        # What trains better on OCT; results/generators.md says by how much each does.
         "best": dict(
             loss="bce", gamma=0.0, balance=0.0, penalty_every=1, penalty_fine=1.0, z_dim=100,
             channels=256, blocks=0, blocks_discriminator=0, upsample="transposed", norm="batch",

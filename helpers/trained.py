@@ -30,7 +30,9 @@ def ready(settings, features, progress=True):
         s.conditional = len(whole.classes) > 1 and s.class_ in whole.classes
     which = "all" if s.conditional else s.class_
     learned = prepare(s.data, class_=which, size=s.size, framing=s.framing, **about)
-    every = prepare(s.data, class_=which, size=size, **about) if s.conditional else whole
+    every = whole
+    if s.conditional:
+        every = prepare(s.data, class_=which, size=size, sides=("validation",), **about)
     classes, labels = np.unique(learned.train.labels, return_inverse=True)
     shapes = None
     if s.framing == "aligned":

@@ -147,10 +147,10 @@ print(config.show(settings))
 
 
 # %%
-def scans(class_, size, framing="stretch", most=None):
+def scans(class_, size, framing="stretch", **what):
     return prepare(
-        settings.data, class_=class_, size=size, most=most, framing=framing,
-        n_simulated=settings.n_simulated, cache=Path(settings.runs) / "cache",
+        settings.data, class_=class_, size=size, framing=framing,
+        n_simulated=settings.n_simulated, cache=Path(settings.runs) / "cache", **what,
     )  # fmt: skip
 
 
@@ -163,10 +163,10 @@ learned = scans("all" if settings.conditional else full.class_, settings.size, s
 classes, labels = np.unique(learned.train.labels, return_inverse=True)
 yardstick, every = {}, full.validation
 if full.other_class:
-    other = scans(full.other_class, whole, most=1000)
+    other = scans(full.other_class, whole, most=1000, sides=("test",))
     yardstick = {"other_class": other.test.images, "other_class_name": other.class_}
 if settings.conditional:
-    every = scans("all", whole).validation
+    every = scans("all", whole, sides=("validation",)).validation
 print(describe(learned))
 
 # %%
@@ -194,9 +194,13 @@ plots.compact(figure)
 
 # %%
 def drusen_per_scan(images, most=64):
-    """Mean number of drusen that the ruler finds, and the height of the highest (% of a scan)."""
+    """Mean number of drusen that the ruler finds, height of the highest (% of a scan), and the
+    share of scans that it can read."""
     values = layers.flat_without_drusen(layers.measure(texture.at_size(images[:most], 256)))
-    return [float(np.nanmean(values[name])) for name in ("drusen_count", "drusen_height")]
+    read = values["usable"] == 1
+    means = [float(values[name][read].mean()) if read.any() else 0.0
+             for name in ("drusen_count", "drusen_height")]  # fmt: skip
+    return *means, float(read.mean())
 
 
 first = with_recipe(config.TrainGan(
@@ -215,12 +219,17 @@ if first.processes < 2 and "RANK" not in os.environ:
     train(beginner, draw, first_run, first)
     drawn = sample(load_generator(first_run.folder), 64, seed=settings.seed)
     found = {"real": drusen_per_scan(full.validation.images), "DCGAN": drusen_per_scan(drawn)}
-    for name, (count, height) in found.items():
-        print(f"{name:6} {count:4.1f} drusen per scan, the highest {height:.1f} % of its height")
+    for name, (count, height, read) in found.items():
+        print(f"{name:6} {count:4.1f} drusen per scan, the highest {height:.1f} % of its height "
+              f"({read:.0%} of the scans can be read)")  # fmt: skip
 
 # %%
-figure = plots.grid(drawn[:8], caption="A DCGAN on whole scans, 64 px: retinas, but where are "
-    f"the drusen? {found['DCGAN'][0]:.1f} per scan; real ones have {found['real'][0]:.1f}.")  # fmt: skip
+counts = {name: f"{count:.1f}" for name, (count, *_) in found.items()}
+figure = plots.grid(
+    drawn[:8],
+    caption="A DCGAN on whole scans, 64 px: retinas, but where are the drusen? "
+    f"{counts['DCGAN']} per scan; real ones have {counts['real']}.",
+)
 plots.compact(figure)
 
 # %% [markdown]
@@ -306,9 +315,10 @@ if settings.framing == "aligned":
 #   out of some dozen numbers wastes a network. So it is fed with noise, one number for each pixel,
 #   blurred by fixed Gaussians (nearly the point spread function of a scanner), and only learns how
 #   strong each is, and where. Kernels that were learned settled on oblique streaks or blotches,
-#   which alone made half of its distance to real scans (README). Averaged to coarser maps, the same
-#   noise enters the features: where a vessel of the choroid lies differs from eye to eye too, and
-#   without that the choroid fills with rings, level lines of the fields that draw the layers;
+#   which alone made half of its distance to real scans (results/generators.md). Averaged to coarser
+#   maps, the same noise enters the features: where a vessel of the choroid lies differs from eye to
+#   eye too, and without that the choroid fills with rings, level lines of the fields that draw the
+#   layers;
 # - a **limit**: a grey level beyond black or white counts a tenth. Without it some seeds started
 #   with blobs far outside the range of any scan. A discriminator tells these apart without knowing
 #   what a retina is, and the generator never learns it;
@@ -512,7 +522,8 @@ plots.compact(figure, caption=f"Left: the smallest GAN; after 400 steps its gene
 # how real a scan looks, differs from other grain only in what neighbouring pixels do. A
 # discriminator that must be as flat there as anywhere has little to tell it by. So the gradient is
 # split into the mean of every cell of 2 x 2 px and the rest, and the rest counts `OCT_PENALTY_FINE`
-# times (1 is the published penalty). Whether that helps is not settled: the README has the trials.
+# times (1 is the published penalty). Whether that helps is not settled: results/generators.md has
+# trials.
 
 # %%
 show_source(*adversarial.LOSSES[settings.loss], adversarial.zero_centred_penalty, gan.GAN.step)

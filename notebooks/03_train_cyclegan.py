@@ -31,12 +31,12 @@
 # | is each druse where it is? | the ruler, where the truth is known | scans dealt out likewise |
 # | is the photograph hidden in it? | the way back through a file | the way back as it is |
 #
-# **What came out** (README, all numbers): on simulated eyes, after five minutes on one core, drusen
-# rise where the photograph shows them, though nobody ever told the network which photograph and
-# which scan belong together. It depends on the seed how well. On real photographs, after 38
-# minutes at 128 px, the scans are layered retinas with the pit under the fovea, and the class
-# survives about as well as it can be read off the photographs themselves, which is not far from
-# chance. What decides is **geometry**, more than the method.
+# **What came out** (all numbers: results/translation.md): on simulated eyes, after five minutes on
+# one core, drusen rise where the photograph shows them, though nobody ever told the network which
+# photograph and which scan belong together. It depends on the seed how well. On real photographs,
+# after 38 minutes at 128 px, the scans are layered retinas with the pit under the fovea, and the
+# class survives about as well as it can be read off the photographs themselves, which is not far
+# from chance. What decides is **geometry**, more than the method.
 #
 # | preset | pictures | where | training time |
 # |---|---|---|---|
@@ -270,11 +270,11 @@ else:
     show_source(contrastive.patch_nce, contrastive.column_places, CUT.step)
 
 # %% [markdown]
-# Two **remedies** are there, both off until asked for (README has what they did). `cycle_noise`
-# adds noise to the picture in the middle of the cycle, which drowns what is written in invisible
-# detail. `class_weight` asks a frozen judge of OCT to read the photograph's class off the scan. It
-# sounds right, and it is a trap: what pleases the judge need not look like a disease, and in our
-# trial the scans stopped looking like OCT at all.
+# Two **remedies** are there, both off until asked for (results/translation.md has what they did).
+# `cycle_noise` adds noise to the picture in the middle of the cycle, which drowns what is written
+# in invisible detail. `class_weight` asks a frozen judge of OCT to read the photograph's class off
+# the scan. It sounds right, and it is a trap: what pleases the judge need not look like a disease,
+# and in our trial the scans stopped looking like OCT at all.
 
 # %% [markdown]
 # ## Train
@@ -408,6 +408,6 @@ else:
 # - Short trainings on a CPU, one seed on real pictures. 256 px is built and was not trained.
 # - A scan drawn from a photograph is **an invention**: a photograph does not determine the depth.
 #   What is drawn in the layers above the drusen comes from other people's eyes.
-# - The judges are linear heads, and the ruler errs (README).
+# - The judges are linear heads, and the ruler errs (results/ruler.md).
 # - A translator that was told the class (`class_weight`) can show no more than it was told.
 # - Not for clinical use.

@@ -31,11 +31,11 @@
 # | where could it help at all? | simulated eyes, with every knob turned | pairs of both pictures |
 # | are OCT and DFE complementary? | errors of both on the same eyes, late fusion | chance |
 #
-# **What came out** (README, all numbers): on real eyes **no loss of the eight helps by a point**.
-# Fine-tuned, the best of them gained 0.5 points of mAP over the student alone (−1.5 to +2.3), plain
-# KD lost 0.6 (−1.9 to +0.8), while fine-tuning itself is worth 5.6. The OCT teacher is far better
-# than the student, and that does not help: unpaired, it can say what is true of a class and nothing
-# about the eye in the photograph.
+# **What came out** (all numbers: results/distillation.md): on real eyes **no loss of the eight
+# helps by a point**. Fine-tuned, the best of them gained 0.5 points of mAP over the student alone
+# (−1.5 to +2.3), plain KD lost 0.6 (−1.9 to +0.8), while fine-tuning itself is worth 5.6. The OCT
+# teacher is far better than the student, and that does not help: unpaired, it can say what is true
+# of a class and nothing about the eye in the photograph.
 #
 # | preset | data | where | time |
 # |---|---|---|---|
@@ -268,8 +268,8 @@ print(f"\nchosen, to be fine-tuned beside the student alone and plain KD: {chose
 
 # %% [markdown]
 # (The simulated photographs of the demo show all of the disease, and a student alone is near
-# perfect: there is hardly anything to gain. It is practice. The README has real eyes, where a
-# student alone reaches 54 points.)
+# perfect: there is hardly anything to gain. It is practice. results/distillation.md has real eyes,
+# where a student alone reaches 54 points.)
 #
 # Of so many arms one is the best even if none is worth anything, so the best one's gain above is
 # too kind. That is why **one** arm is chosen here, trained anew, and judged on patients that had no
@@ -444,7 +444,7 @@ plots.compact(figure)
 # disease. Its gain over the student alone, on the same test eyes: by FDDM and by KD without pairs,
 # and by KD with both pictures of each eye. In the left column of every panel there is nothing to
 # see, and no teacher can change that. The demo has one seed and few eyes, so single cells mean
-# little; the README shows the same map with three seeds and 300 test eyes.
+# little; results/distillation.md has the map with three seeds and 300 test eyes.
 
 # %%
 cells = gain_map(
@@ -458,7 +458,7 @@ figure = distillation_plots.gain_maps(
 plots.compact(figure)
 
 # %% [markdown]
-# **The answer**, from the full map in the README (300 eyes a class, three seeds):
+# **The answer**, from the full map in results/distillation.md (300 eyes a class, three seeds):
 #
 # - Where the photograph shows nothing, nothing helps, pairs included.
 # - While labels are right, no teacher helps. The student's own labels say more about its classes

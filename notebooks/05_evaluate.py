@@ -185,7 +185,7 @@ print(sides)
 #    brightest band for the RPE (Chiu et al., 2010). BM is a smooth curve under the RPE's low
 #    points, so drusen are what rises above it. The ruler says when it cannot read a picture.
 #
-# The ruler's own error was measured first (README, *The ruler*). On simulated drusen scans of
+# The ruler's own error was measured first (results/ruler.md). On simulated drusen scans of
 # 256 px, where the truth is known, ILM, RPE and BM are off by 0.2, 0.6 and 0.4 px on average (1 px
 # is 0.4 % of the height); of drusen at least 2 px high it finds 71 %, and 94 % of what it finds is
 # there. Of 76 real scans looked at one by one it accepted 72, and 70 of those had no wrong surface.
@@ -398,10 +398,10 @@ plots.compact(verdict_figure(report, sides.real.test.images, sides.synthetic.ima
 # ## Limits
 #
 # - The default judges a GAN on **simulated** eyes: it shows how the page is read, not how good the
-#   generator is on patients. The README has the numbers on real scans.
+#   generator is on patients. results/evaluation.md has real scans.
 # - Features and classifier start from photographs. What they cannot see is not in the numbers.
-# - The ruler knows three surfaces of a central B-scan. Its error is in the README; where real and
-#   synthetic scans differ by less, nothing was shown.
+# - The ruler knows three surfaces of a central B-scan. Its error is in results/ruler.md; where real
+#   and synthetic scans differ by less, nothing was shown.
 # - Few patients make wide intervals, and a threshold for copies that knows few unseen scans calls
 #   some innocent ones. "Not found" is not "impossible": the page says what share is not excluded.
 # - A reader's answer is the strongest evidence here, and none is claimed without a reader.

@@ -21,11 +21,11 @@
 # pairs are rare; the simulated eyes have as many as one likes, **and their truth is known**. So
 # this notebook can ask what no real data set answers: is each druse drawn where it is?
 #
-# **What came out** (README, all numbers): a U-Net, given the same crops, draws the mean scan with a
-# haze where there are drusen. A network that turns each *column* of the photograph into one column
-# of the scan puts them in their place within minutes on one core: it finds 30 to 41 % of them, over
-# four trainings, where the ruler finds 48 % on the true scans, and the same scans dealt out to
-# other eyes 11 to 15 %.
+# **What came out** (all numbers: results/translation.md): a U-Net, given the same crops, draws the
+# mean scan with a haze where there are drusen. A network that turns each *column* of the photograph
+# into one column of the scan puts them in their place within minutes on one core: it finds 30 to 41
+# % of them, over four trainings, where the ruler finds 48 % on the true scans, and the same scans
+# dealt out to other eyes 11 to 15 %.
 #
 # | preset | pictures | where | training time |
 # |---|---|---|---|
@@ -171,7 +171,7 @@ plots.compact(figure)
 #
 # **The `column` network** halves rows and never columns, until each column of the strip is one
 # vector; neighbouring vectors exchange; and the mirror image unfolds each into a column of the
-# scan. Its weights are a tenth as many, and it finds many more of the drusen (below, README).
+# scan. Its weights are a tenth as many, and it finds many more of the drusen (below).
 
 # %%
 shown = {"unet": translators.UNetGenerator, "column": translators.ColumnGenerator}

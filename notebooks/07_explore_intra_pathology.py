@@ -37,8 +37,9 @@
 # | `colab` | 256 px, OCT2017 | one T4 | 2 x 1.5 hours |
 # | `kaggle` | 256 px, OCT2017 | 2 x T4 | 2 x 5.2 hours |
 #
-# After twelve minutes on a CPU a generator is a beginner, and the numbers show it; the README has
-# longer trainings and real patients. Nothing that is made here is for clinical use.
+# After twelve minutes on a CPU a generator is a beginner, and the numbers show it;
+# results/styles.md has longer trainings and real patients. Nothing that is made here is for
+# clinical use.
 
 # %% [markdown]
 # ## Setup
@@ -216,7 +217,7 @@ for name, network in zip(("generator", "discriminator"), gan.build(training)):
 #
 # The relativistic loss with the penalties R1 and R2, as in notebook 02. StyleGAN adds two ideas to
 # make $W$ smooth. Both are here as settings, and both are **off**: in trainings as short as ours
-# neither was shown to help, and mixing looked worse (README):
+# neither was shown to help, and mixing looked worse (results/styles.md):
 #
 # - **style mixing** (`OCT_MIXING`): some scans get the coarse styles of one $z$ and the fine ones
 #   of another. Levels learn not to rely on each other. But which layers lie where, and where their

@@ -73,7 +73,8 @@ def zero_centred_penalty(logits: torch.Tensor, images: torch.Tensor, fine=1.0) -
     every cell of 2 x 2 px, put back in its place, the penalty is ||P g||^2 + fine ||g - P g||^2.
     The published one asks for the same flatness in every direction, but scans do not vary alike in
     all: most of their contrast is coarse, and what tells grain from grain is a function of small
-    differences between neighbours, which has to be steep. README has what it makes of speckle.
+    differences between neighbours, which has to be steep. results/generators.md has what
+    it makes of speckle.
     """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     gradient = gradient.float()

@@ -4,7 +4,7 @@ After R3GAN (Huang, Gokaslan, Kuleshov & Tompkin, "The GAN is dead; long live th
 2024), written from the paper. Kept: residual blocks whose last convolution starts at zero, no
 normalisation anywhere (the gradient penalties are defined per sample), bilinear resampling in the
 generator, a learned 4 x 4 basis at one end and a depthwise 4 x 4 sum at the other. Changed for OCT
-and for machines without a large GPU, each after trials (README):
+and for machines without a large GPU, each after trials (results/generators.md):
 
 - plain 3 x 3 convolutions in place of grouped ones in an inverted bottleneck: three to four times
   faster on a CPU;

@@ -3,8 +3,8 @@
 Written from the papers: StyleGAN (Karras, Laine & Aila, CVPR 2019) and StyleGAN2 (Karras et al.,
 CVPR 2020). Noise z is not drawn from directly. A mapping network bends it into a *style* w, and w
 sets how strong every feature is in every convolution. The mapping may bend z as it likes, so that
-what varies in the data can lie along straight lines in W, the space of styles: the README says what
-does and what does not.
+what varies in the data can lie along straight lines in W, the space of styles: results/styles.md
+says what does and what does not.
 
 Kept: mapping network on normalised z with a slow learning rate; a learned 4 x 4 start; convolutions
 modulated by the style and demodulated; skip outputs; noise inputs; equalised learning rates;
@@ -17,7 +17,7 @@ OCT and for machines without a large GPU, as in the residual GAN, whose discrimi
   one for 8 px, ... and an edit can say at which scale it works;
 - bilinear doubling before the convolution; few channels at the picture's own resolution;
 - speckle from fixed Gaussians, whose strength the network decides at each place, and the same
-  noise in cells in the features (residual_gan.Grain; README has what learned kernels do instead).
+  noise in cells in the features (residual_gan.Grain; results/generators.md has learned kernels).
 """
 
 import math
