@@ -5,13 +5,13 @@ files of helpers/methods.
 """
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from helpers import config
+from helpers import config, shape
 from helpers.data import Data, Split, batches
 from helpers.distillation_data import distillation_batches, images_of
 from helpers.methods.classification import Classification, ClassifierSettings
@@ -25,6 +25,8 @@ from helpers.recipes import with_recipe
 from helpers.runs import open_run
 from helpers.sources import Scan
 from helpers.translation_data import Domains, paired_batches, unpaired_batches
+
+CLASSES = ("DRUSEN", "NORMAL")
 
 
 def bands(count, seed):
@@ -56,19 +58,65 @@ class Thumbnails:
         return F.adaptive_avg_pool2d(pixels, 8).flatten(1).cpu().numpy()
 
 
-def gan(folder, *, recipe="best", **changes):
-    conditional = changes.get("conditional", 0)
-    given = dict(preset="tiny", runs=folder, run="test", recipe=recipe, width=4, precision="fp32",
-                 validation_images=8) | changes  # fmt: skip
+def gan_settings(folder, **changes):
+    """Of whole scans and a DCGAN of one class, unless something else is asked for."""
+    given = dict(preset="tiny", runs=folder, run="test", model="dcgan", framing="stretch", width=4,
+                 conditional=0, precision="fp32", validation_images=8) | changes  # fmt: skip
     arguments = [f"--{name}={value}" for name, value in given.items()]
-    settings = with_recipe(config.resolve(config.TrainGan, arguments, {}))
-    data = make_data()
+    return with_recipe(config.resolve(config.TrainGan, arguments, {}))
+
+
+def gan(folder, **changes):
+    settings, data = gan_settings(folder, **changes), make_data()
+    conditional = settings.conditional
     torch.manual_seed(settings.seed)
     method = GAN(settings, data.validation.images, Thumbnails(), CLASSES if conditional else ())
     labels = np.arange(len(data.train)) % 2 if conditional else None
     draw = partial(batches, data.train.images, settings.batch_size, labels=labels,
                    seed=settings.seed)  # fmt: skip
     return method, draw, open_run(settings, data, {}), settings
+
+
+def retinas(labels, seed):
+    """Scans of 64 px that can be aligned: an ILM, and an RPE that drusen lift."""
+    rng = np.random.default_rng(seed)
+    x, rows, scans = np.linspace(-1, 1, 64), np.arange(64)[:, None], []
+    for label in labels:
+        rpe = 40 + rng.normal(0, 3) + rng.normal(0, 3) * x
+        druse = 5 * np.exp(-(((x - rng.uniform(-0.6, 0.6)) / 0.12) ** 2))
+        line, ilm = rpe - druse * (label == "DRUSEN"), rpe - 16 + rng.normal()
+        scan = (
+            15 + 75 * ((rows > ilm) & (rows < line)) + 200 * np.exp(-(((rows - line) / 1.5) ** 2))
+        )
+        scan += 40 * np.exp(-(rows - rpe).clip(0) / 8) * (rows > line)
+        scans.append(scan * rng.gamma(8, 1 / 8, (64, 64)))
+    return np.stack(scans).clip(0, 255).astype(np.uint8)[:, None]
+
+
+@cache
+def aligned_data():
+    """Crops of 48 training scans of two classes with their shapes, and 24 whole validation scans;
+    the labels of both."""
+    labels, others = (np.array(CLASSES)[np.arange(count) % 2] for count in (48, 24))
+    crops, shapes = zip(*(shape.align(scan[0], 64, 64) for scan in retinas(labels, 1)))
+    crops, shapes = np.stack(crops)[:, None], np.stack(shapes)
+    return Split(crops, [], shapes), labels, retinas(others, 2), others
+
+
+def aligned_gan(folder, classes=CLASSES, **changes):
+    """Crops of several classes, with what each looks like."""
+    given = dict(model="residual", framing="aligned", conditional=1)
+    settings = gan_settings(folder, **given | changes)
+    learned, labels, validation, others = aligned_data()
+    torch.manual_seed(settings.seed)
+    method = GAN(settings, validation, Thumbnails(), classes if settings.conditional else (),
+                 labels=others, shapes=shape.Shapes(learned.shapes, labels))  # fmt: skip
+    told = {}
+    if method.looks:
+        places = np.array([classes.index(label) for label in labels])
+        told = {"labels": places, "looks": shape.look(learned.shapes)}
+    draw = partial(batches, learned.images, settings.batch_size, seed=settings.seed, **told)
+    return method, draw, open_run(settings, make_data(), {}), settings
 
 
 def classification(folder, **changes):
@@ -127,7 +175,6 @@ def distillation(folder, **changes):
     return method, draw, open_run(settings, domains.oct, {}), settings
 
 
-CLASSES = ("DRUSEN", "NORMAL")
 RESIDUAL = dict(model="residual", penalty_every=3)
 STYLE = dict(model="stylegan", penalty_every=3)
 
@@ -140,6 +187,7 @@ METHODS = {
     "gan conditional, adaptive": partial(gan, **RESIDUAL, conditional=1, overfitting=0.3),
     "gan stylegan": partial(gan, **STYLE, path_length=2),
     "gan stylegan, conditional": partial(gan, **STYLE, conditional=1, overfitting=0.3),
+    "gan aligned": partial(aligned_gan, penalty_every=3, overfitting=0.3),
     "classification": classification,
     "cyclegan": partial(translator, method=CycleGAN, network="resnet"),
     "cut": partial(translator, method=CUT, model="cut", network="column"),

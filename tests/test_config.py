@@ -51,9 +51,10 @@ def test_relative_paths_start_at_the_root(tmp_path, monkeypatch):
 
 
 def test_a_recipe_fills_what_is_left_open():
-    settings = with_recipe(resolve(TrainGan, ["--recipe=paper", "--width=16"], {}))
+    paper = ["--model=dcgan", "--framing=stretch", "--recipe=paper"]
+    settings = with_recipe(resolve(TrainGan, [*paper, "--width=16"], {}))
     assert settings.width == 16
-    large = with_recipe(resolve(TrainGan, ["--recipe=paper", "--size=256"], {}))
+    large = with_recipe(resolve(TrainGan, [*paper, "--size=256"], {}))
     assert large.width == 8 * 512 // 256  # 512 channels at 4 px
     assert all(
         getattr(settings, name) == value
@@ -64,8 +65,23 @@ def test_a_recipe_fills_what_is_left_open():
         with_recipe(resolve(TrainGan, ["--recipe=worst"], {}))
 
 
+def test_networks_of_crops_are_as_wide_as_those_of_scans_with_as_many_rows():
+    """A crop of 256 px has 128 rows, and its penalty the weight of as many pixels in a square."""
+    crops = with_recipe(resolve(TrainGan, ["--size=256"], {}))
+    assert (crops.model, crops.framing, crops.conditional) == ("residual", "aligned", None)
+    channels = RECIPES["residual"]["best"]["channels"]
+    assert crops.width == residual("--size=128").width == channels * 8 // 128
+    assert crops.gamma == pytest.approx(penalty_weight(256) / 2)
+    small = with_recipe(resolve(TrainGan, ["--size=64"], {}))
+    assert (small.width, small.gamma) == (residual("--size=64").width, penalty_weight(64))
+    assert with_recipe(resolve(TrainGan, ["--model=dcgan"], {})).conditional is False
+    with pytest.raises(ValueError, match="framing='whole': choose one of aligned, stretch"):
+        with_recipe(resolve(TrainGan, ["--framing=whole"], {}))
+
+
 def residual(*arguments):
-    return with_recipe(resolve(TrainGan, ["--model=residual", *arguments], {}))
+    given = ["--model=residual", "--framing=stretch", *arguments]
+    return with_recipe(resolve(TrainGan, given, {}))
 
 
 def test_the_residual_recipe_fills_what_is_left_open():
@@ -126,7 +142,7 @@ def test_what_the_residual_model_cannot_do_is_named(arguments):
 
 
 def test_what_only_the_residual_model_has_is_no_error_elsewhere():
-    settings = with_recipe(resolve(TrainGan, [], {}))
-    assert settings.model == "dcgan" and settings.blocks == 0 and settings.conditional is False
+    settings = with_recipe(resolve(TrainGan, ["--model=dcgan"], {}))
+    assert settings.blocks == 0 and settings.conditional is False
     assert residual("--overfitting=0.5", "--augment=0.8").overfitting == 0.5
     assert residual("--augment=1").augment == 1

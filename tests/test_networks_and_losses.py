@@ -18,7 +18,7 @@ def count(network):
 def test_paper_recipe_has_the_parameter_counts_of_the_published_example():
     # The PyTorch example for three channels has 3,576,704 and 2,765,568. One channel saves
     # 2 x 64 filters of 4 x 4 at the image end of each network.
-    settings = with_recipe(TrainGan(recipe="paper", size=64))
+    settings = with_recipe(TrainGan(model="dcgan", framing="stretch", recipe="paper", size=64))
     generator = Generator(64, settings.z_dim, settings.width, settings.upsample)
     discriminator = Discriminator(64, settings.width, settings.norm)
     assert count(generator) == 3_576_704 - 2 * 64 * 16

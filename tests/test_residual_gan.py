@@ -71,7 +71,7 @@ def test_no_scan_sees_the_others_of_its_batch():
 
 
 def test_at_256_px_the_generator_fits_into_10_mb():
-    settings = with_recipe(config.TrainGan(model="residual", size=256))
+    settings = with_recipe(config.TrainGan(model="residual", framing="stretch", size=256))
     generator = Generator(256, settings.z_dim, settings.width, settings.blocks, classes=4)
     assert len(checkpoint.generator_bytes(generator.state_dict(), {})) < 10e6
     wider = Generator(256, settings.z_dim, 2 * settings.width, settings.blocks)
@@ -369,7 +369,7 @@ def test_a_training_that_gets_no_better_ends_and_keeps_its_best(tmp_path, capsys
     start = METHODS["gan residual"]
     run = train(*never_better(start(tmp_path, **budget, **WATCHED)))
     assert "3 validations without a better one" in capsys.readouterr().out
-    judged = [r["step"] for r in run.metrics() if "kernel_distance" in r]
+    judged = [r["step"] for r in run.metrics() if "score" in r]
     assert judged == [2, 4, 6, 8] and run.metrics()[-1]["step"] == 8
     assert load_generator(run.folder).metadata["step"] == 2
     assert checkpoint.load_best(run.checkpoints)[0] == 2
@@ -398,7 +398,7 @@ def test_a_better_validation_renews_the_patience(tmp_path, budget):
     values = iter([5.0, 6.0, 7.0, 4.0, 4.0, 6.0, 7.0, 0.0])
     start[0].validate = lambda network: next(values)
     run = train(*start)
-    judged = [r["kernel_distance"] for r in run.metrics() if "kernel_distance" in r]
+    judged = [r["score"] for r in run.metrics() if "score" in r]
     assert judged == [5, 6, 7, 4, 4, 6, 7]
     assert load_generator(run.folder).metadata["step"] == 8
 

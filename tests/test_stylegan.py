@@ -63,7 +63,7 @@ def test_two_networks_of_one_seed_are_equal():
 
 
 def test_at_256_px_the_generator_fits_into_10_mb():
-    settings = with_recipe(config.TrainGan(model="stylegan", size=256))
+    settings = with_recipe(config.TrainGan(model="stylegan", framing="stretch", size=256))
     generator = Generator(256, settings.z_dim, settings.width, settings.blocks, classes=4)
     assert len(checkpoint.generator_bytes(generator.state_dict(), {})) < 10e6
 
@@ -190,7 +190,7 @@ def test_styles_and_draw_make_forward():
     for truncation in (1.0, 0.6):
         styles = generator.styles(z, labels, truncation)
         assert (styles == styles[:, :1]).all()
-        expected = generator(z, labels, truncation)
+        expected = generator(z, labels, truncation=truncation)
         assert torch.equal(generator.draw(styles, z[:, LATENT:]), expected)
         assert torch.equal(generator.styles(z[:, :LATENT], labels, truncation), styles)
 
@@ -472,9 +472,9 @@ def test_mixing_trains_through_mixed(tmp_path, monkeypatch, mixing):
     method, draw, *_ = gan(tmp_path, **STYLE, mixing=mixing, conditional=1)
     asked, plain = [], Generator.mixed
 
-    def spy(self, z, share, labels=None):
+    def spy(self, z, share, labels=None, look=None):
         asked.append((share, labels.tolist()))
-        return plain(self, z, share, labels)
+        return plain(self, z, share, labels, look)
 
     monkeypatch.setattr(Generator, "mixed", spy)
     real, labels = next(draw())

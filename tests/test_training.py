@@ -45,7 +45,8 @@ def features():
 
 def settings_for(tmp_path, *changes):
     arguments = ["--preset=tiny", f"--runs={tmp_path}", "--run=test", "--precision=fp32",
-                 "--width=8", "--batch_size=16", *changes]  # fmt: skip
+                 "--model=dcgan", "--framing=stretch", "--width=8", "--batch_size=16",
+                 *changes]  # fmt: skip
     return with_recipe(config.resolve(config.TrainGan, arguments, {}))
 
 

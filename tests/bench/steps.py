@@ -66,7 +66,9 @@ def from_files(place, size, batch_size, channels=1):
 
 
 def make_gan(size: int, **settings):
-    given = [f"--{name}={value}" for name, value in {"size": size, **settings}.items()]
+    """A GAN of whole scans of one class, a DCGAN if nothing is said: what the plain way trains."""
+    given = {"size": size, "model": "dcgan", "framing": "stretch", "conditional": 0, **settings}
+    given = [f"--{name}={value}" for name, value in given.items()]
     settings = with_recipe(config.resolve(config.TrainGan, given, {}))
     return GAN(settings, np.zeros((2, 1, size, size), np.uint8), Thumbnails())
 
