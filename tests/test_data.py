@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from methods import retinas
 from PIL import Image
 
 from helpers import cache as cache_module
-from helpers import public_sets
+from helpers import preprocess, public_sets, shape, simulate
 from helpers.data import batches, content_hashes, describe, prepare, split_patients
 from helpers.simulate import make_eye
 from helpers.sources import Scan, load_manifest
@@ -450,6 +451,78 @@ def test_cache_lies_in_the_runs_folder(folder, monkeypatch, tmp_path):
     assert json.loads(note.read_text())["shape"][1:] == [1, 32, 32]
 
 
+@pytest.fixture
+def eyes(tmp_path):
+    """Scans whose RPE can be found, two of each of six patients, two classes; one has none."""
+    for label in ("DRUSEN", "NORMAL"):
+        for number, scan in enumerate(retinas([label] * 12, seed=len(label))):
+            path = tmp_path / "eyes" / label / f"{label}-{number // 2}00-{number % 2}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(scan[0]).save(path)
+    noise = np.random.default_rng(0).integers(0, 60, (64, 64), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "eyes" / "DRUSEN" / "DRUSEN-000-7.png")
+    return tmp_path / "eyes"
+
+
+ALIGNED = dict(framing="aligned", class_="all", size=64)
+
+
+def test_aligned_scans_keep_their_shapes_and_those_without_rpe_are_named(eyes):
+    with pytest.warns(UserWarning, match="1 files were left out: DRUSEN-000-7.png .no RPE found"):
+        data = made(eyes, **ALIGNED)
+    ((path, reason),) = data.left_out
+    assert path.endswith("DRUSEN-000-7.png") and reason.startswith("no RPE found")
+    splits = (data.train, data.validation, data.test)
+    assert sum(map(len, splits)) == 24
+    for split in splits:  # rows still fit their scans
+        assert split.images.shape[1:] == (1, 64, 64) and split.shapes.dtype == np.float32
+        for image, values, scan in zip(split.images, split.shapes, split.scans, strict=True):
+            crop, own = shape.align(np.asarray(Image.open(scan.path)), 64, 64)
+            assert np.array_equal(image[0], crop) and np.array_equal(values, own)
+    assert made(eyes, class_="all", size=64).train.shapes is None  # of whole scans
+
+
+@pytest.mark.parametrize("damage", ["image", "shapes", "cut"])
+def test_a_damaged_cache_of_crops_is_made_anew(eyes, damage, monkeypatch):
+    first = made(eyes, **ALIGNED)
+    images, shapes = np.array(first.train.images), first.train.shapes
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_module, "read_scan", None)  # a second call decodes nothing
+        again = made(eyes, **ALIGNED)
+    assert np.array_equal(again.train.images, images) and again.left_out == first.left_out
+    assert np.array_equal(again.train.shapes, shapes)
+    (raw,) = (eyes.parent / "cache").glob("*.u8")
+    content = bytearray(raw.read_bytes())
+    assert len(content) == 24 * (64 * 64 + 4 * len(shape.FIELDS))
+    content[{"image": 100, "shapes": -3, "cut": 0}[damage]] ^= 64
+    raw.write_bytes(content[: -4 * len(shape.FIELDS)] if damage == "cut" else content)
+    with pytest.warns(UserWarning, match="damaged"):
+        again = made(eyes, **ALIGNED)
+    assert np.array_equal(again.train.images, images)
+    assert np.array_equal(again.train.shapes, shapes)
+
+
+def test_a_new_version_makes_new_caches_of_what_it_changes_alone(eyes, monkeypatch):
+    """Pixels of the old code would be trained on as if they were of the new one."""
+    virtual = Path("simulated")
+
+    def caches():
+        return len(list((eyes.parent / "cache").glob("*.json")))
+
+    def decode_all():
+        for source, framing in ((eyes, "stretch"), (eyes, "aligned"), (virtual, "stretch")):
+            prepare(str(source), class_="all" if source == eyes else "DRUSEN", size=64,
+                    framing=framing, n_simulated=4, progress=False,
+                    cache=eyes.parent / "cache")  # fmt: skip
+        return caches()
+
+    assert decode_all() == 3 == decode_all()
+    for module, of in ((preprocess, 3), (shape, 1), (simulate, 1)):
+        before = caches()
+        monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
+        assert decode_all() == before + of == decode_all()
+
+
 # ---------------------------------------------------------------- batches
 
 
@@ -515,10 +588,14 @@ def test_labels_go_with_their_images(tmp_path, resident):
     images.tofile(tmp_path / "images.u8")
     if not resident:
         images = Large(tmp_path / "images.u8", np.uint8, "r", shape=images.shape)
-    stream = batches(images, 5, labels=np.arange(len(images)) * 10, seed=3)
-    for pixels, labels in (next(stream) for _ in range(12)):
+    labels = np.arange(len(images)) * 10
+    looks = np.stack([labels / 7, -labels], 1).astype(np.float32)
+    streams = [batches(images, 5, labels=labels, seed=3, **more) for more in ({}, {"looks": looks})]
+    for (pixels, told), (same, again, look) in (map(next, streams) for _ in range(12)):
         numbers = ((pixels[:, 0, 0, 0] + 1) * 127.5).round().long()
-        assert (labels == 10 * numbers).all()
+        assert (told == 10 * numbers).all()
+        assert torch.equal(same, pixels) and torch.equal(again, told)
+        assert torch.equal(look, torch.from_numpy(looks)[numbers])
 
 
 def test_several_classes_are_asked_for_with_a_plus(tmp_path):
