@@ -157,8 +157,8 @@ def scans(class_, size, framing="stretch", **what):
 whole = max(256, settings.size)  # px of the whole scans that all is measured against
 full = scans(settings.class_, whole)  # the class that is judged
 settings.class_ = full.class_  # as the source spells it; a source of one class leaves no choice
-if settings.conditional is None:  # every class in one network, wherever there are several
-    settings.conditional = len(full.classes) > 1
+if settings.conditional is None:  # every class in one network; of A+B none could be judged
+    settings.conditional = settings.class_ in full.classes
 learned = scans("all" if settings.conditional else full.class_, settings.size, settings.framing)
 classes, labels = np.unique(learned.train.labels, return_inverse=True)
 yardstick, every = {}, full.validation

@@ -92,6 +92,7 @@ from helpers.evaluate import (
     write_all,
 )
 from helpers.evaluation_data import read_sides
+from helpers.generate import classes_of, load_generator
 from helpers.measures import blinding, damage, layers, reading
 from helpers.measures import texture as grain
 from helpers.measures.features import Features
@@ -151,7 +152,7 @@ if not synthetic:
         raise ValueError(f"OCT_RUN={settings.run}: no GAN; name a folder of scans in OCT_SYNTHETIC")
     steps = Run(synthetic).metrics()[-1]["step"]  # as many for the contrast, however long
     recipe |= {"class_": "NORMAL", "steps": steps, "hours": 0.0, "patience": 0}
-    if not recipe.get("conditional"):  # one network of every class brings its contrast along
+    if len(classes_of(load_generator(synthetic))) < 2:  # several bring their contrast along
         contrast = contrast or run_of(f"{synthetic.name}-contrast", config.TrainGan(**recipe))
 
 # %% [markdown]

@@ -66,7 +66,7 @@ class GAN:
     """Trains ``settings`` (a ``config.TrainGan``); validates on ``validation``, uint8 (N, 1, S, S).
 
     ``averaged`` is the network whose moving average is judged and exported. With
-    ``settings.conditional`` (None: with several classes) the batches are scans and labels,
+    ``settings.conditional`` (None: with names of classes) the batches are scans and labels,
     ``classes`` their names. With
     ``shapes`` (a ``shape.Shapes`` of the training scans) the networks see aligned crops, with how
     each looks (``shape.look``) as the last part of a batch, and every picture that leaves here is a
@@ -85,12 +85,9 @@ class GAN:
     def __init__(self, settings, validation: np.ndarray, features, classes=(), labels=None,
                  shapes=None):  # fmt: skip
         s = self.settings = settings
-        self.conditional = len(classes) > 1 if s.conditional is None else s.conditional
-        if self.conditional and len(classes) < 2:
-            raise ValueError(
-                f"conditional=1 and the data have one class ({', '.join(classes) or 'unnamed'}): "
-                "set OCT_CONDITIONAL=0 or add other classes to OCT_DATA."
-            )
+        self.conditional = len(classes) > 0 if s.conditional is None else s.conditional
+        if self.conditional and not classes:
+            raise ValueError("conditional=1: classes=, the names of what is learned, are missing.")
         if self.conditional and s.class_ not in classes:
             raise ValueError(f"class={s.class_}: choose the one to judge, of {', '.join(classes)}.")
         if labels is None or not self.conditional:  # "all" and A+B are names of no label
