@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import methods
 import numpy as np
@@ -459,17 +460,21 @@ def test_a_gan_is_trained_from_its_settings_alone(folder, tmp_path, capsys):
     dict(framing="stretch", model="dcgan", conditional=False),
     dict(framing="stretch"),
     {"class": "all"},
+    {"class": "DRUSEN", "alone": True},
     {"class": "all", "conditional": False},
     dict(conditional=False),
 ], ids=str)  # fmt: skip
 def test_whole_scans_one_class_or_all_as_one_are_a_setting_away(folder, tmp_path, changes):
+    changes = dict(changes)
+    if changes.pop("alone", False):  # a source of one class leaves no choice
+        shutil.rmtree(folder / "NORMAL")
     settings = settings_for(folder, tmp_path, **{"steps": 1, **changes})
     method, draw, whole, learned = trained.ready(settings, Thumbnails(), progress=False)
     assert method.conditional == (changes == dict(framing="stretch"))
     batch = next(draw())
     assert torch.is_tensor(batch) == (settings.model == "dcgan")
     classes = set(learned.train.labels)
-    assert len(classes) == (2 if method.conditional or "class" in changes else 1)
+    assert len(classes) == (2 if method.conditional or changes.get("class") == "all" else 1)
     assert whole.validation.images.shape[1:] == (1, 256, 256)
     record = method.step(batch, Accelerator())
     assert np.isfinite(list(record.values())).all()
