@@ -5,7 +5,8 @@
 
 `few` holds the data set with the rare class (--class, DRUSEN) and perhaps other classes, split by
 patient; `more` is what can be borrowed from. One table row per arm, each trained for the same
-wall-clock time on one core, recipe residual/best:
+wall-clock time on one core, recipe residual/best, on whole scans (--set framing=aligned trains on
+crops of theirs instead, and judges whole scans as well):
 
     none, fixed, adapted    the rare class's training scans alone; augmentation 0, as the recipe has
                             it, adapted to an overfitting of 0.6
@@ -31,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from helpers import config
+from helpers import config, shape
 from helpers.data import batches, prepare
 from helpers.generate import load_generator, sample
 from helpers.measures.coverage import coverage_report
@@ -54,28 +55,28 @@ ARMS = {
 JUDGED = 500
 
 
-def scans(options, source, class_, size):
-    return prepare(source, class_=class_, size=size, cache=Path(options.out).resolve() / "cache",
-                   progress=False)  # fmt: skip
+def scans(options, source, class_, size, framing="stretch"):
+    return prepare(source, class_=class_, size=size, framing=framing, progress=False,
+                   cache=Path(options.out).resolve() / "cache")  # fmt: skip
 
 
-def to_learn(options, arm):
-    """(images, labels, classes) of an arm; the rare class's own data set first."""
-    few = scans(options, options.few, "all", options.size).train
-    images, labels = [few.images], [few.labels]
+def to_learn(options, arm, framing):
+    """Images of an arm, names of their classes, and of crops their shapes; `few` comes first."""
+    few = scans(options, options.few, "all", options.size, framing).train
+    sides, labels = [few], [few.labels]
     if arm in ("alike", "conditional"):
-        more = scans(options, options.more, "all", options.size)
+        more = scans(options, options.more, "all", options.size, framing)
         for side in (more.train, more.validation, more.test):
-            images.append(side.images)
+            sides.append(side)
             labels.append(np.array([f"{scan.dataset}-{scan.label}" for scan in side.scans]))
-    images, labels = np.concatenate(images), np.concatenate(labels)
-    if arm != "conditional":
-        like = {options.class_} | ({f"{d}-{c}" for d in names_of(labels) for c in options.like}
-                                   if arm == "alike" else set())  # fmt: skip
-        chosen = np.isin(labels, sorted(like))
-        return images[chosen], None, ()
-    names, labels = np.unique(labels, return_inverse=True)
-    return images, labels, tuple(map(str, names))
+    images, labels = np.concatenate([side.images for side in sides]), np.concatenate(labels)
+    shapes = None if few.shapes is None else np.concatenate([side.shapes for side in sides])
+    if arm == "conditional":
+        return images, labels, shapes
+    like = {options.class_} | ({f"{d}-{c}" for d in names_of(labels) for c in options.like}
+                               if arm == "alike" else set())  # fmt: skip
+    chosen = np.isin(labels, sorted(like))
+    return images[chosen], labels[chosen], None if shapes is None else shapes[chosen]
 
 
 def names_of(labels):
@@ -86,16 +87,23 @@ def train_one(options, arm, seed):
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     folder = place(options, arm, seed)
-    argv = ["--model=residual", f"--size={options.size}", f"--seed={seed}", f"--runs={folder}",
-            "--run=run", f"--hours={options.minutes / 60}", f"--class={options.class_}",
-            "--validation-images=100", "--patience=0", *ARMS[arm], *options.set]  # fmt: skip
+    argv = ["--model=residual", "--framing=stretch", "--conditional=0", f"--size={options.size}",
+            f"--seed={seed}", f"--runs={folder}", "--run=run", f"--class={options.class_}",
+            f"--hours={options.minutes / 60}", "--validation-images=100", "--patience=0",
+            *ARMS[arm], *options.set]  # fmt: skip
     settings = with_recipe(config.resolve(config.TrainGan, argv, {}))
     data = scans(options, options.few, options.class_, options.size)
     full = scans(options, options.few, options.class_, max(256, options.size))
-    images, labels, classes = to_learn(options, arm)
-    method = gan.GAN(settings, full.validation.images, Features(), classes)
+    images, labels, shapes = to_learn(options, arm, settings.framing)
+    classes, places = np.unique(labels, return_inverse=True)
+    names = tuple(map(str, classes)) if settings.conditional else ()
+    bank = None if shapes is None else shape.Shapes(shapes, labels)
+    method = gan.GAN(settings, full.validation.images, Features(), names, shapes=bank)
     run = open_run(settings, data, {})
-    draw = partial(batches, images, settings.batch_size, labels=labels, seed=seed)
+    told = {"labels": places} if names or method.looks else {}
+    if method.looks:
+        told["looks"] = shape.look(shapes)
+    draw = partial(batches, images, settings.batch_size, seed=seed, **told)
     train(method, draw, run, settings)
     if not run.finished(settings.steps, settings.hours):
         raise RuntimeError(f"{folder.name} was interrupted")
@@ -118,9 +126,10 @@ def judge(options, arm, seed, features) -> dict:
     new = np.concatenate([whole.validation.images, whole.test.images])
     names = np.concatenate([whole.validation.patients, whole.test.patients])
     drawn, real, taught = (features(x) for x in (made, full.test.images, full.train.images))
+    small = at_size(made, options.size)  # whole scans that are put together may be larger
     copied = memorisation_report(
-        made, few.train.images, new, training_patients=few.train.patients, unseen_patients=names,
-        features=(drawn, features(few.train.images), features(new)),
+        small, few.train.images, new, training_patients=few.train.patients, unseen_patients=names,
+        features=(features(small), features(few.train.images), features(new)),
     )  # fmt: skip
     covered = coverage_report(drawn, taught, real)["value"] or {}
     return json.loads((folder / "done.json").read_text()) | {

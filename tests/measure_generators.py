@@ -1,11 +1,13 @@
 """Which generator is best after equal time? Contenders trained on one real data set and judged.
 
     python tests/measure_generators.py --real MANIFEST --class AMD --size 128 --minutes 10 \\
-        --seeds 0 1 2 --out DIR paper best residual lightweight-gan
+        --seeds 0 1 2 --out DIR paper best residual aligned lightweight-gan
 
-A contender is paper, best or residual (this repository's recipes), or lightweight-gan (the package
-of that name, MIT, which people would otherwise take: pip install lightweight-gan), with settings
-if wanted and a name to show: short=best:augment=0.5,lr=0.0002. Lists are joined by +, an empty one
+A contender is aligned (this repository as it is: a residual GAN of aligned crops, of every class
+that the data have), one of its recipes for whole scans of the class alone (paper and best, a DCGAN;
+residual; stylegan), or lightweight-gan (the package of that name, MIT, which people would otherwise
+take: pip install lightweight-gan), with settings if wanted and a name to show:
+short=best:augment=0.5,lr=0.0002 or alone=aligned:conditional=0. Lists are joined by +, an empty one
 is nothing: lightweight-gan:attn_res_layers=,aug_types=translation+cutout+color. Not collected by
 pytest; end it with Ctrl-C, and the same command goes on with what is not finished. With more
 --minutes it continues what was trained for fewer (lightweight-gan begins again).
@@ -25,9 +27,10 @@ such thing, gets the same: after each fifth of its time its raw weights and thei
 of the ten by the validation patients is judged.
 
 Distances are kernel distances x1000 to scans of test patients at max(256, size) px; "reduced" is
-the same with these scans reduced to `size`. Log-ratio: log((d - cost) / (d of paper - cost)), where
-cost is the distance of the reduced to the full scans, which no picture of this size can save; mean
-over the seeds that both have. Its interval is a block bootstrap: test patients are drawn with
+the same with these scans, and larger pictures, reduced to `size`. Log-ratio: log((d - cost) / (d of
+paper - cost)), where cost is the distance of the reduced to the full scans, which no picture of
+this size can save (0 for whole scans that are put together in full size); mean over the seeds that
+both have. Its interval is a block bootstrap: test patients are drawn with
 replacement, the same for every run and for the cost, and synthetic scans by themselves; inside each
 resample it is averaged over seeds. Seeds are not drawn: the spread between them stands beside the
 distance. A difference d - cost (or d) below LEAST counts as LEAST, since a log needs it positive.
@@ -57,7 +60,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from helpers import config
-from helpers.data import Split, batches, prepare
+from helpers.data import Split, evenly, prepare
 from helpers.generate import load_generator, sample
 from helpers.measures import texture
 from helpers.measures.coverage import coverage_report
@@ -70,17 +73,20 @@ from helpers.measures.distances import (
     polynomial_kernel,
 )
 from helpers.measures.features import Features
-from helpers.methods import gan
-from helpers.recipes import with_recipe
+from helpers.recipes import RECIPES, with_recipe
 from helpers.runs import open_run
+from helpers.shape import Shapes
 from helpers.state import update_average
+from helpers.trained import ready
 from helpers.training import train
 
+WHOLE = ["--framing=stretch", "--conditional=0"]
 OURS = {
-    "paper": ["--recipe=paper"],
-    "best": ["--recipe=best"],
-    "residual": ["--model=residual", "--recipe=best"],
-    "stylegan": ["--model=stylegan", "--recipe=best"],
+    "paper": ["--model=dcgan", "--recipe=paper", *WHOLE],
+    "best": ["--model=dcgan", "--recipe=best", *WHOLE],
+    "residual": ["--model=residual", *WHOLE],
+    "stylegan": ["--model=stylegan", *WHOLE],
+    "aligned": ["--model=residual", "--framing=aligned"],
 }
 # What lightweight_gan's command line takes if nothing is said (its classes have other defaults),
 # without what it draws and saves on its way. aug_prob=None: it takes 0.3 for few images.
@@ -122,17 +128,24 @@ def scans(options, size: int):
 # --- training, each run in a process of its own ---------------------------------------------------
 
 
-def train_ours(options, kind, chosen, seed, folder, data, full, features) -> dict:
-    argv = [f"--size={options.size}", f"--seed={seed}", f"--hours={options.minutes / 60}",
-            f"--class={options.class_}", f"--runs={folder}", "--run=run",
-            f"--validation-images={VALIDATED}", "--patience=0", *OURS[kind],
+def train_ours(options, kind, chosen, seed, folder, features) -> dict:
+    argv = [f"--data={options.real}", f"--size={options.size}", f"--seed={seed}",
+            f"--hours={options.minutes / 60}", f"--class={options.class_}",
+            f"--n-simulated={options.n_simulated}", f"--runs={folder.parent}",
+            f"--run={folder.name}", f"--validation-images={VALIDATED}", "--patience=0", *OURS[kind],
             *(f"--{name}={value}" for name, value in chosen.items())]  # fmt: skip
     settings = with_recipe(config.resolve(config.TrainGan, argv, {}))
-    torch.manual_seed(seed)
-    method = gan.GAN(settings, full.validation.images, features)
+    method, draw, whole, learned = ready(settings, features, progress=False)
+    if options.most and options.most < len(learned.train):
+        few = some(options, learned.train)
+        labels = np.unique(learned.train.labels[few], return_inverse=True)[1]
+        draw = partial(draw, index=few[evenly(labels)])
+        if method.shapes is not None:
+            method.shapes = Shapes(learned.train.shapes[few], learned.train.labels[few])
     parameters = {name: count(network) for name, network in method.networks.items()}
-    run = open_run(settings, data, parameters)
-    draw = partial(batches, data.train.images, settings.batch_size, seed=seed)
+    run = open_run(settings, whole, parameters, learned)
+    if run.folder != folder:
+        raise ValueError(f"{folder} holds a run of other settings: name=... or another --out")
     cpu, done = time.process_time(), folder / "done.json"
     before = json.loads(done.read_text())["cpu_seconds"] if done.exists() else 0
     train(method, draw, run, settings)
@@ -172,7 +185,15 @@ def peer_settings(chosen: dict) -> dict:
     return settings
 
 
-def train_peer(options, kind, chosen, seed, folder, data, full, features) -> dict:
+def some(options, split) -> np.ndarray:
+    """Places of the training scans that --most leaves."""
+    return np.linspace(0, len(split) - 1, min(options.most or len(split), len(split))).astype(int)
+
+
+def train_peer(options, kind, chosen, seed, folder, features) -> dict:
+    data, full = scans(options, options.size), scans(options, max(256, options.size))
+    few = some(options, data.train)
+    data.train = Split(data.train.images[few], [data.train.scans[i] for i in few])
     peer, settings = peer_module(), peer_settings(chosen)
     (folder / "scans").mkdir(parents=True)
     for number, image in enumerate(data.train.images):
@@ -186,7 +207,7 @@ def train_peer(options, kind, chosen, seed, folder, data, full, features) -> dic
     trainer.set_data_src(folder / "scans")
     average = copy.deepcopy(trainer.GAN.G).eval()
     device = next(average.parameters()).device
-    averaging = [gan.RECIPES["best"][name] for name in ("ema_half_life", "ema_ramp")]
+    averaging = [RECIPES["dcgan"]["best"][name] for name in ("ema_half_life", "ema_ramp")]
     batch = trainer.batch_size * trainer.gradient_accumulate_every
     images, seconds, cpu, kept, broken = 0, 0.0, 0.0, [], 0
     while seconds < 60 * options.minutes:
@@ -241,12 +262,8 @@ def train_one(options, spec: str, seed: int) -> None:
     torch.set_num_threads(1)
     name, kind, chosen = parse(spec)
     folder = place(options, name, seed)
-    data, full = scans(options, options.size), scans(options, max(256, options.size))
-    if options.most and options.most < len(data.train):
-        chosen = np.linspace(0, len(data.train) - 1, options.most).astype(int)
-        data.train = Split(data.train.images[chosen], [data.train.scans[i] for i in chosen])
     learn = train_ours if kind in OURS else train_peer
-    report = learn(options, kind, chosen, seed, folder, data, full, Features())
+    report = learn(options, kind, chosen, seed, folder, Features())
     report = {"megabytes": megabytes()} | report
     report["asked"] = asked(options, spec)
     (folder / "done.json").write_text(json.dumps(report, indent=1))
@@ -299,7 +316,9 @@ def pictures(folder: Path, n: int, seed: int) -> np.ndarray:
     """uint8 (n, 1, S, S): the first n, whoever drew them."""
     if (folder / "images.npy").exists():
         return np.load(folder / "images.npy")[:n]
-    made = sample(load_generator(folder / "run"), n, seed)
+    generator = load_generator(folder)
+    judged = generator.metadata.get("class") if getattr(generator, "classes", 0) else None
+    made = sample(generator, n, seed, class_name=judged)
     return texture.at_size(made, made.shape[-1])
 
 
@@ -330,28 +349,30 @@ def judge(options, runs: dict, resamples=1000) -> dict:
     within = _within(real, members, draws)
     costs = resampled_cost(real, small, members, draws)
 
-    value, resampled, table = {}, {}, {}
+    value, resampled, table, owes = {}, {}, {}, {}
     for (name, seed), folder in runs.items():
-        made = features(pictures(folder, options.n, seed))
+        drawn = pictures(folder, options.n, seed)
+        owes[name] = float(drawn.shape[-1] < full.test.images.shape[-1])
+        made, less = features(drawn), features(texture.at_size(drawn, options.size))
         alone = _members(None, len(made))
         chosen = _draws(alone, resamples, rng)
         across = _across(made, real, alone, members, chosen, draws)
         resampled[name, seed] = 1000 * (_within(made, alone, chosen) + within - 2 * across)
         value[name, seed] = kernel_distance(made, real)
         table.setdefault(name, {})[seed] = json.loads((folder / "done.json").read_text()) | {
-            "distance": value[name, seed], "reduced": kernel_distance(made, small),
+            "distance": value[name, seed], "reduced": kernel_distance(less, small),
             "coverage": coverage_report(made, training, real)["value"],
-            "coverage_reduced": coverage_report(made, training, small)["value"],
+            "coverage_reduced": coverage_report(less, training, small)["value"],
         }  # fmt: skip
 
     def log_ratio(name, off, offs):
-        """To paper, `off` (in the resamples `offs`) taken off both."""
+        """To paper, `off` (in the resamples `offs`) taken off both, where they owe it."""
         seeds = [seed for seed in table[name] if ("paper", seed) in runs]
         if not seeds:
             return None
         each, drawn = ([
-            np.log(np.maximum(d[name, seed] - less, LEAST))
-            - np.log(np.maximum(d["paper", seed] - less, LEAST)) for seed in seeds
+            np.log(np.maximum(d[name, seed] - owes[name] * less, LEAST))
+            - np.log(np.maximum(d["paper", seed] - owes["paper"] * less, LEAST)) for seed in seeds
         ] for d, less in ((value, off), (resampled, offs)))  # fmt: skip
         low, high = np.nanquantile(np.mean(drawn, axis=0), [0.025, 0.975])
         return {"value": np.mean(each), "low": low, "high": high, "by_seed": dict(zip(seeds, each))}

@@ -33,7 +33,8 @@ WARM = 5  # steps before the clock starts
 
 def rank(size: int, steps: int, folder: str) -> None:
     torch.set_num_threads(1)
-    arguments = ["--model=dcgan", "--framing=stretch", f"--size={size}", "--steps=1", f"--runs={folder}", "--run=speed",
+    arguments = ["--model=dcgan", "--framing=stretch", f"--size={size}",
+                 "--steps=1", f"--runs={folder}", "--run=speed",
                  "--precision=" + ("auto" if torch.cuda.is_available() else "fp32")]  # fmt: skip
     settings = with_recipe(config.resolve(config.TrainGan, arguments, {}))
     data = make_data()

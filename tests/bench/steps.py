@@ -26,6 +26,7 @@ from helpers.methods.gan import GAN
 from helpers.networks.classifiers import Classifier, Network
 from helpers.precision import choose_precision
 from helpers.recipes import with_recipe
+from helpers.trained import ready
 
 IMAGES = 300  # files of each modality
 LAZY = 4  # steps from one penalty of our recipes to the next: a turn has whole rounds of them
@@ -92,6 +93,18 @@ def adversarial(place, who, size, model, precision="auto"):
     return Ours(method, batches(cached(place, size), count, device=DEVICE), precision)
 
 
+def aligned(place, who, size, precision="auto"):
+    """What notebook 02 trains: crops of all classes, with what each looks like; its loss and its
+    augmentation on both sides, and the cache as well."""
+    given = [f"--data={files(place, IMAGES)}", f"--size={size}", f"--runs={place}"]
+    settings = with_recipe(config.resolve(config.TrainGan, given, {}))
+    method, draw, *_ = ready(settings, Thumbnails(), progress=False)
+    stream = draw(device=DEVICE)
+    if who == "plain":
+        return Ours(method, stream, "fp32", torch.contiguous_format)
+    return Ours(method, stream, precision)
+
+
 def cyclegan(place, who, size, width, blocks=6, precision="auto"):
     """The published networks and losses on both sides, batch 1."""
     if who == "plain":
@@ -144,6 +157,10 @@ def cases(precision="auto") -> dict:
         )  # fmt: skip
     size, width = (256, 64) if DEVICE.type == "cuda" else (128, 32)
     found |= {
+        f"residual `best`, aligned crops of all classes, {size} px, batch 16": (
+            16, partial(aligned, size=size, precision=precision),
+            "the same code in float32, default layout",
+        ),
         f"CycleGAN, ResNet-6, width {width}, {size} px, batch 1": (
             1, partial(cyclegan, size=size, width=width, precision=precision),
             f"{run}; passes joined, InstanceNorm",
