@@ -242,6 +242,8 @@ def read_sides(real, synthetic, *, class_="DRUSEN", contrast=None, n=1000, seed=
     names = {m.class_: m for m in made}
     target = names.get(class_, made[0])
     size = max(size, target.images.shape[-1])
+    if target.run and target.run["identity"]:  # of as many simulated patients the split is its own
+        n_simulated = target.run["identity"].get("n_simulated", n_simulated)
     keep.update(size=size, framing=framing, n_simulated=n_simulated)
     wanted = class_ if target.run is None else target.class_
     sides = Sides(read_real(real, wanted, run=target.run, **keep), target)

@@ -132,7 +132,8 @@ def curves(metrics, *, floor=None, caption="", path=None):
     """Losses (left) and kernel distance to validation patients (right) over images seen.
 
     metrics: the records of metrics.jsonl, dicts with images, seconds, loss_* and, at validations,
-    kernel_distance. The upper axes count minutes. floor: a value to draw as a dotted line.
+    kernel_distance and perhaps score, which says what is best, and probe. The upper axes count
+    minutes. floor: a value to draw as a dotted line.
     """
     losses = [r for r in metrics if any(name.startswith("loss_") for name in r)]
     judged = [r for r in metrics if "kernel_distance" in r]
@@ -149,11 +150,16 @@ def curves(metrics, *, floor=None, caption="", path=None):
             left.legend()
         if judged:
             seen, values = zip(*((r["images"], r["kernel_distance"]) for r in judged), strict=True)
-            best = int(np.argmin(values))
+            best = int(np.argmin([r.get("score", r["kernel_distance"]) for r in judged]))
             right.plot(seen, values, color=ACCENT, marker=".", lw=1)
             right.plot(seen[best], values[best], "o", mfc="none", mec=REAL)
             right.annotate(f"best {values[best]:.0f}", (seen[best], values[best]), (4, 9),
                            textcoords="offset points", ha="right")  # fmt: skip
+            probed = [(r["images"], r["probe"]) for r in judged if "probe" in r]
+            if probed:
+                other = right.twinx()
+                other.plot(*zip(*probed, strict=True), color=REAL, lw=1, ls="--")
+                other.set(ylabel="AUROC of the probe (dashed)", ylim=(0.4, 1))
             if min(values) > 0:
                 right.set_yscale("log")
                 right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

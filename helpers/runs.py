@@ -132,14 +132,17 @@ def open_run(settings, data, parameters: dict[str, int], learned=None) -> Run:
         identity["learned_manifest"] = learned.manifest_hash
     identity = json.loads(json.dumps(identity))  # tuples become lists, as in config.json
     wanted = Path(settings.runs) / settings.run
+    differs = ""
     for number in range(1, 1000):
         run = Run(wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}"))
         if not run.config.exists():
             break
-        if json.loads(run.config.read_text())["identity"] == identity:
+        found = json.loads(run.config.read_text())["identity"]
+        if found == identity:
             break
+        differs = differs or _difference(found, identity)
     if run.folder != wanted:
-        print(f"{wanted.name} holds a run with other settings; this one is {run.folder.name}.")
+        print(f"{wanted.name} holds a run with {differs}; this one is {run.folder.name}.")
     if not is_first():
         return run
     with explained(run.folder):
@@ -161,6 +164,16 @@ def open_run(settings, data, parameters: dict[str, int], learned=None) -> Run:
         }  # fmt: skip
         write_whole(run.config, (json.dumps(content, indent=2) + "\n").encode())
     return run
+
+
+def _difference(found: dict, wanted: dict) -> str:
+    """What a run has that another one has not, in words: settings, or else the data."""
+    names = [n for n in {**found, **wanted} if found.get(n) != wanted.get(n)]
+    settings = [n for n in names if not n.endswith("_manifest")]
+    if not settings:
+        return "the same settings and other data"
+    shown = ", ".join(f"{n.rstrip('_')}={found.get(n)} (now {wanted.get(n)})" for n in settings[:4])
+    return f"other settings: {shown}" + (", ..." if len(settings) > 4 else "")
 
 
 def _fetch_attached(run: Run, identity: dict) -> None:

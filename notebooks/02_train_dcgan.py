@@ -323,6 +323,9 @@ if settings.framing == "aligned":
 #   with blobs far outside the range of any scan. A discriminator tells these apart without knowing
 #   what a retina is, and the generator never learns it;
 # - **bilinear resampling** where the DCGAN has transposed convolutions, see below;
+# - the **look**: how noisy the crop is, how many rows of the scan lie in one of it, and how much
+#   light comes from the depth. That is the device, not the eye; both networks are told, so that the
+#   generator need not guess it, and cannot drop the rarer device;
 # - the **class**, where conditional: the generator gets an embedding of it beside $z$, and the
 #   discriminator's logit is an inner product with one (projection: Miyato & Koyama, ICLR 2018).
 
@@ -534,7 +537,10 @@ show_source(*adversarial.LOSSES[settings.loss], adversarial.zero_centred_penalty
 # One step: show the discriminator a batch of real and a batch of synthetic scans and update it;
 # then update the generator so that the same discriminator likes its scans better. No loss here
 # falls steadily, since each network moves the other's goal. So two things are watched instead:
-# pictures from *fixed* noise, and the **kernel distance** to validation patients (below).
+# pictures from *fixed* noise, and a **score** on validation patients: the *kernel distance* of the
+# class judged (below), plus 400 times what a *probe* lacks to an AUROC of 1. The probe is a linear
+# head that learns the classes from synthetic scans alone and is then asked about the patients.
+# Distance alone prefers scans without drusen, since most of a scan is no druse.
 #
 # Weights swing from step to step. What is kept and shown is their **moving average** (EMA), which
 # is nearly always the better generator; its reach grows with the number of scans seen (a *ramp*),
@@ -581,7 +587,8 @@ plots.curves(run.metrics(), path=run.folder / "curves.png")
 # Left, the losses. Were it a draw, with $D=0$ everywhere, BCE would read $2\log 2 = 1.39$ for the
 # discriminator and $\log 2 = 0.69$ for the generator; the relativistic loss 0.69 for both. A
 # discriminator loss near 0 means that it nearly always wins: the generator is still pushed, but
-# learns little from it. Right, the only curve here that is meant to fall.
+# learns little from it. Right, the distance, which is meant to fall, and dashed the probe, which is
+# meant to rise; the circle is the checkpoint that was kept.
 
 # %%
 rows = [sample(generator, 8, settings.seed, class_name=name) for name in classes_of(generator)]
