@@ -1,4 +1,4 @@
-"""The README's evaluation table: runs beside other patients' real scans, blurred and simulated.
+"""The table of results/evaluation.md: runs beside other patients' scans, blurred and simulated.
 
     python tests/measure_evaluation.py --real DIR --class DRUSEN RUN:CONTRAST_RUN ... --out DIR
 

@@ -97,10 +97,15 @@ def test_run_folder_is_complete_and_a_finished_run_is_shown(tmp_path, data, feat
     assert run.generator.read_bytes() == bytes_before and run.metrics() == log
 
 
-def test_other_settings_take_another_folder(tmp_path, data, features):
+def test_other_settings_take_another_folder_and_are_named(tmp_path, data, features, capsys):
     _, first = run_once(settings_for(tmp_path, "--steps=1"), data, features)
     _, second = run_once(settings_for(tmp_path, "--steps=1", "--seed=1"), data, features)
     assert (first.folder.name, second.folder.name) == ("test", "test-2")
+    assert "seed=0 (now 1); this one is test-2" in capsys.readouterr().out
+    settings = settings_for(tmp_path, "--steps=1")
+    other = dataclasses.replace(data, manifest_hash="of other scans")
+    assert open_run(settings, other, {}).folder.name == "test-3"
+    assert "the same settings and other data" in capsys.readouterr().out
     _, again = run_once(settings_for(tmp_path, "--steps=2"), data, features)
     assert again.folder == first.folder  # a longer budget continues
     assert again.metrics()[-1]["step"] == 2
