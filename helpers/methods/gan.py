@@ -39,7 +39,9 @@ def build(settings, classes=()):
         arguments["rows"] = shape.crop_rows(s.size)
     if s.model in ("residual", "stylegan"):
         arguments |= {"classes": len(classes), "looks": len(shape.LOOK) if aligned else 0}
-        discriminator = residual_gan.Discriminator(blocks=s.blocks_discriminator, **arguments)
+        discriminator = residual_gan.Discriminator(
+            blocks=s.blocks_discriminator, height=aligned, **arguments
+        )
         arguments |= {"latent": s.z_dim}
         arguments |= {"layers": s.blocks} if s.model == "stylegan" else {"blocks": s.blocks}
         generator = (stylegan if s.model == "stylegan" else residual_gan).Generator(**arguments)

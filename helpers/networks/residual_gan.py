@@ -40,6 +40,9 @@ FINE = 8  # channels at the picture's own resolution
 SPREADS, REACH = (0.3, 0.55), 4  # cut off at REACH x their spread
 FAINT = -3.0  # sigmoid(FAINT) = 0.05: how strong speckle is at the start
 BEYOND = 0.1  # what a grey level outside -1 to 1 counts
+NEAR = (0.42, 0.8)  # share of an aligned crop's rows in which the RPE and what lifts it lie
+SHARP = 10.0  # how much of a column's brightest row counts where the RPE's height is read
+DEEP = 128  # channels that look at it
 SLOPE = 0.2  # of the leaky ReLU
 GAIN = math.sqrt(2 / (1 + SLOPE**2))  # keeps the variance through it (He et al., ICCV 2015)
 
@@ -172,17 +175,55 @@ class Generator(nn.Module):
         return BEYOND * image + (1 - BEYOND) * image.clamp(-1, 1)
 
 
+class Height(nn.Module):
+    """The height of the RPE along aligned crops (B, 1, rows, size), and what it is like: (B, DEEP).
+
+    A druse is a rise of one bright line by a few pixels, and in a stack of strided convolutions
+    little is left of it. Here the line's row is read in every column, at full resolution, as the
+    mean of the rows near the RPE weighted by softmax(SHARP x brightness), with its variance beside
+    it, and convolutions along the scan look at these two curves.
+    """
+
+    def __init__(self, size: int, rows: int):
+        super().__init__()
+        self.part = slice(*(round(share * rows) for share in NEAR))
+        at = torch.linspace(-1, 1, self.part.stop - self.part.start)[None, :, None]
+        self.register_buffer("at", at, persistent=False)
+        self.layers = nn.ModuleList(
+            nn.Conv1d(a, b, kernel, 2, kernel // 2 - (kernel % 2 == 0))
+            for a, b, kernel in ((2, 32, 5), (32, 64, 4), (64, DEEP, 4), (DEEP, DEEP, 4))
+        )
+        for layer in self.layers:
+            nn.init.normal_(layer.weight, 0.0, GAIN / math.sqrt(layer.weight[0].numel()))
+            nn.init.zeros_(layer.bias)
+        self.gather = nn.Parameter(torch.randn(DEEP, size // 16) / math.sqrt(size // 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, enabled=False):  # a row needs more than eight bits
+            share = (SHARP * x[:, 0, self.part].float()).softmax(1)
+            row = (share * self.at).sum(1)
+            spread = (share * (self.at - row[:, None]).square()).sum(1)
+            x = torch.stack([3 * row, 10 * spread], 1)  # both of about one size
+            for layer in self.layers:
+                x = F.leaky_relu(layer(x), SLOPE)
+            return (x * self.gather).sum(2)
+
+
 class Discriminator(nn.Module):
     """B-scans (B, 1, rows, size) to one logit each, (B,): strided convolutions down to 4 rows.
 
     ``blocks`` residual blocks at each resolution from half the picture's on. With ``classes`` the
     logit is the inner product of the features and the class's embedding (projection; Miyato &
     Koyama, ICLR 2018), as R3GAN has it; ``looks`` adds a linear function of the look to it.
+    ``height``: of aligned crops it also looks at the RPE's height (``Height``).
     """
 
-    def __init__(self, size=128, width=16, blocks=0, classes=0, rows=None, looks=0):
+    def __init__(
+        self, size=128, width=16, blocks=0, classes=0, rows=None, looks=0, height=False
+    ):  # fmt: skip
         super().__init__()
         rows = rows or size
+        self.height = Height(size, rows) if height else None
         widths = ladder(rows, width)[::-1]
         self.halve = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise([1, *widths]))
         for layer in self.halve:
@@ -191,17 +232,21 @@ class Discriminator(nn.Module):
         self.stages = stages(widths, blocks)
         columns = 4 * size // rows
         self.gather = nn.Parameter(torch.randn(widths[-1], 4, columns) / math.sqrt(4 * columns))
-        self.embedding = nn.Embedding(max(1, classes), widths[-1])
-        nn.init.normal_(self.embedding.weight, 0.0, 1 / math.sqrt(widths[-1]))
-        self.look = nn.Linear(looks, widths[-1], bias=False) if looks else None
-        if looks:
-            nn.init.normal_(self.look.weight, 0.0, 1 / math.sqrt(looks * widths[-1]))
+        parts = [widths[-1], DEEP] if height else [widths[-1]]
+        self.embedding = nn.Embedding(max(1, classes), sum(parts))
+        self.look = nn.Linear(looks, sum(parts), bias=False) if looks else None
+        each = torch.cat([torch.full((part,), 1 / math.sqrt(part)) for part in parts])
+        with torch.no_grad():
+            self.embedding.weight.normal_().mul_(each)
+            if looks:
+                self.look.weight.normal_().mul_(each[:, None] / math.sqrt(looks))
 
     def forward(self, x, labels: torch.Tensor | None = None, look: torch.Tensor | None = None):
+        seen = [] if self.height is None else [self.height(x)]
         for halve, stage in zip(self.halve, self.stages):
             x = stage(F.leaky_relu(halve(x), SLOPE))
         # equal to a depthwise 4 x 4 convolution, but its second derivative is as fast as a product
-        features = (x * self.gather).sum((2, 3))
+        features = torch.cat([(x * self.gather).sum((2, 3)), *seen], 1)
         if labels is None:
             labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
         wanted = self.embedding(labels)
