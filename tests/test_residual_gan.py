@@ -16,8 +16,8 @@ from helpers.data import Data, batches
 from helpers.generate import sample
 from helpers.losses.adversarial import zero_centred_penalty
 from helpers.measures.texture import line_spectra
-from helpers.methods.gan import GAN
-from helpers.networks.residual_gan import SIZES, Block, Discriminator, Generator, Grain
+from helpers.methods.gan import GAN, build
+from helpers.networks.residual_gan import SIZES, Block, Discriminator, Generator, Grain, Height
 from helpers.recipes import with_recipe
 from helpers.training import train
 
@@ -448,3 +448,26 @@ def test_real_and_synthetic_scans_in_one_pass_have_the_penalties_of_two():
     once = 2 * zero_centred_penalty(discriminator(both), both, 0.1)
     twice = sum(zero_centred_penalty(discriminator(half), half, 0.1) for half in halves)
     torch.testing.assert_close(once, twice)
+
+
+def test_the_second_look_reads_the_height_of_the_rpe():
+    look = Height(64, 64)
+    first, last = look.part.start, look.part.stop - 1
+    rows, line = torch.arange(64.0)[:, None], torch.full((64,), 44.0)
+    line[30:34] -= 6  # a druse
+    crop = -0.8 + 1.7 * torch.exp(-(((rows - line) / 1.5) ** 2))[None, None]
+    read = (look.read(crop)[0][0] + 1) / 2 * (last - first) + first
+    assert (read - line).abs().max() < 1.5
+    flat = look(crop[..., :30].repeat(1, 1, 1, 3)[..., :64])
+    assert (look(crop) - flat).abs().max() > 0.05
+    above = crop.clone()
+    above[:, :, : first - 1] = 1.0  # what lies above the outer retina is no business of it
+    assert torch.equal(look(above), look(crop))
+
+
+def test_only_aligned_crops_are_looked_at_so(tmp_path):
+    classes = ("DRUSEN", "NORMAL")
+    for framing, height in (("aligned", True), ("stretch", False)):
+        settings = with_recipe(config.TrainGan(size=64, framing=framing))
+        _, discriminator, about = build(settings, classes)
+        assert (discriminator.height is not None) == height and about["framing"] == framing

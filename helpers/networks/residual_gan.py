@@ -198,11 +198,15 @@ class Height(nn.Module):
             nn.init.zeros_(layer.bias)
         self.gather = nn.Parameter(torch.randn(DEEP, size // 16) / math.sqrt(size // 16))
 
+    def read(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Row of the RPE and its variance, (B, size) each, as -1 to 1 over the rows looked at."""
+        share = (SHARP * x[:, 0, self.part].float()).softmax(1)
+        row = (share * self.at).sum(1)
+        return row, (share * (self.at - row[:, None]).square()).sum(1)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):  # a row needs more than eight bits
-            share = (SHARP * x[:, 0, self.part].float()).softmax(1)
-            row = (share * self.at).sum(1)
-            spread = (share * (self.at - row[:, None]).square()).sum(1)
+            row, spread = self.read(x)
             x = torch.stack([3 * row, 10 * spread], 1)  # both of about one size
             for layer in self.layers:
                 x = F.leaky_relu(layer(x), SLOPE)
