@@ -21,7 +21,7 @@ $(VENV)/installed: requirements.txt pyproject.toml
 START ?= simulated
 demo: env ## train a GAN on drusen OCT (6 minutes) and judge it; DATA=folder takes your images
 	MPLBACKEND=Agg OCT_PRESET=demo OCT_RUN=demo OCT_DATA="$(DATA)" \
-		$(if $(DATA),OCT_START="$(START)" OCT_SIZE=256) $(RUN) notebooks/02_train_dcgan.py
+		$(if $(DATA),OCT_START="$(START)" OCT_SIZE=256 OCT_CLASSES=all) $(RUN) notebooks/02_train_dcgan.py
 
 test: env ## unit tests, then every notebook under the tiny preset
 	$(RUN) -m ruff check .

@@ -35,6 +35,7 @@ class TrainGan:
     # data
     data: str = "simulated"  # simulated | a folder | a manifest.csv | oct2017 | octmnist
     class_: str = "DRUSEN"  # which condition to judge, and to learn if not conditional
+    classes: str = ""  # conditions to learn if conditional: NORMAL,DRUSEN; empty or all: all
     size: int = 256  # px across: 64, 128, 256 or 512
     framing: str = "aligned"  # aligned | stretch | aspect | retina | flatten | band
     n_simulated: int = 600  # simulated patients
@@ -302,8 +303,8 @@ PRESET_VALUES = {
     "TrainGan": {
         "tiny": dict(size=64, n_simulated=24, width=8, batch_size=8, steps=12, log_every=16,
                      validate_every=48, validation_images=8, report_images=16),
-        "demo": dict(size=128, n_simulated=200, hours=0.085, first_hours=0.015,
-                     validate_every=8000, validation_images=100),
+        "demo": dict(size=128, classes="NORMAL,DRUSEN", n_simulated=200, hours=0.085,
+                     first_hours=0.015, validate_every=8000, validation_images=100),
         "colab": dict(data="oct2017", hours=2.9, first_hours=0.1, log_every=4000,
                       validate_every=40_000),
         "kaggle": dict(data="oct2017", hours=10.2, first_hours=0.3, session_hours=11.5,

@@ -16,6 +16,29 @@ from helpers.start import start_from
 from helpers.training import train
 
 
+def learned_classes(settings, known) -> str:
+    """What ``data.prepare`` is asked for as class_: of a conditional GAN all that it learns, out of
+    the ``known`` ones of the source. ValueError naming a class of ``settings.classes`` that the
+    source lacks, or the one to judge if it is not among them."""
+    s = settings
+    if not s.conditional:
+        return s.class_
+    names = [name.strip() for name in s.classes.split(",") if name.strip()]
+    if names in ([], ["all"]) or len(known) == 1:
+        return "all"
+    spelled = {name.upper(): name for name in known}
+    missing = [name for name in names if name.upper() not in spelled]
+    if missing or s.class_ not in [spelled[name.upper()] for name in names]:
+        what = (
+            f"the source has no {missing[0]}" if missing else f"{s.class_}, the judged, is not in"
+        )
+        raise ValueError(
+            f"classes={s.classes}: {what}. It has {', '.join(sorted(known))}; set OCT_CLASSES to "
+            "some of them, or to all."
+        )
+    return "+".join(spelled[name.upper()] for name in names)
+
+
 def ready(settings, features, progress=True):
     """(method, draw, whole, learned) of a ``config.TrainGan`` with its recipe: the GAN, its batches
     (``training.train``), the class that is judged as whole scans, and what is learned, both
@@ -28,7 +51,7 @@ def ready(settings, features, progress=True):
     s.class_ = whole.class_
     if s.conditional is None:  # of "all" or A+B nobody can say which class is to be judged
         s.conditional = len(whole.classes) > 1 and s.class_ in whole.classes
-    which = "all" if s.conditional else s.class_
+    which = learned_classes(s, whole.classes)
     learned = prepare(s.data, class_=which, size=s.size, framing=s.framing, **about)
     every = whole
     if s.conditional:

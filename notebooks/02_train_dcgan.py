@@ -103,6 +103,7 @@ from helpers.recipes import penalty_weight, with_recipe
 from helpers.report import complete, print_table
 from helpers.runs import open_run
 from helpers.start import start_from
+from helpers.trained import learned_classes
 from helpers.training import train
 
 
@@ -159,14 +160,15 @@ full = scans(settings.class_, whole)  # the class that is judged
 settings.class_ = full.class_  # as the source spells it; a source of one class leaves no choice
 if settings.conditional is None:  # every class in one network; of A+B none could be judged
     settings.conditional = settings.class_ in full.classes
-learned = scans("all" if settings.conditional else full.class_, settings.size, settings.framing)
+which = learned_classes(settings, full.classes)
+learned = scans(which, settings.size, settings.framing)
 classes, labels = np.unique(learned.train.labels, return_inverse=True)
 yardstick, every = {}, full.validation
 if full.other_class:
     other = scans(full.other_class, whole, most=1000, sides=("test",))
     yardstick = {"other_class": other.test.images, "other_class_name": other.class_}
 if settings.conditional:
-    every = scans("all", whole, sides=("validation",)).validation
+    every = scans(which, whole, sides=("validation",)).validation
 print(describe(learned))
 
 # %%
