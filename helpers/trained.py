@@ -50,7 +50,7 @@ def ready(settings, features, progress=True):
     whole = prepare(s.data, class_=s.class_, size=size, **about)
     s.class_ = whole.class_
     if s.conditional is None:  # of "all" or A+B nobody can say which class is to be judged
-        s.conditional = len(whole.classes) > 1 and s.class_ in whole.classes
+        s.conditional = s.class_ in whole.classes
     which = learned_classes(s, whole.classes)
     learned = prepare(s.data, class_=which, size=s.size, framing=s.framing, **about)
     every = whole

@@ -466,15 +466,18 @@ def test_a_gan_is_trained_from_its_settings_alone(folder, tmp_path, capsys):
 ], ids=str)  # fmt: skip
 def test_whole_scans_one_class_or_all_as_one_are_a_setting_away(folder, tmp_path, changes):
     changes = dict(changes)
-    if changes.pop("alone", False):  # a source of one class leaves no choice
+    alone = changes.pop("alone", False)
+    if alone:  # one class is a condition too
         shutil.rmtree(folder / "NORMAL")
     settings = settings_for(folder, tmp_path, **{"steps": 1, **changes})
     method, draw, whole, learned = trained.ready(settings, Thumbnails(), progress=False)
-    assert method.conditional == (changes == dict(framing="stretch"))
+    assert method.conditional == (alone or changes == dict(framing="stretch"))
+    assert method.classes == (list(CLASSES)[: 1 if alone else 2] if method.conditional else [])
     batch = next(draw())
     assert torch.is_tensor(batch) == (settings.model == "dcgan")
     classes = set(learned.train.labels)
-    assert len(classes) == (2 if method.conditional or changes.get("class") == "all" else 1)
+    several = method.conditional and not alone or changes.get("class") == "all"
+    assert len(classes) == (2 if several else 1)
     assert whole.validation.images.shape[1:] == (1, 256, 256)
     record = method.step(batch, Accelerator())
     assert np.isfinite(list(record.values())).all()
