@@ -29,12 +29,10 @@ def learned_classes(settings, known) -> str:
     spelled = {name.upper(): name for name in known}
     missing = [name for name in names if name.upper() not in spelled]
     if missing or s.class_ not in [spelled[name.upper()] for name in names]:
-        what = (
-            f"the source has no {missing[0]}" if missing else f"{s.class_}, the judged, is not in"
-        )
+        lacks = f"the source has no {missing[0]}" if missing else f"{s.class_} is judged and not in"
         raise ValueError(
-            f"classes={s.classes}: {what}. It has {', '.join(sorted(known))}; set OCT_CLASSES to "
-            "some of them, or to all."
+            f"classes={s.classes}: {lacks}. The source has {', '.join(sorted(known))}; set "
+            "OCT_CLASSES to some of them, or to all."
         )
     return "+".join(spelled[name.upper()] for name in names)
 
