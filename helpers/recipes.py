@@ -51,6 +51,9 @@ RECIPES = {
         ),
     },
 }  # fmt: skip
+# of aligned crops, where the residual GAN comes as far in half the images with these
+ALIGNED = {"residual": dict(lr=1e-3, lr_discriminator=1e-3)}
+ALIGNED_GAMMA = 0.2  # and gamma, where it begins, as a share of penalty_weight
 
 
 def penalty_weight(size: float) -> float:
@@ -81,10 +84,14 @@ def with_recipe(settings):
     recipe = dict(RECIPES[settings.model][settings.recipe])
     rows = crop_rows(settings.size) if settings.framing == "aligned" else settings.size
     recipe["width"] = recipe.pop("channels") * 8 // rows
+    if settings.framing == "aligned":
+        recipe |= ALIGNED.get(settings.model, {})
     if not plain:
         recipe["conditional"] = False
     if plain:
         recipe["gamma"] = penalty_weight(math.sqrt(settings.size * rows))
+        if settings.framing == "aligned":
+            recipe["gamma"] *= ALIGNED_GAMMA
         if settings.gamma is not None or settings.loss not in (None, "relativistic"):
             recipe["balance"] = 0.0  # a gamma that was asked for stays
     missing = {name: value for name, value in recipe.items() if getattr(settings, name) is None}

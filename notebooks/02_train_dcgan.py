@@ -496,7 +496,8 @@ with plt.rc_context(plots.STYLE):
     left.set(xlabel="what the generator draws; real: 0", ylabel="slope of the discriminator")
     left.legend()
     right.loglog(sizes, rule, "o-", color=plots.REAL)
-    right.plot(settings.size, penalty_weight(settings.size), "o", color=plots.ACCENT)
+    if settings.gamma:
+        right.plot(settings.size, settings.gamma, "o", color=plots.ACCENT)
     right.set(xlabel="size of the scans (px)", ylabel="gamma at the start", xticks=sizes)
     right.set_xticks(sizes, sizes)
     right.set_yticks(rule, [f"{weight:g}" for weight in rule])
@@ -511,11 +512,12 @@ plots.compact(figure, caption=f"Left: the smallest GAN; after 400 steps its gene
 # take the same scan twice as large, and each pixel counts a quarter for the logit, four times as
 # many add up, and the sum of squares is a quarter. The rule on the right says just that, from the
 # weight that was found at 128 px. But the right weight also depends on the scans and on how far the
-# generator has come, so for the residual model it is only where training begins. From then on gamma
-# is **adapted**: it falls while the discriminator's loss is above `OCT_BALANCE` (it tells too
-# little apart; at $\log 2=0.69$ nothing) and rises while it is below. `OCT_GAMMA` fixes it instead.
-# Training warns if the loss says that the weight is far off. Because a penalty is dear, it is taken
-# every `penalty_every` steps, times as much.
+# generator has come, so for the residual model it is only where training begins (aligned crops,
+# which are more alike than whole scans, at a fifth of it: they come as far in half the time). From
+# then on gamma is **adapted**: it falls while the discriminator's loss is above `OCT_BALANCE` (it
+# tells too little apart; at $\log 2=0.69$ nothing) and rises while it is below. `OCT_GAMMA` fixes
+# it instead. Training warns if the loss says that the weight is far off. Because a penalty is dear,
+# it is taken every `penalty_every` steps, times as much.
 #
 # **Adam's memory.** Adam divides each step by the root of a running mean of squared gradients. With
 # the usual $\beta_2=0.999$ that mean reaches back a thousand steps, and when a penalised

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from helpers.config import Explore, TrainGan, resolve
 from helpers.losses.adversarial import zero_centred_penalty
-from helpers.recipes import RECIPES, penalty_weight, with_recipe
+from helpers.recipes import ALIGNED, ALIGNED_GAMMA, RECIPES, penalty_weight, with_recipe
 
 
 def test_order_default_preset_environment_argument():
@@ -71,9 +71,11 @@ def test_networks_of_crops_are_as_wide_as_those_of_scans_with_as_many_rows():
     assert (crops.model, crops.framing, crops.conditional) == ("residual", "aligned", None)
     channels = RECIPES["residual"]["best"]["channels"]
     assert crops.width == residual("--size=128").width == channels * 8 // 128
-    assert crops.gamma == pytest.approx(penalty_weight(256) / 2)
+    assert crops.gamma == pytest.approx(ALIGNED_GAMMA * penalty_weight(256) / 2)
+    assert crops.lr == ALIGNED["residual"]["lr"] > residual().lr
     small = with_recipe(resolve(TrainGan, ["--size=64"], {}))
-    assert (small.width, small.gamma) == (residual("--size=64").width, penalty_weight(64))
+    assert small.width == residual("--size=64").width
+    assert small.gamma == pytest.approx(ALIGNED_GAMMA * penalty_weight(64))
     assert with_recipe(resolve(TrainGan, ["--model=dcgan"], {})).conditional is False
     with pytest.raises(ValueError, match="framing='whole': choose one of aligned, stretch"):
         with_recipe(resolve(TrainGan, ["--framing=whole"], {}))
