@@ -30,10 +30,11 @@ Distances are kernel distances x1000 to scans of test patients at max(256, size)
 the same with these scans, and larger pictures, reduced to `size`. Log-ratio: log((d - cost) / (d of
 paper - cost)), where cost is the distance of the reduced to the full scans, which no picture of
 this size can save (0 for whole scans that are put together in full size: to compare these with
-small ones, take the log-ratio with the cost, beside it); mean over the seeds that both have. Its interval is a block bootstrap: test patients are drawn with
-replacement, the same for every run and for the cost, and synthetic scans by themselves; inside each
-resample it is averaged over seeds. Seeds are not drawn: the spread between them stands beside the
-distance. A difference d - cost (or d) below LEAST counts as LEAST, since a log needs it positive.
+small ones, take the log-ratio with the cost, beside it); mean over the seeds that both have. Its
+interval is a block bootstrap: test patients are drawn with replacement, the same for every run and
+for the cost, and synthetic scans by themselves; inside each resample it is averaged over seeds.
+Seeds are not drawn: the spread between them stands beside the distance. A difference d - cost (or
+d) below LEAST counts as LEAST, since a log needs it positive.
 """
 
 import argparse
