@@ -18,7 +18,7 @@ from helpers import checkpoint
 from helpers.processes import make_accelerator
 from helpers.training import train
 
-LR = 0.05
+LR = 0.01
 
 
 @contextmanager
