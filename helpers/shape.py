@@ -9,7 +9,9 @@ like those of training scans, and ``place_back`` makes whole scans of crops and 
 
 from __future__ import annotations
 
+import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -31,7 +33,8 @@ LEVELS = 6  # steps of grey in which lost detail is measured
 SURE = 0.5  # share of columns that have to agree on where the RPE runs
 FADE = 0.15  # thicknesses over which a crop passes into the background
 CARRIED = 0.4  # thicknesses over which the background forgets the crop's edge
-BANDWIDTH = 0.25  # of drawn shapes, in standard deviations of the shapes drawn from
+BANDWIDTH = 0.5  # of drawn shapes, in standard deviations of the shapes drawn from
+DEVICES = 5  # scans whose speckle is averaged for a drawn one
 
 # what is drawn smoothly: the curve (Legendre, shares of the height), the thickness (share of the
 # height), black and white, the look of the crop, and the background's levels beyond it
@@ -39,7 +42,7 @@ SMOOTH = (
     "place", "tilt", "bow", "skew", "thickness", "black", "white", "noise", "grain", "deep",
     *(f"over {k}" for k in range(len(OVER))), *(f"under {k}" for k in range(len(UNDER))),
 )  # fmt: skip
-# what is taken over from a scan of the same device: size, statistics of speckle
+# what is taken over from scans of the same device: size, statistics of speckle
 TAKEN = (
     "height", "width",
     *(f"speckle {k}" for k in range(LAGS**2)),
@@ -51,6 +54,7 @@ TAKEN = (
 FIELDS = SMOOTH + TAKEN
 LOOK = ("noise", "grain", "deep")  # told to the networks: what a device and a cornea decide
 AT = {name: k for k, name in enumerate(FIELDS)}
+SIZE = [AT["height"], AT["width"]]
 CURVE = [AT[name] for name in ("place", "tilt", "bow", "skew")]
 
 
@@ -202,10 +206,13 @@ def place_back(crops, shapes, size: int, seed=0, first=0) -> np.ndarray:
     """
     if size < 64:
         raise ValueError(f"size={size}: a whole scan needs 64 px or more")
-    return np.stack([
-        _place_one(crop, shape, size, np.random.default_rng([seed, k]))
-        for k, (crop, shape) in enumerate(zip(crops, shapes, strict=True), first)
-    ])  # fmt: skip
+    number = range(first, first + len(shapes))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        scans = pool.map(
+            lambda crop, shape, k: _place_one(crop, shape, size, np.random.default_rng([seed, k])),
+            crops, shapes, number,
+        )  # fmt: skip
+        return np.stack(list(scans))
 
 
 def _place_one(crop, shape, size, rng) -> np.ndarray:
@@ -284,42 +291,53 @@ class Shapes:
 
     A smoothed bootstrap that keeps mean and covariance (Silverman, "Density estimation", 1986,
     section 6.4.1): x' = m + (x - m + h e) / sqrt(1 + h^2), e ~ N(0, covariance of the class),
-    h = BANDWIDTH. So no drawn shape is a scan's own; speckle is taken from the scan drawn.
+    h = BANDWIDTH. Speckle is the mean of the DEVICES scans that are most like x' and of one size,
+    so that it is a device's and no scan's own. A class of fewer than three scans is drawn from all
+    classes, with a warning.
     """
 
     def __init__(self, values, labels):
         self.values, self.labels = np.asarray(values, np.float32), np.asarray(labels)
         if len(self.values) < 3:
             raise ValueError(f"{len(self.values)} scan(s): a model of shapes needs three.")
+        for name in dict.fromkeys(self.labels.tolist()):
+            count = int((self.labels == name).sum())
+            if count < 3:
+                warnings.warn(f"{name}: {count} scan(s), its shapes are drawn from all classes.",
+                              stacklevel=2)  # fmt: skip
+
+    def of(self, label=None) -> np.ndarray:
+        """The shapes that those of a class are drawn from."""
+        own = self.values if label is None else self.values[self.labels == label]
+        return self.values if len(own) < 3 else own
 
     def draw(self, count: int, label=None, seed=0) -> np.ndarray:
         """``count`` new shapes, (count, len(FIELDS)), of one class; row i depends on seed and i."""
-        own = self.values if label is None else self.values[self.labels == label]
-        if len(own) < 3:
-            warnings.warn(f"{label}: {len(own)} scan(s), its shapes are drawn from all classes.",
-                          stacklevel=2)  # fmt: skip
-            own = self.values
+        own = self.of(label)
         smooth = own[:, : len(SMOOTH)].astype(np.float64)
-        mean = smooth.mean(0)
-        spread = np.cov(smooth, rowvar=False)
-        values, vectors = np.linalg.eigh(spread)
+        mean, spread = smooth.mean(0), smooth.std(0) + 1e-6
+        values, vectors = np.linalg.eigh(np.cov(smooth, rowvar=False))
         root = vectors * np.sqrt(values.clip(0))
         drawn = np.empty((count, len(FIELDS)), np.float32)
         for i in range(count):
             rng = np.random.default_rng([seed, i])
-            drawn[i] = own[rng.integers(len(own))]
+            one = rng.integers(len(own))
             for _ in range(20):
                 e = root @ rng.standard_normal(len(SMOOTH))
-                moved = drawn[i, : len(SMOOTH)] - mean + BANDWIDTH * e
-                new = mean + moved / np.sqrt(1 + BANDWIDTH**2)
+                new = mean + (smooth[one] - mean + BANDWIDTH * e) / np.sqrt(1 + BANDWIDTH**2)
                 if _possible(new, own):
                     break
+            else:
+                new = mean
+            alike = np.flatnonzero((own[:, SIZE] == own[one, SIZE]).all(1))
+            away = (((smooth[alike] - new) / spread) ** 2).sum(1)
+            drawn[i] = own[alike[np.argsort(away)[:DEVICES]]].mean(0)
             drawn[i, : len(SMOOTH)] = new
         return drawn
 
     def mean(self, label=None) -> np.ndarray:
         """The average shape of a class, with the speckle of the scan that is most like it."""
-        own = self.values if label is None else self.values[self.labels == label]
+        own = self.of(label)
         smooth = own[:, : len(SMOOTH)]
         spread = smooth.std(0) + 1e-6
         typical = own[np.argmin((((smooth - smooth.mean(0)) / spread) ** 2).sum(1))].copy()
@@ -332,7 +350,9 @@ def _possible(shape, own) -> bool:
     rpe = np.polynomial.legendre.legval(np.linspace(-1, 1, 9), shape[CURVE])
     top = (rpe - shape[AT["thickness"]]).min()
     least = own[:, AT["thickness"]].min()
-    return top > 0 and rpe.max() < 0.98 and shape[AT["thickness"]] > 0.8 * least
+    contrast = shape[AT["white"]] - shape[AT["black"]]
+    inside = top > 0 and rpe.max() < 0.98 and shape[AT["thickness"]] > 0.8 * least
+    return bool(inside and contrast > 8 and shape[AT["noise"]] > 0)
 
 
 def compare(drawn, unseen, known) -> dict[str, tuple[float, float]]:

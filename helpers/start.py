@@ -21,12 +21,12 @@ def start_from(method, source) -> str:
     """
     path = generator_file(source)
     weights, about = read_generator(path)
-    discriminator = _discriminator(path)
     mine, theirs = method.architecture, about
     has, wants = (_settings(architecture) for architecture in (theirs, mine))
     for name in (*has, *wants):  # what decides the most comes first
         if has.get(name) != wants.get(name):
             _refuse(source, name, has.get(name), wants.get(name))
+    discriminator = _discriminator(path)
     known, wanted = theirs.get("classes", []), mine.get("classes", [])
     for name in ("shapes", "shape_labels"):
         weights.pop(name, None)

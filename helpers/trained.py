@@ -45,7 +45,8 @@ def ready(settings, features, progress=True):
     s = settings
     about = dict(n_simulated=s.n_simulated, cache=Path(s.runs) / "cache", progress=progress)
     size = max(256, s.size)
-    whole = prepare(s.data, class_=s.class_, size=size, **about)
+    seen = "stretch" if s.framing == "aligned" else s.framing  # of what is judged
+    whole = prepare(s.data, class_=s.class_, size=size, framing=seen, **about)
     s.class_ = whole.class_
     if s.conditional is None:  # of "all" or A+B nobody can say which class is to be judged
         s.conditional = s.class_ in whole.classes
@@ -53,7 +54,8 @@ def ready(settings, features, progress=True):
     learned = prepare(s.data, class_=which, size=s.size, framing=s.framing, **about)
     every = whole
     if s.conditional:
-        every = prepare(s.data, class_=which, size=size, sides=("validation",), **about)
+        every = prepare(s.data, class_=which, size=size, framing=seen, sides=("validation",),
+                        most=2000, **about)  # fmt: skip
     classes, labels = np.unique(learned.train.labels, return_inverse=True)
     shapes = None
     if s.framing == "aligned":

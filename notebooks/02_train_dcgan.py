@@ -96,6 +96,7 @@ from helpers.losses import adversarial
 from helpers.measures import layers, texture
 from helpers.measures.distances import distance_report
 from helpers.measures.features import Features
+from helpers.measures.probe import probe_auroc
 from helpers.methods import gan
 from helpers.networks import dcgan, residual_gan, stylegan
 from helpers.processes import launch
@@ -148,7 +149,10 @@ print(config.show(settings))
 
 
 # %%
-def scans(class_, size, framing="stretch", **what):
+seen = "stretch" if settings.framing == "aligned" else settings.framing  # of what is judged
+
+
+def scans(class_, size, framing=seen, **what):
     return prepare(
         settings.data, class_=class_, size=size, framing=framing,
         n_simulated=settings.n_simulated, cache=Path(settings.runs) / "cache", **what,
@@ -168,8 +172,14 @@ if full.other_class:
     other = scans(full.other_class, whole, most=1000, sides=("test",))
     yardstick = {"other_class": other.test.images, "other_class_name": other.class_}
 if settings.conditional:
-    every = scans(which, whole, sides=("validation",)).validation
+    every = scans(which, whole, sides=("validation",), most=2000).validation
 print(describe(learned))
+
+
+def mine(side):
+    """Which scans of a side of what is learned are of the class judged."""
+    return side.labels == full.class_ if settings.conditional else np.ones(len(side), bool)
+
 
 # %%
 spread = np.linspace(0, len(full.train) - 1, 16).astype(int)
@@ -189,50 +199,63 @@ plots.compact(figure)
 
 # %% [markdown]
 # **First failure: retinas without the disease.** The way everybody begins: a DCGAN as published
-# (Radford, Metz & Chintala, ICLR 2016), whole scans, one class. A few minutes are not much for it,
-# but hours change little: it learns the bright band, then layers, and the drusen never come. The
-# number beside the pictures is what the suite's *ruler* (notebook 05) counts under the RPE.
+# (Radford, Metz & Chintala, ICLR 2016), whole scans, one class. In the minute that the demo gives
+# it, it learns a bright band and the layers about it. More time helps less than one hopes: after 15
+# minutes on real scans drusen are still few, low and soft (results/generators.md). The number
+# beside the pictures is what the suite's *ruler* (notebook 05) counts under the RPE; real scans are
+# read at the DCGAN's own 64 px too, since part of what is missing is resolution.
 
 
 # %%
 def drusen_per_scan(images, most=64):
     """Mean number of drusen that the ruler finds, height of the highest (% of a scan), and the
-    share of scans that it can read."""
+    share of scans that it can read; NaN where it reads none."""
     values = layers.flat_without_drusen(layers.measure(texture.at_size(images[:most], 256)))
     read = values["usable"] == 1
-    means = [float(values[name][read].mean()) if read.any() else 0.0
-             for name in ("drusen_count", "drusen_height")]  # fmt: skip
+    means = [
+        float(values[name][read].mean()) if read.any() else float("nan")
+        for name in ("drusen_count", "drusen_height")
+    ]
     return *means, float(read.mean())
 
 
-first = with_recipe(config.TrainGan(
-    preset=settings.preset, data=settings.data, class_=full.class_, size=64, model="dcgan",
-    framing="stretch", recipe="paper", n_simulated=settings.n_simulated, runs=settings.runs,
-    run=f"{settings.run}-first", seed=settings.seed, steps=settings.steps, validation_images=8,
-    hours=settings.first_hours, session_hours=settings.session_hours, useful_images=0,
-))  # fmt: skip
-small = scans(full.class_, first.size)
-features = Features()  # no GPU is touched before a training is launched on all of them
-torch.manual_seed(first.seed)
-beginner = gan.GAN(first, full.validation.images, features)
-first_run = open_run(first, full, {}, small)
-draw = partial(batches, small.train.images, first.batch_size, seed=first.seed)
-if first.processes < 2 and "RANK" not in os.environ:
-    train(beginner, draw, first_run, first)
-    drawn = sample(load_generator(first_run.folder), 64, seed=settings.seed)
-    found = {"real": drusen_per_scan(full.validation.images), "DCGAN": drusen_per_scan(drawn)}
+def print_drusen(found):
     for name, (count, height, read) in found.items():
-        print(f"{name:6} {count:4.1f} drusen per scan, the highest {height:.1f} % of its height "
-              f"({read:.0%} of the scans can be read)")  # fmt: skip
+        print(
+            f"{name:22} {count:4.1f} drusen per scan, the highest {height:.1f} % of its height "
+            f"({read:.0%} of the scans can be read)"
+        )
+
 
 # %%
-counts = {name: f"{count:.1f}" for name, (count, *_) in found.items()}
-figure = plots.grid(
-    drawn[:8],
-    caption="A DCGAN on whole scans, 64 px: retinas, but where are the drusen? "
-    f"{counts['DCGAN']} per scan; real ones have {counts['real']}.",
-)
-plots.compact(figure)
+features = Features()  # no GPU is touched before a training is launched on all of them
+drusen, figure = {"real": drusen_per_scan(full.test.images)}, None
+if settings.first_hours or settings.steps:
+    first = with_recipe(config.TrainGan(
+        preset=settings.preset, data=settings.data, class_=full.class_, size=64, model="dcgan",
+        framing="stretch", recipe="paper", n_simulated=settings.n_simulated, runs=settings.runs,
+        run=f"{settings.run}-first", seed=settings.seed, steps=settings.steps, validation_images=8,
+        hours=settings.first_hours, session_hours=settings.session_hours, useful_images=0,
+    ))  # fmt: skip
+    small = scans(full.class_, first.size, "stretch")
+    torch.manual_seed(first.seed)
+    beginner = gan.GAN(first, texture.at_size(small.validation.images, 256), features)
+    first_run = open_run(first, small, {})
+    draw = partial(batches, small.train.images, first.batch_size, seed=first.seed)
+    launch(train, beginner, draw, first_run, first, processes=settings.processes)
+    drawn = sample(load_generator(first_run.folder), 64, seed=settings.seed)
+    drusen["real, reduced to 64 px"] = drusen_per_scan(texture.at_size(full.test.images, 64))
+    drusen["DCGAN on whole scans"] = drusen_per_scan(drawn)
+    count, _, read = drusen["DCGAN on whole scans"]
+    figure = plots.grid(
+        drawn[:8],
+        caption="A DCGAN on whole scans, 64 px: retinas, but where are the drusen? "
+        f"{count:.1f} per scan that the ruler can read ({read:.0%}); real ones have {drusen['real'][0]:.1f}.",
+    )
+print_drusen(drusen)
+
+# %%
+figure and plots.compact(figure)
 
 # %% [markdown]
 # Why? A scan is two things. Its **shape** is where the RPE runs, how thick the retina is, how
@@ -253,7 +276,7 @@ plots.compact(figure)
 
 # %%
 if settings.framing == "aligned":
-    some = np.flatnonzero(learned.train.labels == full.class_)
+    some = np.flatnonzero(mine(learned.train))
     some = some[np.linspace(0, len(some) - 1, 8).astype(int)]
     crops, own = learned.train.images[some], learned.train.shapes[some]
     bank = shape.Shapes(learned.train.shapes, learned.train.labels)
@@ -269,20 +292,18 @@ figure
 
 # %% [markdown]
 # The shapes that are drawn are a smoothed bootstrap: a training scan's numbers, moved at random by
-# a quarter of their spread, so that none is a patient's, and pulled to the mean by as much, so that
-# mean and covariance stay. Are they like those of patients whom nobody asked? For each number, the
-# largest distance between the two distributions (Kolmogorov and Smirnov), beside that of real
-# training scans:
+# half of their spread and pulled to the mean by as much, so that mean and covariance stay; speckle
+# is averaged over the five scans most like that. No row is a scan's own, but what is drawn from few
+# patients lies near them: handle the shapes of patients as you would any statistics of them. Are
+# they like those of patients whom nobody asked? For each number, the largest distance between the
+# two distributions (Kolmogorov and Smirnov), beside that of real training scans:
 
 # %%
-if settings.framing == "aligned":
-    unseen = learned.validation if len(learned.validation) >= 8 else learned.train
-    pick = unseen.labels == full.class_
-    known = learned.train.shapes[learned.train.labels == full.class_]
-    agreement = shape.compare(bank.draw(200, full.class_ if settings.conditional else None),
-                              unseen.shapes[pick], known)  # fmt: skip
-    for name, (drawn_distance, real_distance) in agreement.items():
-        print(f"{name:10} drawn {drawn_distance:.2f}   real training scans {real_distance:.2f}")
+if settings.framing == "aligned" and mine(learned.validation).sum() >= 8:
+    judged = full.class_ if settings.conditional else None
+    sides = [side.shapes[mine(side)] for side in (learned.validation, learned.train)]
+    for name, (new, known) in shape.compare(bank.draw(200, judged), *sides).items():
+        print(f"{name:10} drawn {new:.2f}   real training scans {known:.2f}")
 
 # %% [markdown]
 # ## Model
@@ -328,6 +349,11 @@ if settings.framing == "aligned":
 # - the **look**: how noisy the crop is, how many rows of the scan lie in one of it, and how much
 #   light comes from the depth. That is the device, not the eye; both networks are told, so that the
 #   generator need not guess it, and cannot drop the rarer device;
+# - a **second look** of the discriminator, at aligned crops: a druse is a rise of one bright line
+#   by a few pixels, and in a stack of convolutions little is left of it. So the row of the RPE is
+#   read in every column, and a small network looks at that curve. (It is near to what the ruler
+#   counts, so drusen per scan is what is trained for; the probe and the distances know nothing of
+#   it);
 # - the **class**, where conditional: the generator gets an embedding of it beside $z$, and the
 #   discriminator's logit is an inner product with one (projection: Miyato & Koyama, ICLR 2018).
 
@@ -338,6 +364,7 @@ shown = {
         residual_gan.Block,
         residual_gan.Grain,
         residual_gan.Generator,
+        residual_gan.Height,
         residual_gan.Discriminator,
     ),
     "stylegan": (stylegan.Modulated, stylegan.Generator),
@@ -363,8 +390,11 @@ for name, count in parameters.items():
 # know nothing yet.)
 
 # %%
-untrained = method.preview(method.networks["generator"])
-plots.grid(untrained[:8], caption="The untrained generator, eight draws of noise.")
+with torch.no_grad():
+    blots = method.preview_noise[:8]
+    label = [torch.full((8,), method.judged or 0)] if settings.conditional or method.looks else []
+    blots = method.networks["generator"](blots, *label)
+plots.grid(blots, caption="The untrained generator, eight draws of noise.")
 
 # %% [markdown]
 # **Second failure: checkerboards.** Look closely at an untrained DCGAN. In a transposed convolution
@@ -513,11 +543,12 @@ plots.compact(figure, caption=f"Left: the smallest GAN; after 400 steps its gene
 # many add up, and the sum of squares is a quarter. The rule on the right says just that, from the
 # weight that was found at 128 px. But the right weight also depends on the scans and on how far the
 # generator has come, so for the residual model it is only where training begins (aligned crops,
-# which are more alike than whole scans, at a fifth of it: they come as far in half the time). From
-# then on gamma is **adapted**: it falls while the discriminator's loss is above `OCT_BALANCE` (it
-# tells too little apart; at $\log 2=0.69$ nothing) and rises while it is below. `OCT_GAMMA` fixes
-# it instead. Training warns if the loss says that the weight is far off. Because a penalty is dear,
-# it is taken every `penalty_every` steps, times as much.
+# which are more alike than whole scans, at a fifth of it: and with twice the learning rate they
+# come as far in half the images). From then on gamma is **adapted**: it falls while the
+# discriminator's loss is above `OCT_BALANCE` (it tells too little apart; at $\log 2=0.69$ nothing)
+# and rises while it is below. `OCT_GAMMA` fixes it instead. Training warns if the loss says that
+# the weight is far off. Because a penalty is dear, it is taken every `penalty_every` steps, times
+# as much.
 #
 # **Adam's memory.** Adam divides each step by the root of a running mean of squared gradients. With
 # the usual $\beta_2=0.999$ that mean reaches back a thousand steps, and when a penalised
@@ -674,28 +705,33 @@ discriminator = method.networks["discriminator"].cpu().train()  # BatchNorm work
 discriminator.load_state_dict(state["networks"]["discriminator"])
 
 
-def as_shown(images):
-    """Whole scans as the discriminator sees them: crops of those whose RPE is found, or resized."""
-    images = plots.pixels(images).round().astype(np.uint8)[:, None]
-    if settings.framing == "aligned":
-        return gan.crops_of(images, settings.size)
-    return texture.at_size(images, settings.size)
-
-
 @torch.no_grad()
-def logits_of(images, most=128):
+def logits_of(images, looks=None, most=256):
+    """Of pictures as the discriminator was shown them: crops and looks, or whole scans."""
     order = np.random.default_rng(settings.seed).permutation(len(images))[:most]
-    crops = as_shown(images[order])
-    pixels = torch.from_numpy(crops).float() / 127.5 - 1
-    label = [torch.full((len(pixels),), method.judged)] if settings.conditional else []
-    parts = zip(*(part.split(settings.batch_size) for part in (pixels, *label)))
+    pixels = torch.from_numpy(plots.pixels(images)[order])[:, None] / 127.5 - 1
+    told = []
+    if settings.conditional or looks is not None:
+        told.append(torch.full((len(pixels),), method.judged or 0))
+    if looks is not None:
+        told.append(torch.from_numpy(looks[order]))
+    parts = zip(*(part.split(settings.batch_size) for part in (pixels, *told)))
     return torch.cat([discriminator(*part) for part in parts]).numpy()
 
 
+def shown(side):
+    looks = shape.look(side.shapes[mine(side)]) if method.looks else None
+    return side.images[mine(side)], looks
+
+
 # %%
-sets = {"training": full.train, "validation": full.validation}
-scores = {name: logits_of(side.images) for name, side in sets.items()}
-scores["synthetic"] = logits_of(synthetic)
+judged = full.class_ if settings.conditional else None
+crops, looks = synthetic, None
+if bank is not None:  # the crops of the synthetic scans, and what they were told to look like
+    crops = sample(generator, 256, seed=settings.seed, shape="aligned")
+    looks = shape.look(generator.shapes.draw(256, judged, settings.seed)) if method.looks else None
+sets = {"training": shown(learned.train), "validation": shown(learned.validation)}
+scores = {name: logits_of(*side) for name, side in {**sets, "synthetic": (crops, looks)}.items()}
 middle = {name: float(values.mean()) for name, values in scores.items()}
 r_v = (middle["training"] - middle["validation"]) / (middle["training"] - middle["synthetic"])
 bins = np.histogram_bin_edges(np.concatenate(list(scores.values())), 30)
@@ -743,7 +779,6 @@ plots.compact(figure, caption=f"What the discriminator of step {step} thinks of 
 about = json.loads(run.config.read_text())
 report["run"] = {**about["identity"], **about["data"], "weights": generator.weights_hash}
 report["training"] = run.metrics()[-1]
-(run.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 _ = print_table(report)
 
 # %%
@@ -755,11 +790,46 @@ plots.power_spectra(full.test.images, synthetic, caption="Contrast at each finen
 # %% [markdown]
 # The spectra show what the eye overlooks, in depth and along the scan. A generator that falls off
 # too early blurs the speckle; a spike at 0.5 or 0.25 cycles per pixel is the checkerboard. How much
-# of it has training unlearned? The same number as for the untrained generators above:
+# of it has training unlearned? The same number as for the untrained generators above, on crops
+# where those are learned (in whole scans a line at 2 px of a crop lies elsewhere):
 
 # %%
-for name, images in (("real, unseen", full.test.images), ("synthetic", synthetic)):
+drawn = crops if bank is not None else synthetic
+real = learned.test.images[mine(learned.test)]
+for name, images in (("real, unseen", real), ("synthetic", drawn)):
     print(f"{name:14} line at 2 px: {line_at_2px(images[:64]):4.1f} dB above its surroundings")
+
+# %% [markdown]
+# **Is the disease there?** Drusen by the ruler, beside real scans and the DCGAN of the beginning;
+# and the probe once more, this time on *test* patients and with other eyes (EfficientNet-Lite2,
+# which no training and no choice of a checkpoint has used): a linear head learns the class judged
+# and another one from synthetic scans alone, and, to compare, from real training scans.
+
+# %%
+drusen["synthetic"] = drusen_per_scan(synthetic)
+print_drusen(drusen)
+report["drusen"] = {name: dict(zip(("per_scan", "highest", "read"), values))
+                    for name, values in drusen.items()}  # fmt: skip
+known = classes_of(generator)
+if full.other_class in known:
+    others = sample(generator, len(synthetic), settings.seed, class_name=full.other_class)
+    teacher = scans(full.other_class, whole, most=1000)
+    outside = Features(name="tf_efficientnet_lite2")
+    names = (full.class_, full.other_class)
+
+    def rows(*images):
+        return np.concatenate([outside(side) for side in images])
+
+    tested = rows(full.test.images, teacher.test.images)
+    truth = np.repeat(names, (len(full.test), len(teacher.test)))
+    report["probe"] = {
+        "synthetic": probe_auroc(rows(synthetic, others), np.repeat(names, len(synthetic)), tested,
+                                 truth),
+        "real": probe_auroc(rows(full.train.images, teacher.train.images),
+                            np.repeat(names, (len(full.train), len(teacher.train))), tested, truth),
+    }  # fmt: skip
+    for name, auroc in report["probe"].items():
+        print(f"AUROC on unseen patients of a head that learned from {name} scans: {auroc:.3f}")
 
 # %% [markdown]
 # Finally a small data set, 64 scans of every class it knows, each PNG marked as synthetic in its
@@ -769,6 +839,7 @@ for name, images in (("real, unseen", full.test.images), ("synthetic", synthetic
 # %%
 shutil.rmtree(run.folder / "synthetic", ignore_errors=True)  # of an earlier, shorter training
 pictures = export(generator, run.folder / "synthetic", n=64, seed=settings.seed)
+(run.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 for name in ("gallery.png", "curves.png", "report.json"):
     print(config.shown(run.folder / name))
 print(f"{len(pictures)} pictures in {config.shown(run.folder / 'synthetic')}")

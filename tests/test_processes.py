@@ -129,7 +129,7 @@ for name in ("is_available", "_lazy_init", "current_device", "get_device_capabil
     setattr(torch.cuda, name, trap(name, getattr(torch.cuda, name)))
 
 cells = [c.source for c in jupytext.read(notebook).cells if c.cell_type == "code"]
-(launch,) = [i for i, source in enumerate(cells) if "launch(train" in source]
+*_, launch = [i for i, source in enumerate(cells) if "launch(train" in source]
 handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
 names = {"__name__": "__main__"}
 for source in cells[: launch + 1]:

@@ -98,6 +98,8 @@ def test_drawn_shapes_are_like_those_they_come_from_and_nobodys():
     values[:, :smooth] = rng.normal(0, 1, (400, smooth)) @ rng.normal(size=(smooth, smooth)) * 0.01
     values[:, shape.AT["place"]] += 0.5
     values[:, shape.AT["thickness"]] += 0.2
+    values[:, shape.AT["white"]] += 200
+    values[:, shape.AT["noise"]] += 6
     model = shape.Shapes(values, ["A"] * 400)
     drawn = model.draw(2000, "A", seed=1)[:, :smooth]
     own = values[:, :smooth]
@@ -108,6 +110,14 @@ def test_drawn_shapes_are_like_those_they_come_from_and_nobodys():
     assert np.abs(np.subtract(*likeness)).max() < 0.15
     nearest = [np.abs((own - one) / spread).mean(1).min() for one in drawn[:50]]
     assert min(nearest) > 0.05  # in standard deviations, of the numbers' mean
+
+
+def test_a_drawn_shape_holds_the_speckle_of_no_single_scan(aligned):
+    taken = slice(len(shape.SMOOTH) + 2, None)  # after height and width
+    drawn = shape.Shapes(aligned[1], ["A"] * 24).draw(40, "A")[:, taken]
+    away = np.abs(drawn[:, None] - aligned[1][None, :, taken]).max(2)
+    assert away.min() > 1e-3
+    assert set(map(tuple, aligned[1][:, shape.SIZE])) == {(256.0, 256.0)}
 
 
 def test_a_row_of_shapes_depends_on_seed_and_place_alone(aligned):
@@ -142,9 +152,9 @@ def test_a_picture_without_rpe_is_refused_in_words():
 def test_too_few_shapes_are_named(aligned):
     with pytest.raises(ValueError, match="2 scan"):
         shape.Shapes(aligned[1][:2], ["DRUSEN"] * 2)
-    model = shape.Shapes(aligned[1][:13], ["DRUSEN"] * 12 + ["NORMAL"])
     with pytest.warns(UserWarning, match="NORMAL: 1 scan"):
-        assert model.draw(3, "NORMAL").shape == (3, len(shape.FIELDS))
+        model = shape.Shapes(aligned[1][:13], ["DRUSEN"] * 12 + ["NORMAL"])
+    assert model.draw(3, "NORMAL").shape == (3, len(shape.FIELDS))
 
 
 def test_compare_has_the_floor_beside_it(aligned):

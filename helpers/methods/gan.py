@@ -23,6 +23,7 @@ from helpers.processes import average_gradients
 EARLY = 5000  # images before which a bad state is no alarm
 COLLAPSED = 0.05  # of the validation scans' variance in features, that of the synthetic ones
 DOUBLES = 4000  # images in which gamma doubles or halves while it is adapted
+DOUBLES_ALIGNED, HELD = 1000, 3000  # of aligned crops; images before which it is not moved there
 MEMORY = 0.98  # of the mean of the discriminator's loss, per step
 PATH_EVERY, PATH_MEMORY = 8, 0.99  # steps from one path-length penalty to the next; of its mean
 PROBE = 400  # that a whole AUROC counts in the score: a tenth of it as much as a distance of 40
@@ -61,6 +62,9 @@ def crops_of(scans: np.ndarray, size: int) -> np.ndarray:
     for scan in scans[:, 0]:
         with contextlib.suppress(ValueError):
             crops.append(shape.align(scan, shape.crop_rows(size), size)[0])
+    if not crops:
+        raise ValueError(f"no RPE found in any of {len(scans)} validation scans: overfitting=0 "
+                         "does without them")  # fmt: skip
     return np.stack(crops)[:, None]
 
 
@@ -135,8 +139,8 @@ class GAN:
 
     @property
     def kept(self) -> dict[str, torch.Tensor]:
-        """What an exported generator needs besides its weights: shapes, drawn anew, so that none is
-        a patient's, and which class each is of."""
+        """What an exported generator needs besides its weights: shapes, drawn anew, so that no row
+        is a scan's, and which class each is of."""
         if self.shapes is None:
             return {}
         names = self.classes or [None]
@@ -220,14 +224,17 @@ class GAN:
         Too small a gamma, and the discriminator tells everything apart (loss near 0) by a function
         too steep to follow; too large a one, and it tells nothing apart (log 2). Which gamma lies
         between depends on the size, the number of scans, and how far the generator has come, but
-        the loss that shows it does not. R3GAN lowers its gamma tenfold by a schedule instead.
+        the loss that shows it does not. R3GAN lowers its gamma tenfold by a schedule instead. Of
+        aligned crops, which are soon drawn well, it follows faster, but not at once: the first
+        generator loses whatever gamma is.
         """
         loss = record["loss_discriminator"]
         if accelerator.num_processes > 1:
             loss = accelerator.reduce(loss.clone(), reduction="mean")
         self.mean_loss = MEMORY * self.mean_loss + (1 - MEMORY) * min(loss.item(), 1.0)
-        if self.settings.balance:
-            move = count * accelerator.num_processes / DOUBLES
+        aligned, images = self.shapes is not None, count * accelerator.num_processes
+        if self.settings.balance and not (aligned and self.steps * images <= HELD):
+            move = images / (DOUBLES_ALIGNED if aligned else DOUBLES)
             self.gamma *= 2 ** (move if self.mean_loss < self.settings.balance else -move)
             record["gamma"] = self.gamma
 
