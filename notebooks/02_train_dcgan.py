@@ -250,7 +250,8 @@ if settings.first_hours or settings.steps:
     figure = plots.grid(
         drawn[:8],
         caption="A DCGAN on whole scans, 64 px: retinas, but where are the drusen? "
-        f"{count:.1f} per scan that the ruler can read ({read:.0%}); real ones have {drusen['real'][0]:.1f}.",
+        f"{count:.1f} per scan that the ruler can read ({read:.0%}); real ones have "
+        f"{drusen['real'][0]:.1f}.",
     )
 print_drusen(drusen)
 
@@ -808,8 +809,10 @@ for name, images in (("real, unseen", real), ("synthetic", drawn)):
 # %%
 drusen["synthetic"] = drusen_per_scan(synthetic)
 print_drusen(drusen)
-report["drusen"] = {name: dict(zip(("per_scan", "highest", "read"), values))
-                    for name, values in drusen.items()}  # fmt: skip
+report["drusen"] = {
+    name: dict(zip(("per_scan", "highest", "read"), [v if v == v else None for v in values]))
+    for name, values in drusen.items()
+}
 known = classes_of(generator)
 if full.other_class in known:
     others = sample(generator, len(synthetic), settings.seed, class_name=full.other_class)
