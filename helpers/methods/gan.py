@@ -324,10 +324,10 @@ class GAN:
         made, of = [synthetic], [np.full(len(synthetic), s.class_)]
         for name in names:
             if name != s.class_:
-                noise = self.validation_noise[: max(8, len(self.validation_noise) // 2)]
-                label = torch.full((len(noise),), self.classes.index(name))
-                made.append(self.features(self.generate(network, noise, label)))
-                of.append(np.full(len(noise), name))
+                label = torch.full((len(synthetic),), self.classes.index(name))
+                drawn = self.generate(network, self.validation_noise, label)
+                made.append(self.features(drawn))
+                of.append(np.full(len(synthetic), name))
         known = np.isin(self.probed, names)
         auroc = probe_auroc(np.concatenate(made), np.concatenate(of), self.probe_features[known],
                             self.probed[known])  # fmt: skip
