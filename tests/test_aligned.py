@@ -25,7 +25,7 @@ from helpers import directions, generate, shape, trained
 from helpers.evaluation_data import read_sides
 from helpers.explorer import Explorer
 from helpers.generate import export, load_generator, sample
-from helpers.methods.gan import GAN, PROBE, SHAPES_KEPT
+from helpers.methods.gan import DOUBLES_ALIGNED, GAN, HELD, PROBE, SHAPES_KEPT
 from helpers.networks import dcgan, residual_gan, stylegan
 from helpers.projection import Projector
 from helpers.start import start_from
@@ -496,3 +496,13 @@ def test_a_start_is_that_of_a_run_whose_classes_come_in_another_order(run, tmp_p
             expected = made(z, torch.full((2,), place), looks)
             drawn = network(z, torch.full((2,), CLASSES[::-1].index(name)), looks)
             torch.testing.assert_close(drawn, expected)
+
+
+def test_gamma_of_crops_is_held_at_first_and_then_follows_fast(tmp_path):
+    method = aligned_gan(tmp_path)[0]
+    accelerator, easy = Accelerator(cpu=True), {"loss_discriminator": torch.tensor(0.01)}
+    began = method.gamma
+    for method.steps, factor in ((HELD // 16, 1), (HELD // 16 + 1, 2 ** (16 / DOUBLES_ALIGNED))):
+        method.gamma, method.mean_loss = began, 0.01
+        method._weigh(dict(easy), 16, accelerator)
+        assert method.gamma == pytest.approx(began * factor)
