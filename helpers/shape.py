@@ -33,7 +33,8 @@ LEVELS = 6  # steps of grey in which lost detail is measured
 SURE = 0.5  # share of columns that have to agree on where the RPE runs
 FADE = 0.15  # thicknesses over which a crop passes into the background
 CARRIED = 0.4  # thicknesses over which the background forgets the crop's edge
-BANDWIDTH = 0.5  # of drawn shapes, in standard deviations of the shapes drawn from
+BANDWIDTH = 1.0  # of drawn shapes, in standard deviations of the shapes in a neighbourhood
+NEAR, LEAST_NEAR = 0.1, 12  # share of a class that is a neighbourhood, and scans at least
 DEVICES = 5  # scans whose speckle is averaged for a drawn one
 
 # what is drawn smoothly: the curve (Legendre, shares of the height), the thickness (share of the
@@ -290,10 +291,11 @@ class Shapes:
     """Shapes (N, len(FIELDS)) of ``labels`` (N,), and new ones like them.
 
     A smoothed bootstrap that keeps mean and covariance (Silverman, "Density estimation", 1986,
-    section 6.4.1): x' = m + (x - m + h e) / sqrt(1 + h^2), e ~ N(0, covariance of the class),
-    h = BANDWIDTH. Speckle is the mean of the DEVICES scans that are most like x' and of one size,
-    so that it is a device's and no scan's own. A class of fewer than three scans is drawn from all
-    classes, with a warning.
+    section 6.4.1), within the neighbourhood of the scan drawn, so that devices do not blend:
+    x' = m + (x - m + h e) / sqrt(1 + h^2), e ~ N(0, C), h = BANDWIDTH, m and C of the NEAR of its
+    class that are most like it. Speckle is the mean of the DEVICES that are most like x' and of one
+    size, so that it is a device's and no scan's own. A class of fewer than three scans is drawn
+    from all classes, with a warning.
     """
 
     def __init__(self, values, labels):
@@ -315,20 +317,22 @@ class Shapes:
         """``count`` new shapes, (count, len(FIELDS)), of one class; row i depends on seed and i."""
         own = self.of(label)
         smooth = own[:, : len(SMOOTH)].astype(np.float64)
-        mean, spread = smooth.mean(0), smooth.std(0) + 1e-6
-        values, vectors = np.linalg.eigh(np.cov(smooth, rowvar=False))
-        root = vectors * np.sqrt(values.clip(0))
+        spread = smooth.std(0) + 1e-6
+        near = min(len(own), max(LEAST_NEAR, round(NEAR * len(own))))
         drawn = np.empty((count, len(FIELDS)), np.float32)
         for i in range(count):
             rng = np.random.default_rng([seed, i])
             one = rng.integers(len(own))
+            away = (((smooth - smooth[one]) / spread) ** 2).sum(1)
+            those = smooth[np.argsort(away, kind="stable")[:near]]
+            mean, moves = those.mean(0), (those - those.mean(0)) / np.sqrt(near - 1)
             for _ in range(20):
-                e = root @ rng.standard_normal(len(SMOOTH))
+                e = rng.standard_normal(near) @ moves
                 new = mean + (smooth[one] - mean + BANDWIDTH * e) / np.sqrt(1 + BANDWIDTH**2)
                 if _possible(new, own):
                     break
             else:
-                new = mean
+                new = smooth.mean(0)
             alike = np.flatnonzero((own[:, SIZE] == own[one, SIZE]).all(1))
             away = (((smooth[alike] - new) / spread) ** 2).sum(1)
             drawn[i] = own[alike[np.argsort(away)[:DEVICES]]].mean(0)

@@ -294,11 +294,12 @@ figure
 
 # %% [markdown]
 # The shapes that are drawn are a smoothed bootstrap: a training scan's numbers, moved at random by
-# half of their spread and pulled to the mean by as much, so that mean and covariance stay; speckle
-# is averaged over the five scans most like that. No row is a scan's own, but what is drawn from few
-# patients lies near them: handle the shapes of patients as you would any statistics of them. Are
-# they like those of patients whom nobody asked? For each number, the largest distance between the
-# two distributions (Kolmogorov and Smirnov), beside that of real training scans:
+# as much as those of the scans most like it differ, and pulled to their mean, so that mean and
+# covariance stay; speckle is averaged over the five scans most like that. No row is a scan's own,
+# but what is drawn from few patients lies near them: handle the shapes of patients as you would any
+# statistics of them. Are they like those of patients whom nobody asked? For each number, the
+# largest distance between the two distributions (Kolmogorov and Smirnov), beside that of real
+# training scans:
 
 # %%
 if settings.framing == "aligned" and mine(learned.validation).sum() >= 8:
