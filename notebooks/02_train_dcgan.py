@@ -815,24 +815,22 @@ report["drusen"] = {
     name: dict(zip(("per_scan", "highest", "read"), [v if v == v else None for v in values]))
     for name, values in drusen.items()
 }
-known = classes_of(generator)
-if full.other_class in known:
-    others = sample(generator, len(synthetic), settings.seed, class_name=full.other_class)
-    teacher = scans(full.other_class, whole, most=1000)
+if full.other_class in classes_of(generator):
+    names, most = (full.class_, full.other_class), 200
+    others = sample(generator, most, settings.seed, class_name=full.other_class)
+    teacher = scans(full.other_class, whole, most=most, sides=("train", "test"))
     outside = Features(name="tf_efficientnet_lite2")
-    names = (full.class_, full.other_class)
 
-    def rows(*images):
-        return np.concatenate([outside(side) for side in images])
+    def rows_of(*sides):
+        sides = [side[:most] for side in sides]
+        rows = np.concatenate([outside(side) for side in sides])
+        return rows, np.repeat(names, [len(side) for side in sides])
 
-    tested = rows(full.test.images, teacher.test.images)
-    truth = np.repeat(names, (len(full.test), len(teacher.test)))
+    tested = rows_of(full.test.images, teacher.test.images)
     report["probe"] = {
-        "synthetic": probe_auroc(rows(synthetic, others), np.repeat(names, len(synthetic)), tested,
-                                 truth),
-        "real": probe_auroc(rows(full.train.images, teacher.train.images),
-                            np.repeat(names, (len(full.train), len(teacher.train))), tested, truth),
-    }  # fmt: skip
+        "synthetic": probe_auroc(*rows_of(synthetic, others), *tested),
+        "real": probe_auroc(*rows_of(full.train.images, teacher.train.images), *tested),
+    }
     for name, auroc in report["probe"].items():
         print(f"AUROC on unseen patients of a head that learned from {name} scans: {auroc:.3f}")
 
