@@ -37,10 +37,10 @@
 # any real scans with `OCT_DATA`. The same without a notebook:
 # `python -m helpers.evaluate --real DIR --synthetic DIR_OR_RUN --out DIR`.
 #
-# In the demo a classifier that learned from the GAN alone is about as good on unseen patients as one
-# that learned from real scans. And yet the page finds what is wrong: a quarter of the kinds of scans
-# is there, drusen are fewer and lower than they should be, and the grain gives every scan away. It
-# copied nobody. A better generator has to move these.
+# In the demo a classifier that learned from the GAN alone is about as good on unseen patients as
+# one that learned from real scans. And yet the page finds what is wrong: a quarter of the kinds of
+# scans is there, drusen are fewer and lower than they should be, and the grain gives every scan
+# away. It copied nobody. A better generator has to move these.
 #
 # Nothing that is made here is for clinical use.
 
