@@ -60,7 +60,8 @@ def test_gradients_in_fp16_are_those_of_fp32(tmp_path, method):
     for name, value in record.items():
         # of eight logits near zero, one may change its sign
         least = 0.25 if name == "sign_real" else 0.02
-        assert half_record[name] == pytest.approx(value, rel=0.02, abs=least), name
+        near = 0.05 if "aligned" in method else 0.02  # the RPE's row is read by a steep softmax
+        assert half_record[name] == pytest.approx(value, rel=near, abs=least), name
     if "penalties" in method:
         assert record["penalty"] > 0  # the second derivatives were there
     for name, network in single.networks.items():
