@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from helpers import simulate
+from helpers import config, simulate
 from helpers.generate import SHIPPED, classes_of, load_generator, sample
 from helpers.measures import layers
 from helpers.measures.features import Features
 from helpers.measures.probe import probe_auroc
+from helpers.recipes import with_recipe
 from helpers.start import start_from
 from helpers.trained import ready
 
@@ -77,16 +78,13 @@ def test_no_two_scans_are_one_picture(drawn):
 def test_what_ships_is_small_and_can_be_begun_from(tmp_path):
     files = [SHIPPED / "simulated.safetensors", SHIPPED / "discriminators/simulated.safetensors"]
     assert sum(file.stat().st_size for file in files) < 15e6
-    from helpers import config
-    from helpers.recipes import with_recipe
 
     class Thumbnails:
         def __call__(self, images, progress=False):
             return np.asarray(images, np.float32)[:, 0, ::16, ::16].reshape(len(images), -1)
 
-    arguments = ["--preset=tiny", "--size=256", "--width=", "--n_simulated=6"]
-    arguments = [a for a in arguments if not a.endswith("=")]
-    settings = config.resolve(config.TrainGan, [*arguments, f"--runs={tmp_path}"], {})
+    arguments = ["--preset=tiny", "--size=256", "--n_simulated=6", f"--runs={tmp_path}"]
+    settings = config.resolve(config.TrainGan, arguments, {})
     settings.width = None  # of the recipe, not of tiny
     settings.start = "simulated"
     method, *_ = ready(with_recipe(settings), Thumbnails(), progress=False)
