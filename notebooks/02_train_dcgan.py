@@ -248,10 +248,10 @@ if settings.first_hours or settings.steps:
     drusen["real, reduced to 64 px"] = drusen_per_scan(texture.at_size(full.test.images, 64))
     drusen["DCGAN on whole scans"] = drusen_per_scan(drawn)
     count, _, read = drusen["DCGAN on whole scans"]
+    counted = f"{count:.1f} per scan" if read else "the ruler can read none of them"
     figure = plots.grid(
         drawn[:8],
-        caption="A DCGAN on whole scans, 64 px: retinas, but where are the drusen? "
-        f"{count:.1f} per scan that the ruler can read ({read:.0%}); real ones have "
+        caption=f"A DCGAN on whole scans, 64 px: where are the drusen? {counted}; real scans have "
         f"{drusen['real'][0]:.1f}.",
     )
 print_drusen(drusen)
