@@ -5,16 +5,19 @@ import hashlib
 import json
 import os
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from helpers import preprocess, shape, simulate
 from helpers.padding import without_padding
 from helpers.public_sets import octmnist_split
 from helpers.sources import Scan
+
+MANY = 1000  # scans from which on processes are worth their start, where there are cores for them
 
 
 def read_scan(scan: Scan, size: int, framing: str, clahe=False):
@@ -45,6 +48,14 @@ def read_scan(scan: Scan, size: int, framing: str, clahe=False):
     return preprocess.clean_dfe(image, size=size, framing=framing, clahe=clahe, centre=centre)[
         0
     ].transpose(2, 0, 1)
+
+
+def _attempt(scan: Scan, **how):
+    """What ``read_scan`` returns, or, of a file that cannot be read, why."""
+    try:
+        return read_scan(scan, **how)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error).removeprefix(f"{scan.path}: ")
 
 
 def simulated_eye(scan: Scan, size: int, pictures=("oct", "dfe")) -> simulate.Eye:
@@ -78,33 +89,27 @@ def decode(scans, hashes, cache: Path, *, size, framing, clahe=False, progress=T
             return _open(raw, about, left_out)
         warnings.warn(f"{raw} was damaged; it is made anew.", stacklevel=3)
 
-    def one(scan):
-        try:
-            return read_scan(scan, size, framing, clahe)
-        except (ValueError, FileNotFoundError) as error:
-            return str(error).removeprefix(f"{scan.path}: ")
-
+    cores = os.cpu_count() or 1
+    prefer = "processes" if cores > 2 and len(scans) >= MANY else "threads"
+    pool = Parallel(cores, prefer=prefer, return_as="generator", batch_size=8)
+    one = delayed(partial(_attempt, size=size, framing=framing, clahe=clahe))
     bad, good, sha256, shapes = [], 0, hashlib.sha256(), []
     part = raw.with_suffix(f".{os.getpid()}.part")
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
-            images = tqdm(pool.map(one, scans), total=len(scans), desc="decoding",
+        with part.open("wb") as file:
+            images = tqdm(pool(map(one, scans)), total=len(scans), desc="decoding",
                           disable=not progress)  # fmt: skip
-            try:
-                for scan, image in zip(scans, images):
-                    if isinstance(image, str):
-                        bad.append((scan.path, image))
-                        continue
-                    if isinstance(image, tuple):
-                        image, values = image
-                        shapes.append(values)
-                    file.write(image.tobytes())
-                    sha256.update(image.tobytes())
-                    good, size_of = good + 1, image.shape
-            except BaseException:  # Ctrl-C too: do not decode the rest first
-                pool.shutdown(cancel_futures=True)
-                raise
+            for scan, image in zip(scans, images):
+                if isinstance(image, str):
+                    bad.append((scan.path, image))
+                    continue
+                if isinstance(image, tuple):
+                    image, values = image
+                    shapes.append(values)
+                file.write(image.tobytes())
+                sha256.update(image.tobytes())
+                good, size_of = good + 1, image.shape
             if shapes:
                 numbers = np.stack(shapes).astype("<f4").tobytes()
                 file.write(numbers)

@@ -15,6 +15,7 @@ from helpers.processes import average_statistics, make_accelerator
 from helpers.runs import Run
 
 EXPLODED = 1e5  # no loss of a training that works comes near it
+READ_EVERY = 16  # steps of a GPU from one look at the losses to the next: each look waits for it
 SLOWER = 0.5  # what the learning rate is multiplied by, once, when the losses explode
 
 
@@ -29,10 +30,12 @@ def update_average(average, network, images_seen, batch_size, half_life, ramp) -
     """
     reach = min(half_life, ramp * images_seen) if ramp else half_life
     decay = 0.5 ** (batch_size / reach) if reach > 0 else 0.0
-    for mean, value in zip(average.state_dict().values(), network.state_dict().values()):
-        if mean.is_floating_point():
-            mean.lerp_(value.to(mean.dtype), 1 - decay)
-        else:
+    means, values = (list(n.state_dict().values()) for n in (average, network))
+    real = [k for k, mean in enumerate(means) if mean.is_floating_point()]
+    torch._foreach_lerp_([means[k] for k in real],
+                         [values[k].to(means[k].dtype) for k in real], 1 - decay)  # fmt: skip
+    for mean, value in zip(means, values):
+        if not mean.is_floating_point():
             mean.copy_(value)
 
 
@@ -56,6 +59,8 @@ class Training:
     def __init__(self, method, draw, run: Run, settings):
         self.method, self.draw, self.run, self.settings = method, draw, run, settings
         self.accelerator = accelerator = make_accelerator(choose_precision(settings.precision))
+        self.read_every = READ_EVERY if accelerator.device.type == "cuda" else 1
+        torch.backends.cudnn.benchmark = True  # of a GPU: every batch has the same size
         self.main = accelerator.is_main_process
         self.batch_size = settings.batch_size * accelerator.num_processes
         for network in method.networks.values():
@@ -64,7 +69,7 @@ class Training:
             name: accelerator.prepare_optimizer(o) for name, o in method.optimizers.items()
         }
         self.average = copy.deepcopy(method.averaged).eval().requires_grad_(False)
-        self.at = Progress()
+        self.at, self.unread = Progress(), []
         self._go_on(None)
 
     def state(self) -> dict:
@@ -120,18 +125,33 @@ class Training:
             rank=rank, world_size=count,
         )  # fmt: skip
 
-    def step(self) -> dict[str, float]:
-        """One step of the method and of the moving average; returns its losses."""
+    def step(self, progress=0.0) -> None:
+        """One step of the method and of the moving average; ``read`` tells its losses.
+
+        ``progress``, 0 to 1: how much of the budget is used, for methods that want to know."""
         s, at, method = self.settings, self.at, self.method
-        record = method.step(next(self.stream), self.accelerator)
+        if hasattr(method, "progress"):
+            method.progress = progress
+        self.unread.append(method.step(next(self.stream), self.accelerator))
         at.step, at.images = at.step + 1, at.images + self.batch_size
         average_statistics(method.networks, self.accelerator)
         update_average(
             self.average, method.averaged, at.images, self.batch_size, s.ema_half_life, s.ema_ramp
         )
-        for name, value in record.items():
-            at.records.setdefault(name, []).append(value)
-        return record
+
+    def read(self) -> dict[str, float]:
+        """The losses of the steps since the last look, to be logged; returns the worst of each."""
+        names = [(name, value) for record in self.unread for name, value in record.items()]
+        values = [torch.as_tensor(value, dtype=torch.float64) for _, value in names]
+        device = self.accelerator.device
+        found = torch.stack([value.to(device) for value in values]).tolist()  # waits once
+        self.unread, worst = [], {}
+        for (name, _), value in zip(names, found):
+            self.at.records.setdefault(name, []).append(value)
+            known = worst.get(name, 0.0)
+            if not (math.isnan(known) or abs(value) <= abs(known)) or name not in worst:
+                worst[name] = value  # NaN is the worst
+        return worst
 
     def sound(self, record: dict, *, weights: bool) -> bool:
         """Whether losses, and if asked all weights, are finite and within reason."""

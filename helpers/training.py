@@ -5,10 +5,12 @@ It never names a method. A method is a plain object with
 - ``networks`` and ``optimizers``, dictionaries by name; ``averaged``, the module whose moving
   average is judged and exported; ``architecture``, what rebuilds that module; ``exported``, what
   its file is called ("generator"); ``judged_by``, the name of its score ("kernel_distance");
-- ``step(batch, accelerator) -> dict of floats``, which calls backward and the optimizers; a method
-  that sets learning rates itself multiplies them by ``group.get("slowed", 1)``;
+- ``step(batch, accelerator) -> dict of numbers``, which calls backward and the optimizers; 0-d
+  tensors are numbers, and on a GPU better ones, since reading a float waits for the step to end; a
+  method that sets learning rates itself multiplies them by ``group.get("slowed", 1)``;
 - ``preview(module) -> images`` and ``validate(module) -> float`` (smaller is better);
-- ``state_dict()`` / ``load_state_dict(state)`` for whatever else it remembers.
+- ``state_dict()`` / ``load_state_dict(state)`` for whatever else it remembers;
+- ``progress``, if it has it: before each step it is told how much of the budget is used, 0 to 1.
 """
 
 import math
@@ -18,7 +20,7 @@ from tqdm.auto import tqdm
 
 from helpers.budget import Budget
 from helpers.precision import choose_precision
-from helpers.processes import agreed, average_gradients, interruptible, is_first
+from helpers.processes import agreed, average_gradients, furthest, interruptible, is_first
 from helpers.runs import Run
 from helpers.state import Training
 
@@ -66,9 +68,13 @@ def train(method, draw, run: Run, settings) -> Run:
             [budget.over(at.step) or t.out_of_patience(), False, False], t.accelerator
         )
         while not (over or interrupted or late):
-            record = t.step()
+            t.step(furthest(budget.share(at.step), t.accelerator))
+            judging, logging = at.step % judge_every == 0, at.step % log_every == 0
+            last = at.step == s.steps
+            if at.step % t.read_every and not (judging or logging or last):
+                continue
+            record = t.read()
             at.seconds = budget.seconds
-            judging = at.step % judge_every == 0
             exploded, over, interrupted, late = agreed(
                 [not t.sound(record, weights=judging), budget.over(at.step), bool(asked),
                  budget.sitting_over()], t.accelerator,
@@ -77,7 +83,7 @@ def train(method, draw, run: Run, settings) -> Run:
                 t.slow_down(record)
                 at, over = t.at, False
                 continue
-            if at.step % log_every == 0 or over:
+            if logging or over:
                 t.log()
             if judging and not over:
                 saved = t.save(best=t.judge())

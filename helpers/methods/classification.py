@@ -116,7 +116,7 @@ class Classification:
         # not divided by the batch's sum of weights: parts of a batch on several GPUs add up to it
         return F.cross_entropy(logits, labels, weight=weights, reduction="none").mean()
 
-    def step(self, batch, accelerator) -> dict[str, float]:
+    def step(self, batch, accelerator) -> dict[str, torch.Tensor]:
         """One update from a labelled batch."""
         s, network, optimizer = self.settings, self.averaged, self.optimizers["classifier"]
         images, labels = batch
@@ -131,7 +131,7 @@ class Classification:
         average_gradients(network, accelerator)
         optimizer.step()
         right = (logits > 0) == labels.bool() if s.multilabel else logits.argmax(1) == labels
-        return {"loss_classifier": loss.item(), "accuracy": right.float().mean().item()}
+        return {"loss_classifier": loss.detach(), "accuracy": right.float().mean()}
 
     @torch.no_grad()
     def _judge(self, network):

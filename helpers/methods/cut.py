@@ -77,7 +77,7 @@ class CUT:
             losses.append(patch_nce(projectors(number, query), projectors(number, key)))
         return sum(losses) / len(losses)
 
-    def step(self, batch, accelerator) -> dict[str, float]:
+    def step(self, batch, accelerator) -> dict[str, torch.Tensor]:
         """One update of the discriminator, then of the generator and the projectors together."""
         s = self.settings
         generator, discriminator, _ = self.networks.values()
@@ -107,7 +107,7 @@ class CUT:
         self._update(["generator", "projectors"], sum(losses.values()), accelerator)
         self.steps += 1
         record = {"loss_discriminator": judged, **losses}
-        record = {name: float(value.detach()) for name, value in record.items()}
+        record = {name: value.detach() for name, value in record.items()}
         return record | self.judge.measured
 
     def _update(self, names: list[str], loss: torch.Tensor, accelerator) -> None:

@@ -46,7 +46,7 @@ class CycleGAN:
         self.steps = 0
         self.discriminator_loss, self.generator_loss = LOSSES["least_squares"]
 
-    def step(self, batch, accelerator) -> dict[str, float]:
+    def step(self, batch, accelerator) -> dict[str, torch.Tensor]:
         """One update of both generators together, then of both discriminators."""
         s, generator, discriminator = self.settings, *self.networks.values()
         (photographs, labels), (scans, _) = batch
@@ -88,7 +88,7 @@ class CycleGAN:
         self._update("discriminator", judged, accelerator)
         self.steps += 1
         record = {"loss_discriminator": judged, **losses}
-        record = {name: float(value.detach()) for name, value in record.items()}
+        record = {name: value.detach() for name, value in record.items()}
         return record | self.judge.measured
 
     def _update(self, name: str, loss: torch.Tensor, accelerator) -> None:

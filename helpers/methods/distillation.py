@@ -169,7 +169,7 @@ class Distillation:
         if s.teacher_learns:
             self.networks["teacher"] = self.teacher.requires_grad_(True).train()
 
-    def step(self, batch, accelerator) -> dict[str, float]:
+    def step(self, batch, accelerator) -> dict[str, torch.Tensor]:
         """One update of the student, its projector and, if it learns, the teacher."""
         s, student = self.settings, self.averaged
         (images, labels), (their_images, their_labels) = batch
@@ -186,18 +186,16 @@ class Distillation:
             for part in (features, projected, logits, plain, labels)
         )
         total = self.classification(logits, labels) * ("simkd" not in self.weights)
-        record = {"loss_classification": float(total.detach())}
+        record = {"loss_classification": total.detach()}
         if self.teacher is not None:
             logits, plain, labels = (part[:, self.own] for part in (logits, plain, labels))
             side = Side(features, projected, logits, labels, plain.detach(), s.multilabel)
             shown, teacher_loss = self._ask_teacher(their_images, their_labels, accelerator)
             terms, counts = self.terms(side, shown)
-            record |= {
-                f"loss_{name}": float(term.detach()) for name, term in terms.items()
-            } | counts
+            record |= {f"loss_{name}": term.detach() for name, term in terms.items()} | counts
             total = total + sum(self.weights[name] * term for name, term in terms.items())
             if s.teacher_learns:
-                record["loss_teacher"] = float(teacher_loss.detach())
+                record["loss_teacher"] = teacher_loss.detach()
                 total = total + teacher_loss
         for optimizer in self.optimizers.values():
             set_rate(optimizer, s, self.steps_done)
@@ -247,7 +245,7 @@ class Distillation:
             (own, truth), (theirs, their_truth) = student.answers, teacher.answers
             open_ = losses.gate(own, theirs, truth, their_truth)
         both = open_ & (student.labels.sum(0) > 0) & (teacher.labels.sum(0) > 0)
-        counts = {"shared": float(both.sum())}
+        counts = {"shared": both.sum()}
         if set(self.weights) & set(BY_CLASS):
             found = self._by_class(student, teacher, both)
         if set(self.weights) & set(BY_SAMPLE):

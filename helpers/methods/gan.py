@@ -13,6 +13,7 @@ import torch
 
 from helpers import shape
 from helpers.augment import AdaptiveShare, augment, mirror
+from helpers.cuda_graph import Replayed
 from helpers.losses.adversarial import LOSSES, path_lengths, zero_centred_penalty
 from helpers.measures.distances import kernel_distance
 from helpers.measures.probe import probe_auroc
@@ -134,8 +135,28 @@ class GAN:
             else None
         )
         self.share = AdaptiveShare(s.augment, s.overfitting, unseen)
-        self.steps, self.gamma, self.mean_loss = 0, s.gamma, s.balance or math.log(2) / 2
-        self.path_mean, self.judgement = 0.0, {}
+        # gamma and the mean loss: on the device, so that no step waits for the GPU to tell them
+        self.weighed = torch.tensor([s.gamma, s.balance or math.log(2) / 2], dtype=torch.float64)
+        self.steps, self.path_mean, self.judgement = 0, 0.0, {}
+        self.replayed, self.progress = None, 0.0
+
+    @property
+    def gamma(self) -> float:
+        """Weight of the gradient penalties, as far as it is adapted."""
+        return self.weighed[0].item()
+
+    @gamma.setter
+    def gamma(self, value: float):
+        self.weighed[0] = value
+
+    @property
+    def mean_loss(self) -> float:
+        """Running mean of the discriminator's loss."""
+        return self.weighed[1].item()
+
+    @mean_loss.setter
+    def mean_loss(self, value: float):
+        self.weighed[1] = value
 
     @property
     def kept(self) -> dict[str, torch.Tensor]:
@@ -149,14 +170,51 @@ class GAN:
         return {"shapes": torch.from_numpy(np.concatenate(drawn)),
                 "shape_labels": torch.from_numpy(places)}  # fmt: skip
 
-    def step(self, batch, accelerator) -> dict[str, float]:
+    def step(self, batch, accelerator) -> dict[str, torch.Tensor]:
         """One update of the discriminator, then of the generator, from real scans (B, 1, S, S).
 
         The batch may be (scans, labels) or (scans, labels, looks): a synthetic scan is asked for of
-        the class and the look of the real one beside it.
+        the class and the look of the real one beside it. On a GPU of its own the step is captured
+        once and replayed (``cuda_graph``).
         """
-        s, generator, discriminator = self.settings, *self.networks.values()
+        s = self.settings
+        if s.decay:
+            self._slow()
         real, *told = batch if isinstance(batch, (tuple, list)) else (batch,)
+        if self.weighed.device != real.device:
+            self.weighed = self.weighed.to(real.device)
+        way = self._way(len(real) * accelerator.num_processes)
+        straight = not (s.overfitting or s.mixing or s.path_length)  # nothing else does
+        if straight and real.is_cuda and accelerator.num_processes == 1:
+            if self.replayed is None:
+                self.replayed = Replayed(self._turn, self.optimizers.values())
+            record = self.replayed(way, accelerator, real, *told)
+        else:
+            record = self._turn(way, accelerator, real, *told)
+        self.steps += 1
+        return record
+
+    def _way(self, images: int) -> tuple[bool, bool]:
+        """Whether, in a step of so many images, a penalty is due and gamma is moved."""
+        s, held = self.settings, self.shapes is not None and (self.steps + 1) * images <= HELD
+        due = bool(s.gamma) and self.steps % s.penalty_every == 0
+        return due, bool(s.balance) and not held
+
+    def _slow(self) -> None:
+        """In the last ``settings.decay`` of the training the learning rates fall to a tenth, in
+        eight steps: what two networks that chase each other leave undone is settled then."""
+        over = max(0.0, 1 - (1 - self.progress) / self.settings.decay)
+        falls = 0.1 ** (math.floor(8 * over) / 8)
+        rates = (self.settings.lr, self.settings.lr_discriminator)
+        for optimizer, rate in zip(self.optimizers.values(), rates):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * falls * group.get("slowed", 1)
+
+    def _turn(self, way: tuple[bool, bool], accelerator, real, *told) -> dict[str, torch.Tensor]:
+        """A step whose penalty is due, or not, and which moves gamma, or not."""
+        (due, moved), s = way, self.settings
+        generator, discriminator = self.networks.values()
+        told = list(told)
         if told and not self.conditional:  # one class to the networks, whatever its name
             told[0] = torch.zeros_like(told[0])
         if s.mirror:
@@ -165,7 +223,6 @@ class GAN:
         with accelerator.autocast():
             fake = generator.mixed(z, s.mixing, *told) if s.mixing else generator(z, *told)
 
-        due = self.gamma > 0 and self.steps % s.penalty_every == 0
         shown = augment(torch.cat([real, fake.detach()]), self.share.value).requires_grad_(due)
         with accelerator.autocast():
             if s.norm == "batch" or s.minibatch_std:  # a layer that looks across the batch
@@ -178,7 +235,7 @@ class GAN:
         if due:
             penalty = 2 * zero_centred_penalty(logits.float(), shown, s.penalty_fine)  # R1 + R2
             record["penalty"] = penalty.detach()
-            loss = loss + s.penalty_every * self.gamma / 2 * penalty
+            loss = loss + (s.penalty_every * self.weighed[0] / 2).float() * penalty
         self._update("discriminator", loss, accelerator)
 
         discriminator.requires_grad_(False)  # its gradients are not needed on the generator's way
@@ -198,10 +255,9 @@ class GAN:
         self._update("generator", loss, accelerator)
         margin = on_real - on_fake if s.loss == "relativistic" else on_real
         record["sign_real"] = margin.detach().sign().mean()  # 1: every real scan is recognised
-        self.steps += 1
         if s.gamma:
-            self._weigh(record, len(real), accelerator)
-        return {name: float(value) for name, value in record.items()}
+            self._weigh(record, len(real), moved, accelerator)
+        return record
 
     def _bends(self, z, told: list, record: dict, accelerator) -> torch.Tensor:
         """The path-length penalty (StyleGAN2, equation 4): squared distance of the lengths, at
@@ -218,7 +274,7 @@ class GAN:
         record["path_length"] = mean
         return (lengths - self.path_mean).square().mean()
 
-    def _weigh(self, record: dict, count: int, accelerator) -> None:
+    def _weigh(self, record: dict, count: int, moved: bool, accelerator) -> None:
         """Adapt gamma so that the discriminator's mean loss stays near ``settings.balance``.
 
         Too small a gamma, and the discriminator tells everything apart (loss near 0) by a function
@@ -231,12 +287,13 @@ class GAN:
         loss = record["loss_discriminator"]
         if accelerator.num_processes > 1:
             loss = accelerator.reduce(loss.clone(), reduction="mean")
-        self.mean_loss = MEMORY * self.mean_loss + (1 - MEMORY) * min(loss.item(), 1.0)
-        aligned, images = self.shapes is not None, count * accelerator.num_processes
-        if self.settings.balance and not (aligned and self.steps * images <= HELD):
-            move = images / (DOUBLES_ALIGNED if aligned else DOUBLES)
-            self.gamma *= 2 ** (move if self.mean_loss < self.settings.balance else -move)
-            record["gamma"] = self.gamma
+        gamma, mean = self.weighed.unbind()
+        mean.mul_(MEMORY).add_((1 - MEMORY) * loss.double().clamp(max=1.0))
+        if moved:
+            doubles = DOUBLES if self.shapes is None else DOUBLES_ALIGNED
+            move = count * accelerator.num_processes / doubles
+            gamma.mul_(2 ** (move * (self.settings.balance - mean).sign()))
+            record["gamma"] = gamma.clone()
 
     def _update(self, name: str, loss: torch.Tensor, accelerator) -> None:
         optimizer = self.optimizers[name]
@@ -341,4 +398,5 @@ class GAN:
 
     def load_state_dict(self, state: dict) -> None:
         self.share.load_state_dict(state["share"])
-        vars(self).update((name, value) for name, value in state.items() if name != "share")
+        for name in ("steps", "gamma", "mean_loss", "path_mean"):
+            setattr(self, name, state[name])

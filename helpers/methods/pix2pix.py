@@ -34,7 +34,7 @@ class Pix2pix:
         self.steps = 0
         self.discriminator_loss, self.generator_loss = LOSSES["bce"]
 
-    def step(self, batch, accelerator) -> dict[str, float]:
+    def step(self, batch, accelerator) -> dict[str, torch.Tensor]:
         """One update of the discriminator, which sees the photograph too, then of the generator."""
         s, generator, discriminator = self.settings, *self.networks.values()
         both = mirror(batch[0]) if self.mirrors else batch[0]  # photograph and scan together
@@ -56,7 +56,7 @@ class Pix2pix:
         self._update("generator", sum(losses.values()), accelerator)
         self.steps += 1
         record = {"loss_discriminator": judged, **losses}
-        record = {name: float(value.detach()) for name, value in record.items()}
+        record = {name: value.detach() for name, value in record.items()}
         return record | self.judge.measured
 
     def _update(self, name: str, loss: torch.Tensor, accelerator) -> None:

@@ -20,9 +20,11 @@ from bench.materials import CLASSES, files
 from helpers import config
 from helpers.data import batches, prepare
 from helpers.distillation_data import distillation_batches
+from helpers.methods.cut import CUT
 from helpers.methods.cyclegan import CycleGAN
 from helpers.methods.distillation import Distillation
 from helpers.methods.gan import GAN
+from helpers.methods.pix2pix import Pix2pix
 from helpers.networks.classifiers import Classifier, Network
 from helpers.precision import choose_precision
 from helpers.recipes import with_recipe
@@ -83,9 +85,9 @@ def dcgan(place, who, size, batch_size=64, precision="auto"):
     return Ours(method, batches(cached(place, size), batch_size, device=DEVICE), precision)
 
 
-def adversarial(place, who, size, model, precision="auto"):
+def adversarial(place, who, size, model, precision="auto", **settings):
     """Our recipe on both sides, with its augmentation and lazy penalties."""
-    method = make_gan(size, model=model)
+    method = make_gan(size, model=model, **settings)
     count = method.settings.batch_size
     if who == "plain":
         stream = (images for images, _ in from_files(place, size, count))
@@ -93,10 +95,11 @@ def adversarial(place, who, size, model, precision="auto"):
     return Ours(method, batches(cached(place, size), count, device=DEVICE), precision)
 
 
-def aligned(place, who, size, precision="auto"):
+def aligned(place, who, size, precision="auto", **settings):
     """What notebook 02 trains: crops of all classes, with what each looks like; its loss and its
     augmentation on both sides, and the cache as well."""
     given = [f"--data={files(place, IMAGES)}", f"--size={size}", f"--runs={place}"]
+    given += [f"--{name}={value}" for name, value in settings.items()]
     settings = with_recipe(config.resolve(config.TrainGan, given, {}))
     method, draw, *_ = ready(settings, Thumbnails(), progress=False)
     stream = draw(device=DEVICE)
@@ -125,6 +128,27 @@ def cyclegan(place, who, size, width, blocks=6, precision="auto"):
     return Ours(method, zip(*streams), precision)
 
 
+def translation(place, who, size, model, precision="auto"):
+    """CUT or pix2pix as they are, on both sides, from the cache; batch 1."""
+    paired = model == "pix2pix"
+    given = [f"--size={size}", "--batch-size=1", *([] if paired else ["--model=cut"])]
+    settings = config.resolve(config.TrainPix2pix if paired else config.TrainCyclegan, given, {})
+    domains = make_domains(paired=paired)
+    for data, channels in ((domains.dfe, 4 if paired else 3), (domains.oct, 1)):
+        data.validation.images = np.zeros((2, channels, size, size), np.uint8)
+        data.validation.scans[:] = data.validation.scans[:1] * 2
+    method = (Pix2pix if paired else CUT)(settings, domains, Thumbnails())
+    dfe, oct = (cached(place, size, modality) for modality in ("dfe", "oct"))
+    labels = np.zeros(len(dfe), int)
+    if paired:
+        stream = batches(np.concatenate([dfe, oct], 1), 1, labels=labels, device=DEVICE)
+    else:
+        stream = zip(*(batches(side, 1, labels=labels, device=DEVICE) for side in (dfe, oct)))
+    if who == "plain":
+        return Ours(method, stream, "fp32", torch.contiguous_format)
+    return Ours(method, stream, precision)
+
+
 def distillation(place, who, size, batch_size=16, precision="auto"):
     """FDDM with EfficientNet-Lite0 on both sides."""
     given = [f"--size={size}", f"--batch-size={batch_size}", "--pretrained=0"]
@@ -141,9 +165,10 @@ def distillation(place, who, size, batch_size=16, precision="auto"):
     return Ours(method, distillation_batches(*both, batch_size, device=DEVICE), precision)
 
 
-def cases(precision="auto") -> dict:
+def cases(precision="auto", size=None) -> dict:
     """name: (images per step, function of place and who, what differs)."""
-    sizes = (256,) if DEVICE.type == "cuda" else (64, 128)
+    gpu = DEVICE.type == "cuda"
+    sizes = (size,) if size else (256,) if gpu else (64, 128)
     run = f"{choose_precision(precision)}, channels last, fused Adam, cache"
     same = "the same code in float32, default layout, from files"
     found = {
@@ -155,7 +180,7 @@ def cases(precision="auto") -> dict:
         found[name] = (
             16, partial(adversarial, size=sizes[-1], model=model, precision=precision), same
         )  # fmt: skip
-    size, width = (256, 64) if DEVICE.type == "cuda" else (128, 32)
+    size, width = sizes[-1], 64 if gpu else 32
     found |= {
         f"residual `best`, aligned crops of all classes, {size} px, batch 16": (
             16, partial(aligned, size=size, precision=precision),
@@ -169,6 +194,11 @@ def cases(precision="auto") -> dict:
             16, partial(distillation, size=size, precision=precision), same,
         ),
     }  # fmt: skip
+    for model in ("CUT", "pix2pix") if gpu or size else ():
+        found[f"{model}, column network, {size} px, batch 1"] = (
+            1, partial(translation, size=size, model=model, precision=precision),
+            "the same code in float32, default layout",
+        )  # fmt: skip
     return found
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 ROUNDS = 5  # turns of each contender, of which the median counts
 TURN = 1.5  # seconds that a turn takes, about
@@ -59,10 +60,18 @@ def alternate(contenders: dict, rounds=ROUNDS, turn=TURN, multiple=1) -> dict[st
 
 
 def _timed(function, calls: int) -> float:
+    settle()
     began = time.perf_counter()
     for _ in range(calls):
         function()
+    settle()
     return (time.perf_counter() - began) / calls
+
+
+def settle() -> None:
+    """Wait for a GPU: a step returns before it has ended there."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def compare(part, what, unit, count, plain, ours, multiple=1, **others) -> Row:

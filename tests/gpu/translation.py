@@ -1,0 +1,47 @@
+"""CycleGAN and pix2pix at 256 px: the column network and the published ones, on simulated eyes.
+
+python -m gpu.translation FOLDER SECONDS
+"""
+
+import json
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+import measure_translation
+
+from gpu.tables import TINY, Table
+
+CONTENDERS = {
+    "pix2pix column": ["--model=pix2pix", "--network=column"],
+    "cyclegan column": ["--network=column"],
+    "pix2pix unet": ["--model=pix2pix", "--network=unet"],
+    "cyclegan resnet": ["--network=resnet"],
+}
+EACH = ["--preset=tiny"] if TINY else ["--size=256", "--n-simulated=150", "--batch-size=8"]
+JUDGING = 10 if TINY else 25  # seconds
+
+
+def main(folder: str, seconds: str) -> None:
+    warnings.simplefilter("ignore")
+    table, out = Table(folder, "translation"), Path(folder) / "work" / "translation"
+    out.mkdir(parents=True, exist_ok=True)
+    for number, (name, given) in enumerate(CONTENDERS.items()):
+        left = float(seconds) - table.elapsed
+        minutes = max(5, left / (len(CONTENDERS) - number) - JUDGING) / 60
+        try:
+            measure_translation.one(name.replace(" ", "-"), minutes, 0, [*EACH, *given], out)
+            found = json.loads((out / f"{name.replace(' ', '-')}-0.json").read_text())
+            classes = found["class"] or {}
+            table.add(name, images=found["images"], seconds=found["seconds"],
+                      distance=found["realism"]["value"], floor=found["realism"]["floor"],
+                      AUROC=classes.get("translated", {}).get("value", float("nan")),
+                      ceiling=classes.get("ceiling", {}).get("value", float("nan")))  # fmt: skip
+        except Exception as error:
+            traceback.print_exc()
+            table.add(f"{name} FAILED", why=str(error).splitlines()[0][:200])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
