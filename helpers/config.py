@@ -374,7 +374,7 @@ def resolve(settings_class, argv: list[str] | None = None, environ=None):
 
     ``argv`` defaults to the script's arguments, and to nothing inside a notebook. Paths that are
     given relative start at the repository's root. Raises ValueError naming a field that no
-    notebook knows, or a value of the wrong type.
+    notebook knows, in ``argv`` one that this one does not take, or a value of the wrong type.
     """
     environ = os.environ if environ is None else environ
     if argv is None:
@@ -397,6 +397,10 @@ def resolve(settings_class, argv: list[str] | None = None, environ=None):
         if name not in everywhere:
             raise ValueError(
                 f"{shown}: no notebook has this setting. This one takes {', '.join(sorted(mine))}."
+            )
+        if name not in mine and shown.startswith("--"):  # the environment is for all of them
+            raise ValueError(
+                f"{shown}: a setting of another notebook. This one takes {', '.join(sorted(mine))}."
             )
         if name in mine:
             values[mine[name].name] = _convert(shown, text, mine[name].type)

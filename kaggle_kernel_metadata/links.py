@@ -15,8 +15,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SLUG = r"[\w.-]+/[\w.-]+?"
 PROJECT = re.compile(rf'(?m)^(Repository = "https://github\.com/){SLUG}(?=")')
 LINKS = re.compile(rf"((?:github\.com|research\.google\.com/github)/){SLUG}(?=/blob/)")
-CELL = re.compile(rf'(REPOSITORY = \\?"https://github\.com/){SLUG}(?=\\?")')
-TAG = re.compile(r'(TAG = \\?")v[\w.]+(?=\\?")')
 INSTALL = re.compile(rf"(git\+https://github\.com/){SLUG}@v\d[\w.]*")
 PLACES = ("README.md", "notebooks/*.py", "notebooks/*.ipynb", "kaggle_kernel_metadata/README.md")
 
@@ -48,9 +46,8 @@ def write(root=ROOT, repository: str | None = None) -> list[Path]:
     changed = []
     for path in places(root):
         text = path.read_text()
-        new = CELL.sub(rf"\g<1>{address(root)}", LINKS.sub(rf"\g<1>{address(root)}", text))
+        new = LINKS.sub(rf"\g<1>{address(root)}", text)
         new = INSTALL.sub(rf"\g<1>{address(root)}@{tag(root)}", new)
-        new = TAG.sub(rf"\g<1>{tag(root)}", new)
         if new != text:
             path.write_text(new)
             changed.append(path)

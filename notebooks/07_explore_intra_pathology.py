@@ -44,32 +44,18 @@
 # %% [markdown]
 # ## Setup
 #
-# On Kaggle and Colab the next cell makes this repository's package `helpers` importable: from a
-# data set or utility script that is attached to the notebook, else by installing it, with whatever
-# it lacks, from the repository. The torch that is already there stays. Elsewhere it does nothing.
+# Where this repository's package `helpers` is missing, on Kaggle and Colab, the next cell installs
+# it with whatever it lacks. The torch that is already there stays.
 
 # %%
 import os
-import subprocess
 import sys
-from glob import glob
-from importlib import metadata
+from importlib import metadata, util
 
-REPOSITORY = "https://github.com/OWNER/synthetic-retinal-oct"
-TAG = "v0.1.0"
-MOUNTS = ("input", "input/datasets/*", "input/notebooks/*", "usr/lib", "usr/lib/notebooks/*")
-
-if {"KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG"} & os.environ.keys():
-    patterns = [f"/kaggle/{mount}/synthetic?retinal?oct/**/helpers" for mount in MOUNTS]
-    attached = [folder for pattern in patterns for folder in glob(pattern, recursive=True)]
-    installed = metadata.distributions(name="synthetic-retinal-oct")
-    if attached:  # as a data set or a utility script: needs no internet
-        sys.path.append(os.path.dirname(attached[0]))
-    elif TAG[1:] not in [package.version for package in installed]:
-        keep = [f"{name}=={metadata.version(name)}" for name in ("torch", "torchvision")]
-        pip = [sys.executable, "-m", "pip", "install", "-q", f"git+{REPOSITORY}@{TAG}", *keep]
-        if subprocess.run(pip).returncode:
-            raise RuntimeError("pip failed, see above; without internet attach helpers (README).")
+ADDRESS = "git+https://github.com/OWNER/synthetic-retinal-oct@v0.1.0"
+if not util.find_spec("helpers"):  # on Kaggle or Colab; the torch that is there stays
+    pip = f"{sys.executable} -m pip install -q {ADDRESS} torch=={metadata.version('torch')}"
+    assert not os.system(pip), "pip failed, see above. No address, or no internet: README, Kaggle"
 
 # %%
 import inspect

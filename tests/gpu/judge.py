@@ -80,10 +80,11 @@ def judge(synthetic: dict, test: dict, real: dict, disease="DRUSEN") -> dict[str
     for label in labels:
         a, b, c = (seen(side[label]) for side in (synthetic, real, test))
         report = coverage_report(a, b, c)
-        found[label] = {
-            "distance": float(kernel_distance(a, c)), "floor": float(kernel_distance(b, c)),
-            "recall": report["value"]["recall"], "its floor": report["floor"]["recall"],
-        }  # fmt: skip
+        found[label] = {"distance": float(kernel_distance(a, c)),
+                        "floor": float(kernel_distance(b, c))}  # fmt: skip
+        if report["value"] and report["floor"]:  # None of too few scans
+            found[label] |= {"recall": report["value"]["recall"],
+                             "its floor": report["floor"]["recall"]}  # fmt: skip
     return found
 
 

@@ -24,6 +24,7 @@ from helpers.precision import has_bf16
 SIZE = 64 if TINY else 256
 LAZY = 4  # steps from one penalty to the next
 TURN, ROUNDS = (0.05, 1) if TINY else (0.3, 3)
+GRAPHED = ("DCGAN", "dcgan", "residual", "stylegan")  # which have CUDA graphs
 WARM = 40  # steps until every graph is captured
 
 
@@ -58,17 +59,15 @@ def peak(kind, n=8192) -> float:
     return 2 * n**3 / float(np.median(timing.alternate({"": product}, rounds=3, turn=0.2)[""]))
 
 
-def methods(table, place: Path) -> None:
+def methods(table, place: Path, kinds=("bf16", "fp16"), eager=True) -> None:
     """Every method beside its plain recipe."""
-    kinds = [k for k in ("bf16", "fp16") if k == "fp16" or has_bf16(DEVICE)]
+    kinds = [k for k in kinds if k != "bf16" or has_bf16(DEVICE)]
     for name, (count, make, _) in steps.cases("auto", SIZE).items():
         contenders = {"plain": lambda m=make: m(place, "plain")}
         for kind in kinds:
             ours = partial(make, place, "ours", precision=kind)
             contenders[kind] = ours
-            if not any(
-                n in name for n in ("Cycle", "CUT", "pix2pix", "distil")
-            ):  # which have graphs
+            if eager and any(n in name for n in GRAPHED):
                 contenders[f"{kind}, eager"] = lambda m=ours: one_by_one(m())
         row, used = {}, {}
         for who, begin in contenders.items():
