@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from helpers import preprocess, shape, simulate
 from helpers.padding import without_padding
 from helpers.public_sets import octmnist_split
-from helpers.sources import Scan
+from helpers.sources import Scan, packed_image
 
 MANY = 1000  # scans from which on processes are worth their start, where there are cores for them
 
@@ -36,6 +36,8 @@ def read_scan(scan: Scan, size: int, framing: str, clahe=False):
     elif scan.dataset == "octmnist":
         _, native, split, index = scan.path.split("/")
         image = octmnist_split(split, int(native)).imgs[int(index)]
+    elif scan.dataset == "npz":
+        image = packed_image(scan.path)
     else:
         image = preprocess.read_image(scan.path)
     if scan.modality == "oct" and framing == "aligned":

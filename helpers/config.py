@@ -33,7 +33,7 @@ class TrainGan:
 
     preset: str = "demo"  # tiny | demo | colab | kaggle
     # data
-    data: str = "simulated"  # simulated | a folder | a manifest.csv | oct2017 | octmnist
+    data: str = "simulated"  # simulated | a folder | a manifest.csv | a .npz | oct2017 | octmnist
     class_: str = "DRUSEN"  # which condition to judge, and to learn if not conditional
     classes: str = ""  # conditions to learn if conditional: NORMAL,DRUSEN; empty or all: all
     size: int = 256  # px across: 64, 128, 256 or 512

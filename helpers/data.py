@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from helpers.cache import decode
 from helpers.config import root
-from helpers.sources import BLOCK, Scan, load_manifest
+from helpers.sources import BLOCK, Scan, load_manifest, packed_image
 
 FRACTIONS = (0.65, 0.15, 0.2)
 SIDES = ("train", "validation", "test")
@@ -188,9 +188,12 @@ def findings(label: str) -> list[str]:
 
 
 def content_hashes(scans: list[Scan], progress=True) -> dict[Scan, str]:
-    """sha256 of every file's bytes, without later copies; a virtual scan's is that of its path."""
+    """sha256 of every file's bytes, without later copies; a virtual scan's is that of its path, of
+    one in a .npz that of its pixels."""
 
     def digest(scan: Scan) -> str:
+        if scan.dataset == "npz":
+            return hashlib.sha256(np.ascontiguousarray(packed_image(scan.path))).hexdigest()
         path = Path(scan.path)
         virtual = scan.dataset in ("simulated", "octmnist")
         return hashlib.sha256(

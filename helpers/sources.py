@@ -9,7 +9,10 @@ import csv
 import re
 import warnings
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+
+import numpy as np
 
 from helpers import anatomy, fundus
 
@@ -35,7 +38,8 @@ CONDITIONS = CLASSES + ("AMD", "DR", "GLAUCOMA", "CATARACT", "MYOPIA", "HYPERTEN
 class Scan:
     """One image before it is decoded.
 
-    ``path`` is a file, or virtual: simulated/CLASS/PATIENT_EYE, octmnist/SIZE/SPLIT/INDEX.
+    ``path`` is a file, or virtual: simulated/CLASS/PATIENT_EYE, octmnist/SIZE/SPLIT/INDEX, or
+    FILE.npz#INDEX.
     ``frame`` is the position among consecutive frames where ``patient`` is only a stand-in block;
     ``side`` is set where a published split has to be kept.
     ``width`` and ``height`` in px and the scale in micrometres per px are None where unknown.
@@ -57,7 +61,8 @@ class Scan:
 def load_manifest(source, *, modality="oct", n_simulated=600, size=224) -> list[Scan]:
     """Every scan of ``modality`` ("oct" or "dfe") that ``source`` has.
 
-    ``source`` is "simulated", "oct2017", "odir", "octmnist", a manifest.csv or a folder.
+    ``source`` is "simulated", "oct2017", "odir", "octmnist", a manifest.csv, a folder, or a .npz
+    with ``images`` uint8 (N, H, W) or (N, H, W, 3), and names ``labels`` and ``patients`` (N,).
     ``n_simulated`` counts patients per class, of two eyes each; ``size`` chooses among OCTMNIST's
     64, 128 and 224 px. Raises FileNotFoundError or ValueError that names the source and says what
     was looked for.
@@ -83,13 +88,15 @@ def load_manifest(source, *, modality="oct", n_simulated=600, size=224) -> list[
     path = Path(name)
     if path.suffix == ".csv" and path.is_file():
         return manifest(path, modality)
+    if path.suffix == ".npz" and path.is_file():
+        return packed(path, modality)
     if path.is_dir() and modality == "dfe" and any(path.rglob("full_df.csv")):
         return public_sets.odir(path)
     if path.is_dir():
         return folder(path, modality)
     raise FileNotFoundError(
-        f"{name}: neither a folder nor a manifest.csv, nor one of {', '.join(NAMED)}. Point "
-        "OCT_DATA (OCT_DFE for photographs) at your images."
+        f"{name}: neither a folder, a manifest.csv nor a .npz, nor one of {', '.join(NAMED)}. "
+        "Point OCT_DATA (OCT_DFE for photographs) at your images."
     )
 
 
@@ -166,6 +173,39 @@ def manifest(path: Path, modality: str) -> list[Scan]:
     if not scans:
         raise ValueError(f"{path}: has no row of modality {modality}.")
     return stand_in_patients(scans, str(path))
+
+
+def packed(path: Path, modality: str) -> list[Scan]:
+    """The scans of a .npz, a data set in one file: see ``load_manifest``."""
+    try:
+        images, labels, patients = (_arrays(str(path))[k] for k in ("images", "labels", "patients"))
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(
+            f"{path}: needs the arrays images, labels and patients ({error})"
+        ) from None
+    if images.dtype != np.uint8 or not len(images) == len(labels) == len(patients):
+        raise ValueError(
+            f"{path}: images {images.dtype} {images.shape}, {len(labels)} labels and "
+            f"{len(patients)} patients; needs uint8 and as many of each."
+        )
+    scans = [
+        Scan(f"{path}#{k}", modality, "npz", condition(str(label)), str(patient),
+             images.shape[2], images.shape[1])
+        for k, (label, patient) in enumerate(zip(labels, patients))
+    ]  # fmt: skip
+    return stand_in_patients(scans, str(path))
+
+
+@cache
+def _arrays(path: str) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return dict(file)
+
+
+def packed_image(path: str) -> np.ndarray:
+    """The pixels of FILE.npz#INDEX."""
+    file, _, index = path.rpartition("#")
+    return _arrays(file)["images"][int(index)]
 
 
 def folder(path: Path, modality: str) -> list[Scan]:

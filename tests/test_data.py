@@ -293,6 +293,31 @@ def test_odir_on_kaggle(tmp_path, monkeypatch):
         load_manifest("odir", modality="oct")
 
 
+def test_a_data_set_in_one_file(tmp_path):
+    """A .npz gives the pixels, classes and patients that its arrays have; a wrong one is named."""
+    images = np.random.default_rng(0).integers(0, 255, (12, 70, 80), dtype=np.uint8)
+    images[11] = images[0]  # a copy
+    labels, patients = ["Drusen", "NORMAL"] * 6, [f"p{k // 2}" for k in range(12)]
+    path = tmp_path / "scans.npz"
+    np.savez(path, images=images, labels=labels, patients=patients)
+    data = prepare(path, class_="all", size=64, cache=tmp_path / "cache", progress=False)
+    assert data.classes == {"DRUSEN": 6, "NORMAL": 6} and "1 files are copies" in data.notes[0]
+    sides = [data.train, data.validation, data.test]
+    assert sum(map(len, sides)) == 11
+    for side in sides:
+        for image, scan in zip(side.images, side.scans):
+            index = int(scan.path.rpartition("#")[2])
+            assert scan.patient == f"p{index // 2}" and (scan.width, scan.height) == (80, 70)
+            np.testing.assert_array_equal(image[0], preprocess.clean_oct(images[index], size=64))
+    wrong = tmp_path / "wrong.npz"
+    np.savez(wrong, images=images, labels=labels)
+    with pytest.raises(ValueError, match="wrong.npz: needs the arrays images, labels and patients"):
+        load_manifest(wrong)
+    np.savez(tmp_path / "float.npz", images=images / 255, labels=labels, patients=patients)
+    with pytest.raises(ValueError, match="float.npz: images float64"):
+        load_manifest(tmp_path / "float.npz")
+
+
 def test_octmnist_keeps_its_split(tmp_path, monkeypatch):
     def split_of(split, size):
         random = np.random.default_rng(len(split))
@@ -413,7 +438,7 @@ def test_damaged_cache_is_never_read_as_whole(folder, damage):
 def test_a_killed_run_leaves_nothing_that_counts(folder, monkeypatch):
     calls = []
 
-    def dies(*arguments):
+    def dies(scan, **how):
         calls.append(1)
         if len(calls) > 5:
             raise KeyboardInterrupt

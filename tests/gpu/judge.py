@@ -107,6 +107,7 @@ def rows(table, what: str, found: dict) -> None:
 
 def sheet(path: Path, real: dict, synthetic: dict, count=4) -> None:
     """A row of real scans of each class above a row of synthetic ones."""
+    count = min([count, *(len(side[k]) for k in synthetic for side in (real, synthetic))])
     lines = [
         np.concatenate(list(side[k][:count, 0]), 1) for k in synthetic for side in (real, synthetic)
     ]

@@ -1,5 +1,6 @@
 """Does everything that trains here train on this GPU? python -m gpu.sanity FOLDER SECONDS"""
 
+import os
 import signal
 import subprocess
 import sys
@@ -26,6 +27,13 @@ from helpers.training import train
 STEPS = 3
 GRAPHED = 40  # steps, of which the last are replayed
 CLOSE = {"fp32": 0.02, "bf16": 0.2, "fp16": 0.05}  # of a loss, by which a GPU's may differ
+
+
+def begun(*about) -> Training:
+    """Without cuDNN's search for the fastest kernels, which takes longer than these few steps."""
+    training = Training(*about)
+    torch.backends.cudnn.benchmark = False
+    return training
 
 
 @contextmanager
@@ -56,7 +64,7 @@ def first_losses(name: str, precision: str, device: str) -> dict[str, float]:
             torch.manual_seed(0)
             record = method.step(batch, accelerator)
             return {k: float(v) for k, v in record.items()}
-        training = Training(method, draw, run, settings)
+        training = begun(method, draw, run, settings)
         with random_from_the_cpu():
             training.step()
         first = training.read()
@@ -91,26 +99,27 @@ def graphs(table) -> None:
     for precision in ("fp32", "bf16", "fp16"):
         if precision == "bf16" and not has_bf16(DEVICE):
             continue
-        ends = []
-        for replayed in (True, False):
+        ends, made = [], 0
+        for replayed in (True, False, False):
             with tempfile.TemporaryDirectory() as folder:
                 method, draw, run, settings = aligned_gan(
                     Path(folder), precision=precision, batch_size=8, penalty_every=4
                 )
-                training = Training(method, draw, run, settings)
+                training = begun(method, draw, run, settings)
                 training.step()
                 if not replayed and method.replayed is not None:
                     method.replayed.gave_up = True
                 for _ in range(GRAPHED - 1):
                     training.step()
                 training.read()
-                made = 0 if method.replayed is None else len(method.replayed.graphs)
+                if replayed and method.replayed is not None:
+                    made = len(method.replayed.graphs)
                 weights = [w.detach().flatten().double() for n in method.networks.values()
                            for w in n.parameters()]  # fmt: skip
-                ends.append((made, torch.cat(weights), method.gamma))
-        (made, one, gamma), (_, other, theirs) = ends
-        away = float((one - other).norm() / other.norm())
-        table.add(f"{made} graphs, {precision}", weights_apart=away, gamma=(gamma, theirs))
+                ends.append(torch.cat(weights))
+        away, twice = (float((one - ends[1]).norm() / ends[1].norm()) for one in ends[::2])
+        # without graphs, too, a GPU does not end twice at the same weights
+        table.add(f"{made} graphs, {precision}", weights_apart=away, without_graphs=twice)
 
 
 def exported(table, folder: Path) -> None:
@@ -126,7 +135,9 @@ def exported(table, folder: Path) -> None:
 def killed(table, folder: Path) -> None:
     """kill -9 in the middle, and the same command again."""
     command = [sys.executable, "-m", "gpu.sanity", str(folder), "0", "train"]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environ}
+    child = subprocess.Popen(command, **quiet)
     checkpoints = folder / "killed" / "checkpoints"
     until = time.monotonic() + 90
     while checkpoint.newest_step(checkpoints) < 1 and time.monotonic() < until:
@@ -134,7 +145,7 @@ def killed(table, folder: Path) -> None:
     child.send_signal(signal.SIGKILL)
     child.wait()
     at = checkpoint.newest_step(checkpoints)
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=environ)
     end = checkpoint.newest_step(checkpoints)
     table.add(
         "kill -9, continued", killed_after=at, ended_at=end, ok=done.returncode == 0 < at < end
