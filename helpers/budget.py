@@ -29,11 +29,6 @@ class Budget:
         """Of training, this sitting's and those before."""
         return self.before + self.clock() - self.began
 
-    def share(self, step: int) -> float:
-        """How much of the training is done, 0 to 1, by the limit that ends it."""
-        by_time = self.seconds / (3600 * self.hours) if self.hours else 0.0
-        return min(1.0, max(by_time, step / self.steps if self.steps else 0.0))
-
     def over(self, step: int) -> bool:
         """Whether the training ends here, in time to validate and save within its hours."""
         now = self.seconds

@@ -68,7 +68,6 @@ class TrainGan:
     batch_size: int | None = None
     lr: float | None = None  # Adam's learning rate
     lr_discriminator: float | None = None  # where it differs
-    decay: float | None = None  # share of the training, at its end, in which lr falls to a tenth
     beta1: float | None = None  # Adam
     beta2: float | None = None
     ema_half_life: float | None = None  # images; of the moving average of the weights; 0: none

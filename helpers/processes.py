@@ -147,14 +147,6 @@ def agreed(flags: list[bool], accelerator: Accelerator) -> list[bool]:
     return [count > 0 for count in accelerator.reduce(raised, reduction="sum").tolist()]
 
 
-def furthest(share: float, accelerator: Accelerator) -> float:
-    """The largest share of any process, alike in all: their clocks are not."""
-    if accelerator.num_processes == 1:
-        return share
-    mine = torch.tensor([share], dtype=torch.float64, device=accelerator.device)
-    return accelerator.gather(mine).max().item()
-
-
 @contextmanager
 def interruptible():
     """Yields a list that is empty until Ctrl-C or SIGTERM, so that a step always ends whole.

@@ -125,13 +125,9 @@ class Training:
             rank=rank, world_size=count,
         )  # fmt: skip
 
-    def step(self, progress=0.0) -> None:
-        """One step of the method and of the moving average; ``read`` tells its losses.
-
-        ``progress``, 0 to 1: how much of the budget is used, for methods that want to know."""
+    def step(self) -> None:
+        """One step of the method and of the moving average; ``read`` tells its losses."""
         s, at, method = self.settings, self.at, self.method
-        if hasattr(method, "progress"):
-            method.progress = progress
         self.unread.append(method.step(next(self.stream), self.accelerator))
         at.step, at.images = at.step + 1, at.images + self.batch_size
         average_statistics(method.networks, self.accelerator)

@@ -9,8 +9,7 @@ It never names a method. A method is a plain object with
   tensors are numbers, and on a GPU better ones, since reading a float waits for the step to end; a
   method that sets learning rates itself multiplies them by ``group.get("slowed", 1)``;
 - ``preview(module) -> images`` and ``validate(module) -> float`` (smaller is better);
-- ``state_dict()`` / ``load_state_dict(state)`` for whatever else it remembers;
-- ``progress``, if it has it: before each step it is told how much of the budget is used, 0 to 1.
+- ``state_dict()`` / ``load_state_dict(state)`` for whatever else it remembers.
 """
 
 import math
@@ -20,7 +19,7 @@ from tqdm.auto import tqdm
 
 from helpers.budget import Budget
 from helpers.precision import choose_precision
-from helpers.processes import agreed, average_gradients, furthest, interruptible, is_first
+from helpers.processes import agreed, average_gradients, interruptible, is_first
 from helpers.runs import Run
 from helpers.state import Training
 
@@ -68,7 +67,7 @@ def train(method, draw, run: Run, settings) -> Run:
             [budget.over(at.step) or t.out_of_patience(), False, False], t.accelerator
         )
         while not (over or interrupted or late):
-            t.step(furthest(budget.share(at.step), t.accelerator))
+            t.step()
             judging, logging = at.step % judge_every == 0, at.step % log_every == 0
             last = at.step == s.steps
             if at.step % t.read_every and not (judging or logging or last):

@@ -31,6 +31,13 @@ from helpers.state import Training
 WARM = 5  # steps before the clock starts
 
 
+def settle(training: Training) -> None:
+    """Until every process has ended its steps, on a GPU too."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    training.accelerator.wait_for_everyone()
+
+
 def rank(size: int, steps: int, folder: str) -> None:
     torch.set_num_threads(1)
     arguments = ["--model=dcgan", "--framing=stretch", f"--size={size}",
@@ -44,11 +51,11 @@ def rank(size: int, steps: int, folder: str) -> None:
     training = Training(method, draw, open_run(settings, data, {}), settings)
     for _ in range(WARM):
         training.step()
-    training.accelerator.wait_for_everyone()
+    settle(training)
     began, cpu = time.monotonic(), time.process_time()
     for _ in range(steps):
         training.step()
-    training.accelerator.wait_for_everyone()
+    settle(training)
     seconds = time.monotonic() - began
     cpu = sum(gather_object([time.process_time() - cpu]))
     if training.main:

@@ -138,7 +138,7 @@ class GAN:
         # gamma and the mean loss: on the device, so that no step waits for the GPU to tell them
         self.weighed = torch.tensor([s.gamma, s.balance or math.log(2) / 2], dtype=torch.float64)
         self.steps, self.path_mean, self.judgement = 0, 0.0, {}
-        self.replayed, self.progress = None, 0.0
+        self.replayed = None
 
     @property
     def gamma(self) -> float:
@@ -178,8 +178,6 @@ class GAN:
         once and replayed (``cuda_graph``).
         """
         s = self.settings
-        if s.decay:
-            self._slow()
         real, *told = batch if isinstance(batch, (tuple, list)) else (batch,)
         if self.weighed.device != real.device:
             self.weighed = self.weighed.to(real.device)
@@ -199,16 +197,6 @@ class GAN:
         s, held = self.settings, self.shapes is not None and (self.steps + 1) * images <= HELD
         due = bool(s.gamma) and self.steps % s.penalty_every == 0
         return due, bool(s.balance) and not held
-
-    def _slow(self) -> None:
-        """In the last ``settings.decay`` of the training the learning rates fall to a tenth, in
-        eight steps: what two networks that chase each other leave undone is settled then."""
-        over = max(0.0, 1 - (1 - self.progress) / self.settings.decay)
-        falls = 0.1 ** (math.floor(8 * over) / 8)
-        rates = (self.settings.lr, self.settings.lr_discriminator)
-        for optimizer, rate in zip(self.optimizers.values(), rates):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * falls * group.get("slowed", 1)
 
     def _turn(self, way: tuple[bool, bool], accelerator, real, *told) -> dict[str, torch.Tensor]:
         """A step whose penalty is due, or not, and which moves gamma, or not."""

@@ -183,7 +183,7 @@ def cases(precision="auto", size=None) -> dict:
     size, width = sizes[-1], 64 if gpu else 32
     found |= {
         f"residual `best`, aligned crops of all classes, {size} px, batch 16": (
-            16, partial(aligned, size=size, precision=precision),
+            16, partial(aligned, size=size, batch_size=16, precision=precision),
             "the same code in float32, default layout",
         ),
         f"CycleGAN, ResNet-6, width {width}, {size} px, batch 1": (

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gpu import judge
-from gpu.tables import TINY, Table
+from gpu.tables import TINY, Table, work
 from helpers import checkpoint, config
 from helpers.data import prepare
 from helpers.generate import load_generator
@@ -27,7 +27,7 @@ ENDING = 15 if TINY else 50  # seconds that judging takes
 def settings(folder, **changes):
     """Of notebook 02, for a training that a GPU finishes in minutes."""
     given = {"data": "simulated", "n_simulated": PATIENTS, "size": SIZE, "classes": "all",
-             "runs": f"{folder}/work", "run": "simulated", "patience": 0,
+             "runs": work(folder), "run": "simulated", "patience": 0,
              "validation_images": 12 if TINY else 60, "validate_every": 256 if TINY else 100_000,
              "log_every": 2048, "hours": 1.0} | changes  # fmt: skip
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
@@ -85,10 +85,10 @@ def main(folder: str, seconds: str, data="") -> None:
 
 def of_data(table, folder: Path, data: str, seconds: float) -> None:
     """The same from real scans, begun from what was learned of simulated ones."""
-    start = folder / "work" / "simulated"
+    start = work(folder) / "simulated"
     generator = train(table, "data", folder, seconds, data=data, run="data", start=start)
     s = settings(folder, data=data)
-    whole = prepare(data, class_="all", size=256, cache=f"{s.runs}/cache", progress=False)
+    whole = prepare(s.data, class_="all", size=256, cache=f"{s.runs}/cache", progress=False)
     names = judge.known(generator, set(whole.test.labels))
     sides = [{k: np.asarray(side.images[side.labels == k]) for k in names}
              for side in (whole.test, whole.train)]  # fmt: skip

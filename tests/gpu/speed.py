@@ -16,7 +16,7 @@ import torch
 from bench import limits, steps, timing
 from bench.materials import files
 
-from gpu.tables import DEVICE, TINY, Table
+from gpu.tables import DEVICE, TINY, Table, work
 from helpers.cuda_graph import Replayed
 from helpers.data import batches
 from helpers.precision import has_bf16
@@ -30,7 +30,7 @@ WARM = 40  # steps until every graph is captured
 
 def place_of(folder) -> Path:
     """Where the image files lie, made if they do not."""
-    place = Path(folder) / "work" / "bench"
+    place = work(folder) / "bench"
     for modality in ("oct", "dfe"):
         files(place, steps.IMAGES, modality, eyes=24)
     return place
@@ -101,13 +101,13 @@ def share_of_peak(table, place: Path) -> None:
     n = 256 if TINY else 8192
     tops = {"bf16": peak(torch.bfloat16, n), "fp32": peak(torch.float32, n)}
     table.add("matrix product, TFLOP/s", **{k: v / 1e12 for k, v in tops.items()})
-    step = one_by_one(steps.aligned(place, "ours", SIZE))
+    step = one_by_one(steps.aligned(place, "ours", SIZE, batch_size=16))
     for _ in range(LAZY):
         step()
     with limits.Work() as work:
         for _ in range(LAZY):
             step()
-    fast = rate(steps.aligned(place, "ours", SIZE), 1)
+    fast = rate(steps.aligned(place, "ours", SIZE, batch_size=16), 1)
     one = work.operations / LAZY
     shares = {f"of_{kind}_peak": one * fast / top for kind, top in tops.items()}
     table.add("aligned, a step", GFLOP=one / 1e9, operators=work.calls / LAZY, ms=1000 / fast,
@@ -116,7 +116,7 @@ def share_of_peak(table, place: Path) -> None:
 
 def where_time_goes(table, place: Path) -> None:
     """The ten kernels that take the most, of the aligned GAN's steps."""
-    step = one_by_one(steps.aligned(place, "ours", SIZE))
+    step = one_by_one(steps.aligned(place, "ours", SIZE, batch_size=16))
     for _ in range(8):
         step()
     kinds = [torch.profiler.ProfilerActivity.CPU]

@@ -13,6 +13,11 @@ TINY = DEVICE.type == "cpu"  # a smoke test: the same code at sizes that a CPU d
 BEGAN = time.monotonic()
 
 
+def work(folder) -> Path:
+    """Where caches and runs lie, which are too large to be kept: beside ``folder``."""
+    return Path(folder).with_name("gpu-work")
+
+
 def machine() -> str:
     if DEVICE.type == "cpu":
         return f"no GPU ({platform.processor() or platform.machine()}), torch {torch.__version__}"

@@ -7,11 +7,10 @@ import json
 import sys
 import traceback
 import warnings
-from pathlib import Path
 
 import measure_translation
 
-from gpu.tables import TINY, Table
+from gpu.tables import TINY, Table, work
 
 CONTENDERS = {
     "pix2pix column": ["--model=pix2pix", "--network=column"],
@@ -25,7 +24,7 @@ JUDGING = 10 if TINY else 25  # seconds
 
 def main(folder: str, seconds: str) -> None:
     warnings.simplefilter("ignore")
-    table, out = Table(folder, "translation"), Path(folder) / "work" / "translation"
+    table, out = Table(folder, "translation"), work(folder) / "translation"
     out.mkdir(parents=True, exist_ok=True)
     for number, (name, given) in enumerate(CONTENDERS.items()):
         left = float(seconds) - table.elapsed
