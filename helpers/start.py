@@ -86,7 +86,13 @@ def _matched(rows: torch.Tensor, known: list[str], wanted: list[str]) -> torch.T
 def _discriminator(path: Path) -> dict[str, torch.Tensor]:
     """The discriminator that trained the generator of ``path``."""
     if path.parent == SHIPPED:
-        return read_generator(SHIPPED / "discriminators" / path.name)[0]
+        theirs = SHIPPED / "discriminators" / path.name
+        if not theirs.exists():
+            has = ", ".join(file.stem for file in sorted(theirs.parent.glob("*.safetensors")))
+            raise FileNotFoundError(
+                f"start={path.stem}: it ships without its discriminator; begin from {has}."
+            )
+        return read_generator(theirs)[0]
     folder = path.parent / "checkpoints"
     found = load_best(folder) or load_latest(folder)
     if found is None:
