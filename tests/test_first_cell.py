@@ -24,7 +24,8 @@ COLAB = {
     "torch": "2.11.0+cu128", "torchvision": "0.26.0+cu128", "accelerate": "1.14.0",
     "ipywidgets": "7.7.1", "jinja2": "3.1.6", "joblib": "1.5.1", "kagglehub": "1.0.2",
     "matplotlib": "3.10.0", "numpy": "2.1.3", "pillow": "11.3.0", "safetensors": "0.8.0",
-    "scikit-image": "0.25.2", "scikit-learn": "1.6.1", "scipy": "1.16.3", "timm": "1.0.28", "tqdm": "4.67.3",
+    "scikit-image": "0.25.2", "scikit-learn": "1.6.1", "scipy": "1.16.3",
+    "timm": "1.0.28", "tqdm": "4.67.3",
 }  # fmt: skip
 KAGGLE = {**COLAB, "torch": "2.10.0+cu128", "torchvision": "0.25.0+cu128",
           "ipywidgets": "8.1.5", "torchmetrics": "1.8.2"}  # fmt: skip
