@@ -45,6 +45,7 @@ def one_step(name, folder, half: Half | None):
         }
     torch.manual_seed(0)
     record = method.step(next(draw(start=0, rank=0, world_size=1)), half or accelerator)
+    record = {key: float(value) for key, value in record.items()}
     return method, record
 
 

@@ -117,3 +117,6 @@ def test_what_ships_brings_its_discriminator(run, ended, tmp_path, monkeypatch):
     assert start_from(method, "eyes").startswith("Begins from eyes, which knows DRUSEN")
     state = method.networks["discriminator"].state_dict()
     assert all(torch.equal(value, ended[1][key]) for key, value in state.items())
+    (shipped / "discriminators" / "eyes.safetensors").rename(tmp_path / "gone.safetensors")
+    with pytest.raises(FileNotFoundError, match="start=eyes: it ships without its discriminator"):
+        start_from(method, "eyes")
