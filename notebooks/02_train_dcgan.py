@@ -553,7 +553,7 @@ plots.compact(figure, caption=f"Left: the smallest GAN; after 400 steps its gene
 # trials.
 
 # %%
-show_source(*adversarial.LOSSES[settings.loss], adversarial.zero_centred_penalty, gan.GAN.step)
+show_source(*adversarial.LOSSES[settings.loss], adversarial.zero_centred_penalty, gan.GAN.learn)
 
 # %% [markdown]
 # ## Train

@@ -171,11 +171,9 @@ class GAN:
                 "shape_labels": torch.from_numpy(places)}  # fmt: skip
 
     def step(self, batch, accelerator) -> dict[str, torch.Tensor]:
-        """One update of the discriminator, then of the generator, from real scans (B, 1, S, S).
+        """``learn`` from scans (B, 1, S, S), or (scans, labels), or (scans, labels, looks).
 
-        The batch may be (scans, labels) or (scans, labels, looks): a synthetic scan is asked for of
-        the class and the look of the real one beside it. On a GPU of its own the step is captured
-        once and replayed (``cuda_graph``).
+        On a GPU of its own the step is captured once and replayed (``cuda_graph``).
         """
         s = self.settings
         real, *told = batch if isinstance(batch, (tuple, list)) else (batch,)
@@ -185,10 +183,10 @@ class GAN:
         straight = not (s.overfitting or s.mixing or s.path_length)  # nothing else does
         if straight and real.is_cuda and accelerator.num_processes == 1:
             if self.replayed is None:
-                self.replayed = Replayed(self._turn, self.optimizers.values())
+                self.replayed = Replayed(self.learn, self.optimizers.values())
             record = self.replayed(way, accelerator, real, *told)
         else:
-            record = self._turn(way, accelerator, real, *told)
+            record = self.learn(way, accelerator, real, *told)
         self.steps += 1
         return record
 
@@ -198,8 +196,13 @@ class GAN:
         due = bool(s.gamma) and self.steps % s.penalty_every == 0
         return due, bool(s.balance) and not held
 
-    def _turn(self, way: tuple[bool, bool], accelerator, real, *told) -> dict[str, torch.Tensor]:
-        """A step whose penalty is due, or not, and which moves gamma, or not."""
+    def learn(self, way: tuple[bool, bool], accelerator, real, *told) -> dict[str, torch.Tensor]:
+        """One update of the discriminator, then of the generator, from real scans (B, 1, S, S).
+
+        ``told``: their labels and looks, where there are any; a synthetic scan is asked for of the
+        class and the look of the real one beside it. ``way``: whether the penalty is due, and
+        whether gamma is moved.
+        """
         (due, moved), s = way, self.settings
         generator, discriminator = self.networks.values()
         told = list(told)

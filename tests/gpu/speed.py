@@ -47,7 +47,7 @@ def rate(step, count: int) -> float:
 def one_by_one(step):
     """The same without graphs."""
     if DEVICE.type == "cuda" and hasattr(step.method, "replayed"):
-        step.method.replayed = Replayed(step.method._turn, step.method.optimizers.values())
+        step.method.replayed = Replayed(step.method.learn, step.method.optimizers.values())
         step.method.replayed.gave_up = True
     return step
 
