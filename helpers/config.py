@@ -1,11 +1,15 @@
 """Settings of the notebooks: defaults < preset < environment (OCT_*) < --field=value.
 
+``python notebooks/02_train_dcgan.py --help`` lists those of one notebook.
+
 One dataclass per notebook. A trailing underscore keeps a field from clashing with a Python word
 and is dropped outside: ``class_`` is ``OCT_CLASS`` and ``--class``.
 """
 
 import dataclasses
+import inspect
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,40 +18,59 @@ PRESETS = ("tiny", "demo", "colab", "kaggle")
 
 
 @dataclass
-class Explore:
-    """Notebook 01."""
+class Common:
+    """What every notebook takes."""
 
     preset: str = "demo"  # tiny | demo | colab | kaggle
-    data: str = "simulated"  # OCT: simulated | a folder | a manifest.csv | oct2017 | octmnist
-    dfe: str = "simulated"  # DFE: simulated | a folder | a manifest.csv | odir
+    data: str = "simulated"  # OCT: simulated | a folder | a manifest.csv | a .npz | oct2017
     runs: str = "runs"  # caches and results lie here
-    size: int = 256  # px, side of the square that the models see
-    framing: str = "stretch"  # stretch | aspect | retina | flatten | band
-    n_simulated: int = 120  # simulated patients per class
-    seed: int = 0
+    size: int = 256  # px across
+    framing: str = "stretch"  # of the OCT: stretch | band
+    n_simulated: int = 300  # simulated patients per class
+    seed: int = 0  # another one, other draws
 
 
 @dataclass
-class TrainGan:
+class Training(Common):
+    """What everything that trains takes. The first limit that is reached ends it; 0: no such."""
+
+    run: str = ""  # name of the run's folder; empty: the model's name
+    steps: int = 0  # updates of the weights
+    hours: float = 0.0  # of training, over all sittings
+    patience: int = 0  # validations without a better one that end the training
+    session_hours: float = 0.0  # ends one sitting, counted from the start of the process
+    processes: int = 0  # 0: one for each GPU; 2 without a GPU: two on the CPU
+    batch_size: int | None = None  # images of one process in a step
+    lr: float | None = None  # Adam's learning rate
+    ema_half_life: float | None = None  # images; of the moving average of the weights; 0: none
+    ema_ramp: float | None = None  # half-life at most this share of images seen; 0: no ramp
+    precision: str | None = None  # auto | fp32 | bf16 | fp16
+    log_every: int = 256  # images from one line of the log to the next
+    validate_every: int = 4000  # images from one validation to the next
+
+
+@dataclass
+class Explore(Common):
+    """Notebook 01."""
+
+    dfe: str = "simulated"  # DFE: simulated | a folder | a manifest.csv | odir
+    n_simulated: int = 120  # simulated patients per class
+
+
+@dataclass
+class TrainGan(Training):
     """Notebook 02."""
 
-    preset: str = "demo"  # tiny | demo | colab | kaggle
-    # data
-    data: str = "simulated"  # simulated | a folder | a manifest.csv | a .npz | oct2017 | octmnist
     class_: str = "DRUSEN"  # which condition to judge, and to learn if not conditional
     classes: str = ""  # conditions to learn if conditional: NORMAL,DRUSEN; empty or all: all
     size: int = 256  # px across: 64, 128, 256 or 512
-    framing: str = "aligned"  # aligned | stretch | aspect | retina | flatten | band
+    framing: str = "aligned"  # aligned | stretch | band
     n_simulated: int = 600  # simulated patients
-    # where
-    runs: str = "runs"
-    run: str = ""  # name of the run's folder; empty: the model's name
-    # what
     model: str = "residual"  # dcgan | residual | stylegan
     conditional: bool | None = None  # one network for every class; None: wherever it can be
     start: str = ""  # simulated (what ships) | a run to begin from; empty: from scratch
     recipe: str = "best"  # paper | best; a field below that is set wins over the recipe
-    # below, None: as the recipe has it (helpers.recipes)
+    # None: as the recipe has it (helpers.gan.recipes)
     loss: str | None = None  # bce | hinge | relativistic
     gamma: float | None = None  # weight of the gradient penalties R1 and R2; 0: off
     balance: float | None = None  # discriminator's loss that gamma is adapted to keep; 0: fixed
@@ -56,35 +79,16 @@ class TrainGan:
     z_dim: int | None = None  # length of the noise vector
     width: int | None = None  # channels next to the image, doubled with every halving
     blocks: int | None = None  # residual blocks at each resolution; stylegan: of the mapping
-    blocks_discriminator: int | None = None
-    upsample: str | None = None  # transposed | nearest
+    upsample: str | None = None  # dcgan: transposed | nearest; the others: bilinear
     norm: str | None = None  # of the discriminator: batch | none
-    minibatch_std: bool | None = None  # the discriminator sees the batch's spread
-    mixing: float | None = None  # share of scans with the styles of two; stylegan
-    path_length: float | None = None  # weight of the path-length penalty; stylegan
     mirror: bool | None = None  # real scans are mirrored at random (right eye, left eye)
     augment: float | None = None  # share of scans shown changed to the discriminator; 0: off
-    overfitting: float | None = None  # that the share is adapted to keep; 0: the share is fixed
-    batch_size: int | None = None
-    lr: float | None = None  # Adam's learning rate
-    lr_discriminator: float | None = None  # where it differs
-    beta1: float | None = None  # Adam
-    beta2: float | None = None
-    ema_half_life: float | None = None  # images; of the moving average of the weights; 0: none
-    ema_ramp: float | None = None  # half-life at most this share of images seen; 0: no ramp
-    precision: str | None = None  # auto | fp32 | bf16 | fp16
-    seed: int = 0
-    # how long: the first limit that is reached ends the training; 0: no such limit
-    steps: int = 0
-    hours: float = 0.0  # of training, over all sittings
+    lr_discriminator: float | None = None  # its learning rate
+    beta1: float | None = None  # Adam's memory of gradients
+    beta2: float | None = None  # ... and of their squares
     first_hours: float = 0.0  # before, for a DCGAN on whole scans to compare with
     patience: int = 10  # validations without a better one that end the training; 0: no end
-    session_hours: float = 0.0  # ends one sitting, counted from the start of the process
     useful_images: int = 25_000  # a budget that ends before is told what to change
-    processes: int = 0  # 0: one for each GPU; 2 without a GPU: two on the CPU
-    # how it is watched, in images
-    log_every: int = 256
-    validate_every: int = 4000
     validation_images: int = 200  # synthetic scans per validation
     report_images: int = 500  # synthetic scans in the final report
 
@@ -93,177 +97,118 @@ class TrainGan:
 class ExploreStyles(TrainGan):
     """Notebook 07: what notebook 02 takes, and what is explored."""
 
-    model: str = "stylegan"
+    model: str = "stylegan"  # whose styles are explored
     framing: str = "stretch"  # directions and projections are of whole scans
-    conditional: bool | None = False
-    trainings: int = 2  # with seeds seed, seed + 1, ...: what is found has to return in the second
-    trained: str = ""  # trained runs to explore in their place, separated by commas
-    draws: int = 2000  # scans drawn, to which directions are fitted
-    tested: int = 64  # others, on which directions are tested
-    components: int = 6  # principal components of W that are looked at
-    modes: int = 6  # groups of real scans
-    projected: int = 8  # scans of unseen patients that are projected
-    projection_steps: int = 200
+    conditional: bool | None = False  # one class alone
+    n_runs: int = 2  # with seeds seed, seed + 1, ...: what is found has to return in the second
+    existing_runs: str = ""  # trained ones to explore in their place, separated by commas
+    n_drawn: int = 2000  # scans drawn, to which directions are fitted
+    n_test: int = 64  # others, on which directions are tested
+    n_components: int = 6  # principal components of W that are looked at
+    n_modes: int = 6  # groups of real scans
+    n_projected: int = 8  # scans of unseen patients that are projected
+    projection_steps: int = 200  # of Adam, for one scan
 
 
 @dataclass
-class TrainCyclegan:
-    """Notebook 03."""
+class Translation(Training):
+    """What notebooks 03 and 06 take alike."""
 
-    preset: str = "demo"  # tiny | demo | colab | kaggle
-    # data
-    data: str = "simulated"  # OCT: simulated | a folder | a manifest.csv | oct2017
     dfe: str = "simulated"  # DFE: simulated | a folder | a manifest.csv | odir
     classes: str = "NORMAL,DRUSEN"  # conditions; + joins names: NORMAL,DRUSEN+AMD+AMD_DRY
     size: int = 256  # px: 64, 128, 256 or 512
-    framing: str = "band"  # of the OCT: stretch | aspect | retina | flatten | band
+    framing: str = "band"  # of the OCT: stretch | band
     dfe_framing: str = "strip"  # full | macula | strip (1 mm about the scan line)
     orient: bool = False  # left eyes are mirrored, where names tell; else all at random
-    n_simulated: int = 300  # simulated patients per class
-    # where
-    runs: str = "runs"
-    run: str = ""  # name of the run's folder; empty: the model's name
-    # what
-    model: str = "cyclegan"  # cyclegan | cut
-    network: str = "column"  # of the generators: resnet (published) | column
+    network: str = "column"  # of the generators: column | resnet (03) | unet (06), as published
     width: int = 64  # channels next to the image
+    batch_size: int = 1  # images of one process in a step
+    lr: float = 2e-4  # Adam's learning rate
+    beta1: float = 0.5  # Adam's memory of gradients
+    decay: float = 0.5  # share of the steps, at the end, in which the rate falls to zero
+    ema_half_life: float = 2000.0  # images; of the moving average of the weights; 0: none
+    ema_ramp: float = 0.05  # half-life at most this share of images seen; 0: no ramp
+    precision: str = "auto"  # auto | fp32 | bf16 | fp16
+    patience: int = 12  # validations without a better one that end the training; 0: no end
+    log_every: int = 100  # images from one line of the log to the next
+    validate_every: int = 2000  # images from one validation to the next
+
+    @property
+    def class_(self) -> str:
+        return self.classes
+
+
+@dataclass
+class TrainCyclegan(Translation):
+    """Notebook 03."""
+
+    model: str = "cyclegan"  # cyclegan | cut
     blocks: int = 9  # residual blocks of the ResNets
     positions: bool = True  # the ResNets see the row and the column
     cycle: float = 10.0  # weight of the cycle; cyclegan
     identity: float = 0.5  # weight of the identity, as a share of the cycle's; cut: 0 is off
     cycle_noise: float = 0.0  # on the picture in the middle of the cycle, in [-1, 1]; cyclegan
     nce: float = 1.0  # weight of the contrast; cut
-    contrast: str = "column"  # what is contrasted: pixel | column; cut
+    contrast_places: str = "column"  # what is contrasted: pixel | column; cut
     class_weight: float = 0.0  # of a frozen reader that has to read the photograph's class
     pool: int = 50  # images drawn before, of each side; cyclegan
-    batch_size: int = 1
-    lr: float = 2e-4
-    beta1: float = 0.5
-    decay: float = 0.5  # share of the steps, at the end, in which the rate falls to zero
-    ema_half_life: float = 2000.0  # images; of the moving average of the weights; 0: none
-    ema_ramp: float = 0.05
-    precision: str = "auto"  # auto | fp32 | bf16 | fp16
-    seed: int = 0
-    # how long: the first limit that is reached ends the training; 0: no such limit
-    steps: int = 0
-    hours: float = 0.0
-    patience: int = 12  # validations without a better one that end the training; 0: no end
-    session_hours: float = 0.0
-    processes: int = 0
-    # how it is watched, in images
-    log_every: int = 100
-    validate_every: int = 2000
-
-    @property
-    def class_(self) -> str:
-        return self.classes
 
 
 @dataclass
-class TrainPix2pix:
+class TrainPix2pix(Translation):
     """Notebook 06."""
 
-    preset: str = "demo"  # tiny | demo | colab | kaggle
-    # data
-    data: str = "simulated"  # OCT: simulated | a folder | a manifest.csv
     dfe: str = "simulated"  # DFE of the same eyes, under the same names
-    classes: str = "NORMAL,DRUSEN"  # conditions; + joins names
-    size: int = 256  # px: 64, 128, 256 or 512
-    framing: str = "band"  # of the OCT: stretch | aspect | retina | flatten | band
-    dfe_framing: str = "strip"  # full | macula | strip (1 mm about the scan line)
-    orient: bool = False  # left eyes are mirrored, where names tell; else all at random
-    n_simulated: int = 300  # simulated patients per class
-    # where
-    runs: str = "runs"
-    run: str = "pix2pix"
-    # what
-    network: str = "column"  # of the generator: unet (published) | column
-    width: int = 64  # channels next to the image
+    run: str = "pix2pix"  # name of the run's folder
     positions: bool = False  # the U-Net sees the row and the column
     skips: str = "column"  # of the U-Net: pixel (published) | column
     l1: float = 100.0  # weight of the absolute error
-    batch_size: int = 1
-    lr: float = 2e-4
-    beta1: float = 0.5
-    decay: float = 0.5
-    ema_half_life: float = 2000.0
-    ema_ramp: float = 0.05
-    precision: str = "auto"  # auto | fp32 | bf16 | fp16
-    seed: int = 0
-    # how long
-    steps: int = 0
-    hours: float = 0.0
-    patience: int = 12
-    session_hours: float = 0.0
-    processes: int = 0
-    # how it is watched, in images
-    log_every: int = 100
-    validate_every: int = 2000
-
-    @property
-    def class_(self) -> str:
-        return self.classes
 
 
 @dataclass
-class Distil:
+class Distil(Training):
     """Notebook 04."""
 
-    preset: str = "demo"  # tiny | demo | colab | kaggle
-    # data
-    data: str = "simulated"  # OCT: simulated | a folder | a manifest.csv | oct2017
     dfe: str = "simulated"  # DFE: simulated | a folder | a manifest.csv | odir
     classes: str = "NORMAL,DRUSEN,DME"  # conditions; + joins names: DME+DR
     multilabel: bool = False  # one yes or no for each class, instead of one class out of all
     size: int = 224  # px
-    framing: str = "stretch"  # of the OCT: stretch | aspect | retina | flatten | band
     dfe_framing: str = "full"  # full | macula | strip (1 mm about the scan line)
-    orient: bool = False
+    orient: bool = False  # left eyes are mirrored, where names tell; else all at random
     n_simulated: int = 150  # simulated patients per class
-    most: int = 0  # images of each modality and side of the split, at most; 0: all
-    # where
-    runs: str = "runs"
-    run: str = "distillation"
-    # what
+    max_images: int = 0  # images of each modality and side of the split, at most; 0: all
+    run: str = "distillation"  # name of the run's folder
     direction: str = "oct_to_dfe"  # the teacher's modality, then the student's; or dfe_to_oct
     losses: str = "cpm=2,csa=1"  # of cpm, csa, kd, dkd, fitnets, rkd, sp, simkd; empty: none
-    draws: str = "label"  # label (of the same label) | independent | eye (pairs)
-    temperature: float = 4.0
+    partners: str = "label"  # label (of the same label) | independent | eye (pairs)
+    temperature: float = 4.0  # of kd and dkd
     gate: bool = False  # distil only classes in which the teacher beats the student on the batch
     teacher: str = ""  # a trained classifier: its run's folder or file; empty: trained here
     teacher_learns: bool = False  # the teacher goes on learning beside the student
     momentum: float = 0.0  # of the classes' means; 0: those of the batch alone
     smoothing: float = 0.0  # share of each label given to all classes alike
     backbone: str = "tf_efficientnet_lite0"  # of the student: any name timm knows
-    teacher_backbone: str = "tf_efficientnet_lite0"
+    teacher_backbone: str = "tf_efficientnet_lite0"  # any name timm knows
     pretrained: bool = True  # start from ImageNet; others than the default need a network
     embedding: int = 256  # numbers between backbone and head, compared by the losses
     dropout: float = 0.5  # before the head
-    mirror: bool = True
+    mirror: bool = True  # left to right at random: a right eye becomes a left one
     augment: float = 0.5  # share of the images shifted, tilted, brightened
-    batch_size: int = 32
+    batch_size: int = 32  # images of one process in a step
     lr: float = 1e-4  # AdamW's, after a warm-up; falls to zero along a cosine
-    weight_decay: float = 0.05
+    weight_decay: float = 0.05  # AdamW's
     precision: str = "auto"  # auto | fp32 | bf16 | fp16
-    seed: int = 0
-    # the comparison of all methods on frozen features
-    screen_steps: int = 500
-    screen_lr: float = 2e-4
-    screen_weight_decay: float = 10.0
-    folds: int = 5
-    seeds: int = 3
+    screen_steps: int = 500  # of the comparison of all methods on frozen features
+    screen_lr: float = 2e-4  # its learning rate
+    screen_weight_decay: float = 10.0  # and its AdamW's
+    folds: int = 5  # over patients, of the comparison
+    seeds: int = 3  # of each method of the comparison
     arm: str = ""  # of the comparison, which is then fine-tuned; empty: the best one
-    # how long the fine-tuning takes; 0: no such limit
-    steps: int = 300
-    hours: float = 0.0
-    patience: int = 0
-    session_hours: float = 0.0
-    processes: int = 0
-    ema_half_life: float = 0.0
-    ema_ramp: float = 0.0
-    # how it is watched, in images
-    log_every: int = 320
-    validate_every: int = 3200
+    steps: int = 300  # of the fine-tuning; 0: no such limit
+    ema_half_life: float = 0.0  # images; of the moving average of the weights; 0: none
+    ema_ramp: float = 0.0  # half-life at most this share of images seen; 0: no ramp
+    log_every: int = 320  # images from one line of the log to the next
+    validate_every: int = 3200  # images from one validation to the next
 
     @property
     def class_(self) -> str:
@@ -271,26 +216,18 @@ class Distil:
 
 
 @dataclass
-class Evaluate:
+class Evaluate(Common):
     """Notebook 05."""
 
-    preset: str = "demo"  # tiny | demo | colab | kaggle
-    # what is compared
-    data: str = "simulated"  # real scans: simulated | a folder | a manifest.csv | oct2017
     class_: str = "DRUSEN"  # which condition, where the source has several
     synthetic: str = ""  # a run, or a folder of images; empty: the run below
-    contrast: str = ""  # the same of another class, by the same recipe; empty: trained if need be
+    contrast_run: str = ""  # the same recipe on another class; empty: trained if need be
     size: int = 256  # px, at least, of the real scans that are measured against
-    framing: str = "stretch"  # stretch | aspect | retina | flatten | band
     n_simulated: int = 600  # simulated patients
-    # where
-    runs: str = "runs"
     run: str = ""  # name of the run to judge; empty: the newest, trained now if there is none
-    # how
     classifier: str = "linear"  # linear (head on ImageNet features) | whole (fine-tuned, slow)
     report_images: int = 500  # synthetic scans
     reading_scans: int = 20  # real ones in the reading test, and as many synthetic ones
-    seed: int = 0
 
 
 PRESET_VALUES = {
@@ -312,11 +249,11 @@ PRESET_VALUES = {
     },
     "ExploreStyles": {
         "tiny": dict(size=64, n_simulated=24, width=4, batch_size=8, steps=4, log_every=16,
-                     validate_every=48, validation_images=8, report_images=40, draws=120, tested=8,
-                     components=2, modes=2, projected=2, projection_steps=4,
-                     trained="styles-0,styles-1"),
+                     validate_every=48, validation_images=8, report_images=40, n_drawn=120,
+                     n_test=8, n_components=2, n_modes=2, n_projected=2, projection_steps=4,
+                     existing_runs="styles-0,styles-1"),
         "demo": dict(size=128, n_simulated=300, hours=0.2, validate_every=6000,
-                     validation_images=100, draws=1500, tested=48),
+                     validation_images=100, n_drawn=1500, n_test=48),
         "colab": dict(data="oct2017", hours=1.5, log_every=4000, validate_every=40_000),
         "kaggle": dict(data="oct2017", hours=5.2, session_hours=11.5, log_every=6000,
                        validate_every=60_000),
@@ -344,9 +281,9 @@ PRESET_VALUES = {
                      seeds=1, steps=4, log_every=8, validate_every=16),
         "demo": dict(size=128, dfe_framing="macula", screen_steps=200, seeds=1, steps=100),
         "colab": dict(data="oct2017", dfe="odir", classes="NORMAL,DRUSEN+AMD_DRY,DME+DR",
-                      most=6000, steps=3000),
+                      max_images=6000, steps=3000),
         "kaggle": dict(data="oct2017", dfe="odir", classes="NORMAL,DRUSEN+AMD_DRY,DME+DR",
-                       most=6000, steps=3000, session_hours=11.5),
+                       max_images=6000, steps=3000, session_hours=11.5),
     },
     "Evaluate": {
         "tiny": dict(n_simulated=24, report_images=16, reading_scans=1),
@@ -355,7 +292,7 @@ PRESET_VALUES = {
         "kaggle": dict(data="oct2017", classifier="whole", report_images=1000),
     },
 }  # fmt: skip
-PATHS = ("data", "dfe", "runs", "synthetic", "contrast", "teacher", "trained", "start")
+PATHS = ("data", "dfe", "runs", "synthetic", "contrast_run", "teacher", "existing_runs", "start")
 NOTEBOOKS = (Explore, TrainGan, TrainCyclegan, Distil, Evaluate, TrainPix2pix, ExploreStyles)
 
 
@@ -385,11 +322,10 @@ def resolve(settings_class, argv: list[str] | None = None, environ=None):
     for name, text in environ.items():
         if name.startswith("OCT_") and text:
             given[name] = (name.removeprefix("OCT_").lower(), text)
-    for argument in argv:
-        name, equals, text = argument.removeprefix("--").partition("=")
-        if not (argument.startswith("--") and equals):
-            raise ValueError(f"{argument!r}: write settings as --field=value.")
-        given[f"--{name}"] = (name.replace("-", "_"), text)
+    if {"-h", "--help"} & set(argv):
+        print(describe(settings_class))
+        raise SystemExit
+    given |= _arguments(argv)
 
     values = {}
     for shown, (name, text) in given.items():
@@ -411,9 +347,49 @@ def resolve(settings_class, argv: list[str] | None = None, environ=None):
     for name in PATHS:
         if getattr(settings, name, ""):
             value = getattr(settings, name)
-            several = value.split(",") if name == "trained" else [value]
+            several = value.split(",") if name == "existing_runs" else [value]
             setattr(settings, name, ",".join(_from_root(one, name) for one in several))
     return settings
+
+
+def _arguments(argv: list[str]) -> dict[str, tuple[str, str]]:
+    """``--name=value`` or ``--name value``: what was written, its name and its value."""
+    found, words = {}, list(argv)
+    while words:
+        argument = words.pop(0)
+        name, equals, text = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--"):
+            raise ValueError(f"{argument!r}: write settings as --field=value.")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise ValueError(f"{argument}: give it a value, {argument}=1 say.")
+            text = words.pop(0)
+        found[f"--{name}"] = (name.replace("-", "_"), text)
+    return found
+
+
+def comments(settings_class) -> dict[str, str]:
+    """What stands beside each field, by its name."""
+    found = {}
+    for cls in reversed(settings_class.__mro__):
+        if dataclasses.is_dataclass(cls):
+            lines = inspect.getsource(cls).splitlines()
+            written = (re.match(r"    (\w+): .*?  # (.*)", line) for line in lines)
+            found |= {match[1]: match[2] for match in written if match}
+    return found
+
+
+def describe(settings_class) -> str:
+    """Every setting with its default and what stands beside it, as text (``--help``)."""
+    about = comments(settings_class)
+    lines = [
+        f"{settings_class.__doc__} Settings: --field=value, or OCT_FIELD in the environment.",
+        "",
+    ]
+    for field in dataclasses.fields(settings_class):
+        name = f"--{_outside(field.name).replace('_', '-')}={field.default}"
+        lines.append(f"  {name:32} {about[field.name]}")
+    return "\n".join(lines)
 
 
 def shown(path) -> str:
@@ -429,7 +405,9 @@ def show(settings) -> str:
         value = getattr(settings, field.name)
         mark = " " if value == field.default else "*"
         if field.name in PATHS and value:
-            value = ",".join(map(shown, value.split(",") if field.name == "trained" else [value]))
+            value = ",".join(
+                map(shown, value.split(",") if field.name == "existing_runs" else [value])
+            )
         lines.append(f"{mark} {_outside(field.name):18} {value}")
     return "\n".join(lines)
 

@@ -66,11 +66,14 @@ from PIL import Image
 from scipy.spatial.distance import cdist
 
 from helpers import config, plots
-from helpers.data import describe, prepare
+from helpers.data.bscan import clean_oct, padding_mask
+from helpers.data.photograph import clean_dfe
+from helpers.data.pixels import read_image, resize
+from helpers.data.prepare import prepare
+from helpers.data.simulated.simulate import CONDITIONS, make_eye
+from helpers.data.sources import load_manifest
+from helpers.data.split import describe
 from helpers.measures.features import Features
-from helpers.preprocess import clean_dfe, clean_oct, padding_mask, read_image, resize
-from helpers.simulate import CONDITIONS, make_eye
-from helpers.sources import load_manifest
 
 plt.rcParams.update(plots.STYLE)
 warnings.simplefilter("ignore", UserWarning)  # prepare's warnings are shown by describe()

@@ -75,23 +75,27 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from helpers import checkpoint, config, plots, shape
-from helpers.data import batches, describe, evenly, prepare
-from helpers.generate import classes_of, export, load_generator, sample
-from helpers.losses import adversarial
+from helpers import config, plots
+from helpers.data import shape
+from helpers.data.batches import batches, evenly
+from helpers.data.pixels import at_size
+from helpers.data.prepare import prepare
+from helpers.data.split import describe
+from helpers.evaluate.report import complete, print_table
+from helpers.gan import dcgan, gan, losses, residual, stylegan
+from helpers.gan.recipes import penalty_weight, with_recipe
+from helpers.gan.sampling import classes_of, sample
+from helpers.gan.start import start_from
+from helpers.gan.trained import learned_classes
+from helpers.generate import export, load_generator
 from helpers.measures import layers, texture
 from helpers.measures.distances import distance_report
 from helpers.measures.features import Features
 from helpers.measures.probe import probe_auroc
-from helpers.methods import gan
-from helpers.networks import dcgan, residual_gan, stylegan
-from helpers.processes import launch
-from helpers.recipes import penalty_weight, with_recipe
-from helpers.report import complete, print_table
-from helpers.runs import open_run
-from helpers.start import start_from
-from helpers.trained import learned_classes
-from helpers.training import train
+from helpers.training import checkpoint
+from helpers.training.loop import train
+from helpers.training.processes import launch
+from helpers.training.runs import open_run
 
 
 def show_source(*things):
@@ -197,7 +201,7 @@ plots.compact(figure)
 def drusen_per_scan(images, most=64):
     """Mean number of drusen that the ruler finds, height of the highest (% of a scan), and the
     share of scans that it can read; NaN where it reads none."""
-    values = layers.flat_without_drusen(layers.measure(texture.at_size(images[:most], 256)))
+    values = layers.flat_without_drusen(layers.measure(at_size(images[:most], 256)))
     read = values["usable"] == 1
     means = [
         float(values[name][read].mean()) if read.any() else float("nan")
@@ -226,12 +230,12 @@ if settings.first_hours or settings.steps:
     ))  # fmt: skip
     small = scans(full.class_, first.size, "stretch")
     torch.manual_seed(first.seed)
-    beginner = gan.GAN(first, texture.at_size(small.validation.images, 256), features)
+    beginner = gan.GAN(first, at_size(small.validation.images, 256), features)
     first_run = open_run(first, small, {})
     draw = partial(batches, small.train.images, first.batch_size, seed=first.seed)
     launch(train, beginner, draw, first_run, first, processes=settings.processes)
     drawn = sample(load_generator(first_run.folder), 64, seed=settings.seed)
-    drusen["real, reduced to 64 px"] = drusen_per_scan(texture.at_size(full.test.images, 64))
+    drusen["real, reduced to 64 px"] = drusen_per_scan(at_size(full.test.images, 64))
     drusen["DCGAN on whole scans"] = drusen_per_scan(drawn)
     count, _, read = drusen["DCGAN on whole scans"]
     counted = f"{count:.1f} per scan" if read else "the ruler can read none of them"
@@ -270,7 +274,7 @@ if settings.framing == "aligned":
     bank = shape.Shapes(learned.train.shapes, learned.train.labels)
     new = bank.draw(8, full.class_ if settings.conditional else None, seed=settings.seed)
     back = [shape.place_back(crops, those, whole)[:, None] for those in (own, new)]
-    figure = plots.grid(np.concatenate([texture.at_size(crops, whole), *back]), columns=8,
+    figure = plots.grid(np.concatenate([at_size(crops, whole), *back]), columns=8,
         caption="Training scans. Above: aligned. Middle: placed back with their own shape. Below: "
         "the same tissue in shapes that were drawn.")  # fmt: skip
     plots.compact(figure)
@@ -350,11 +354,11 @@ if settings.framing == "aligned" and mine(learned.validation).sum() >= 8:
 shown = {
     "dcgan": (dcgan.Generator, dcgan.Discriminator),
     "residual": (
-        residual_gan.Block,
-        residual_gan.Grain,
-        residual_gan.Generator,
-        residual_gan.Height,
-        residual_gan.Discriminator,
+        residual.Block,
+        residual.Grain,
+        residual.Generator,
+        residual.Height,
+        residual.Discriminator,
     ),
     "stylegan": (stylegan.Modulated, stylegan.Generator),
 }
@@ -406,7 +410,7 @@ def line_at_2px(images):
 
 torch.manual_seed(settings.seed)
 drawn = {}
-for name, build in {"transposed": dcgan.Generator, "bilinear": residual_gan.Generator}.items():
+for name, build in {"transposed": dcgan.Generator, "bilinear": residual.Generator}.items():
     fresh = build(size=settings.size, width=settings.width)
     with torch.no_grad():
         images = fresh(torch.randn(32, fresh.z_dim))
@@ -455,7 +459,7 @@ plots.compact(figure, caption="Untrained generators at one contrast: 32 x 32 px 
 # %%
 logits = torch.linspace(-4, 4, 161)
 figure, axes = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
-for name, (discriminator_loss, generator_loss) in adversarial.LOSSES.items():
+for name, (discriminator_loss, generator_loss) in losses.LOSSES.items():
     reference = torch.zeros(1)  # for the relativistic loss: a real scan that scores 0
     on_fake = [discriminator_loss(reference, logit[None]) for logit in logits]
     axes[0].plot(logits, on_fake, label=name)
@@ -488,7 +492,7 @@ figure
 def duel(gamma, steps=400, rate=0.1):
     """The path of (theta, psi) with the relativistic loss and both penalties."""
     theta, psi = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True)
-    (judge, forge), penalty = adversarial.LOSSES["relativistic"], adversarial.zero_centred_penalty
+    (judge, forge), penalty = losses.LOSSES["relativistic"], losses.zero_centred_penalty
     path = []
     for _ in range(steps):
         real, fake = torch.zeros(1, 1, 1, 1, requires_grad=True), theta.view(1, 1, 1, 1)
@@ -553,7 +557,7 @@ plots.compact(figure, caption=f"Left: the smallest GAN; after 400 steps its gene
 # trials.
 
 # %%
-show_source(*adversarial.LOSSES[settings.loss], adversarial.zero_centred_penalty, gan.GAN.learn)
+show_source(*losses.LOSSES[settings.loss], losses.zero_centred_penalty, gan.GAN.learn)
 
 # %% [markdown]
 # ## Train
@@ -664,7 +668,7 @@ count = min(len(full.validation), len(synthetic))
 pictures, apart = [], {}
 for name, images in (("real", full.validation.images), ("synthetic", synthetic)):
     pair, apart[name] = most_alike(described[name][:count])
-    pictures.append(texture.at_size(images[list(pair)], synthetic.shape[-1]))
+    pictures.append(at_size(images[list(pair)], synthetic.shape[-1]))
 figure = plots.grid(np.concatenate(pictures), titles=2 * ["real"] + 2 * ["synthetic"],
     caption=f"The two most alike of {count} real and of {count} synthetic scans; distance in "
     f"features {apart['real']:.1f} and {apart['synthetic']:.1f}. Variety of the synthetic scans: "

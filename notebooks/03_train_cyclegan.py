@@ -73,25 +73,25 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from helpers import config, plots, translation_plots
-from helpers.cache import simulated_eye
-from helpers.data import describe
+from helpers import config, plots
+from helpers.classifiers.fit import fit
+from helpers.data.bscan import clean_oct
+from helpers.data.cache import simulated_eye
+from helpers.data.pixels import read_image
+from helpers.data.split import describe
+from helpers.data.two_modalities import as_taken, prepare_domains, truths_of, unpaired_batches
 from helpers.generate import load_generator
-from helpers.losses import contrastive, cycle
 from helpers.measures.features import Features
 from helpers.measures.layers import read_all
-from helpers.measures.lesions import as_a_file
-from helpers.methods.classification import fit
-from helpers.methods.cut import CUT
-from helpers.methods.cyclegan import CycleGAN
-from helpers.networks import translators
-from helpers.preprocess import clean_oct, read_image
-from helpers.processes import launch
-from helpers.runs import open_run
-from helpers.training import train
-from helpers.translation import translate
-from helpers.translation_data import as_taken, prepare_domains, truths_of, unpaired_batches
-from helpers.translation_report import READER, measure_translation, pictures, print_table
+from helpers.training.loop import train
+from helpers.training.processes import launch
+from helpers.training.runs import open_run
+from helpers.translation import figures, losses, networks
+from helpers.translation.cut import CUT
+from helpers.translation.cyclegan import CycleGAN
+from helpers.translation.judge import translate
+from helpers.translation.lesions import as_a_file
+from helpers.translation.report import READER, measure_translation, pictures, print_table
 
 
 def show_source(*things):
@@ -156,7 +156,7 @@ def both_pictures(place):
 ill = np.flatnonzero(domains.dfe.test.labels != "NORMAL")
 sick = ill[0] if len(ill) else 0
 photograph, scan, centre = both_pictures(sick)
-figure = translation_plots.geometry(
+figure = figures.geometry(
     photograph, scan, centre=centre,
     caption="One test eye. White: the macula's 6 mm; blue: the strip; orange: the scan line. "
     "Columns of the crops and of the B-scan are the same places.",
@@ -203,8 +203,8 @@ plots.compact(figure)
 # surroundings (and, weakly, from the whole picture: normalisation takes a mean over all of it).
 
 # %%
-shown = {"resnet": translators.ResNetGenerator, "column": translators.ColumnGenerator}
-show_source(shown[settings.network], translators.PatchDiscriminator)
+shown = {"resnet": networks.ResNetGenerator, "column": networks.ColumnGenerator}
+show_source(shown[settings.network], networks.PatchDiscriminator)
 
 # %% [markdown]
 # **The discriminator** sees patches only, 70 x 70 px of 256 (a smaller share of the picture would
@@ -251,9 +251,9 @@ for name, count in parameters.items():
 
 # %%
 if settings.model == "cyclegan":
-    show_source(cycle.cycle_loss, cycle.identity_loss, CycleGAN.step)
+    show_source(losses.cycle_loss, losses.identity_loss, CycleGAN.step)
 else:
-    show_source(contrastive.patch_nce, contrastive.column_places, CUT.step)
+    show_source(losses.patch_nce, losses.column_places, CUT.step)
 
 # %% [markdown]
 # Two **remedies** are there, both off until asked for (results/translation.md has what they did).
@@ -292,7 +292,7 @@ caption = "Eight photographs of validation patients, translated, while training 
 plots.compact(plots.filmstrip(run.previews, line=1, caption=caption))
 
 # %%
-figure = translation_plots.scores_over_time(
+figure = figures.scores_over_time(
     run.metrics(), caption="Left: losses. Right: what validation patients say; dotted: kept."
 )
 plots.compact(figure)
@@ -309,7 +309,7 @@ if simulated:
     own = {scan.path.rpartition("/")[2]: i for i, scan in enumerate(domains.oct.test.scans)}
     where = [own[domains.dfe.test.scans[i].path.rpartition("/")[2]] for i in chosen]
     true = pictures(domains.oct.test).images[where]
-figure = translation_plots.translated(
+figure = figures.translated(
     test.images[chosen], drawn, true, titles=test.labels[chosen],
     caption="Photographs of test patients, as the network sees them, what it draws, and, where it "
     "is known, the scan of the same eye. Not chosen: the first of each class.",
@@ -338,7 +338,7 @@ print_table(report)
 
 # %%
 if report["class"]:
-    figure = translation_plots.survival(report, caption="What survives the translation.")
+    figure = figures.survival(report, caption="What survives the translation.")
     display(plots.compact(figure))
 
 # %% [markdown]
@@ -352,7 +352,7 @@ if simulated and ill:
     truths, um = truths_of(picked, settings.size, settings.framing)
     scans = as_taken(translate(generator, test.images[ill]), picked, domains)
     readings = read_all(scans)
-    display(plots.compact(translation_plots.in_place(
+    display(plots.compact(figures.in_place(
         scans, truths, readings, um,
         caption="Translated scans of eyes with drusen, and how far the RPE rises along them.",
     )))  # fmt: skip

@@ -75,17 +75,23 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from helpers import config, distillation_plots, plots
-from helpers import distillation_study as study
-from helpers.data import batches, describe
-from helpers.distillation_data import (
+from helpers import config, plots
+from helpers.classifiers import networks
+from helpers.classifiers.classification import Classification
+from helpers.classifiers.grad_cam import grad_cam
+from helpers.classifiers.networks import load_classifier
+from helpers.data.batches import batches
+from helpers.data.split import describe
+from helpers.distillation import figures, losses, study
+from helpers.distillation.distillation import Distillation
+from helpers.distillation.partners import (
     distillation_batches,
     eyes_of,
     images_of,
     modalities,
     prepare_both,
 )
-from helpers.distillation_report import (
+from helpers.distillation.report import (
     chosen_of,
     class_similarities,
     compared,
@@ -93,18 +99,12 @@ from helpers.distillation_report import (
     print_scores,
     print_table,
 )
-from helpers.distillation_world import gain_map, overlaps, simulate_world
-from helpers.losses import distillation as losses
+from helpers.distillation.world import gain_map, overlaps, simulate_world
 from helpers.measures.diagnosis import as_matrix
 from helpers.measures.features import PACKAGED, Features
-from helpers.measures.grad_cam import grad_cam
-from helpers.methods.classification import Classification
-from helpers.methods.distillation import Distillation
-from helpers.networks import classifiers
-from helpers.networks.classifiers import load_classifier
-from helpers.processes import launch
-from helpers.runs import open_run
-from helpers.training import train
+from helpers.training.loop import train
+from helpers.training.processes import launch
+from helpers.training.runs import open_run
 
 
 def show_source(*things):
@@ -163,7 +163,7 @@ for modality in (learning, teaching):
 # happens to mean. The projector is thrown away after training.
 
 # %%
-show_source(classifiers.Embedding, classifiers.Network.forward, study.distil)
+show_source(networks.Embedding, networks.Network.forward, study.distil)
 
 # %% [markdown]
 # ## Loss
@@ -210,14 +210,14 @@ def seen_by(features, modality, *sides):
     return replace(part, images=features(part.images, progress=True))
 
 
-pairs = settings.draws == "eye"  # then a fold of the student's eyes is one of the teacher's
+pairs = settings.partners == "eye"  # then a fold of the student's eyes is one of the teacher's
 pupils = seen_by(features, learning, "train", "validation")
 masters = seen_by(features, teaching, *(("train", "validation") if pairs else ("train",)))
 known = study.classes_of(masters, classes)  # the teacher's modality may lack some
 arms = study.arms_of(settings, classes, known)
 quick = study.screening(settings, PACKAGED[0])  # its features, whatever is fine-tuned later
 pulls = study.pull_of(seen_by(features, learning, "train"), masters, classes, quick)
-figure = distillation_plots.pull(pulls, caption="Weighted as in the paper: CPM 2, CSA 1, KD 1.")
+figure = figures.pull(pulls, caption="Weighted as in the paper: CPM 2, CSA 1, KD 1.")
 plots.compact(figure)
 
 # %% [markdown]
@@ -240,7 +240,7 @@ plots.compact(figure)
 predicted = study.out_of_fold(pupils, masters, classes, quick, arms)
 usual = prevalence_of(pupils, classes)
 screened = compared(pupils, predicted, classes, settings, prevalence=usual)
-figure = distillation_plots.gains(
+figure = figures.gains(
     screened,
     caption=f"{len(pupils)} images of {len(set(pupils.patients))} patients, {quick.folds} folds, "
     f"{quick.seeds} seed(s). Orange: the interval over patients excludes zero.",
@@ -314,7 +314,7 @@ for name in dict.fromkeys([study.ALONE, "KD", chosen]):
                           validation=(held.images, held.labels))  # fmt: skip
     draw = partial(
         distillation_batches, photographs.images, photographs.labels, said, their_labels,
-        own.batch_size, draws=own.draws, seed=own.seed,
+        own.batch_size, partners=own.partners, seed=own.seed,
     )  # fmt: skip
     runs[name] = trained("-".join(re.findall(r"\w+", name.lower())), method, draw, own)
 if os.environ.get("RANK", "0") != "0":
@@ -353,7 +353,7 @@ try:
 except ValueError as error:  # a vision transformer
     print(error)
     maps = {}
-figure = distillation_plots.looks(
+figure = figures.looks(
     images, maps, [f"{c} {100 * gain[c]:+.1f}" for c, _ in shown],
     caption="Photographs of test patients (not chosen: the first of each class) and what speaks "
     "for their class. Above: the class, and the points of average precision it gained.",
@@ -392,7 +392,7 @@ else:
 # %%
 alike = {"teacher, on its modality": class_similarities(teacher, own_eyes, classes)}
 alike |= {name: class_similarities(student, test, classes) for name, student in students.items()}
-figure = distillation_plots.similarity_matrices(
+figure = figures.similarity_matrices(
     alike, classes, caption="Cosine similarity of the classes' mean logits, test patients."
 )
 plots.compact(figure)
@@ -410,7 +410,7 @@ world = simulate_world(
     features, patients=10 if tiny else 120, oct_shows=(0.2, 1.0), dfe_shows=shows
 )
 misread = overlaps(world, quick)
-figure = distillation_plots.errors(
+figure = figures.errors(
     misread, caption="Simulated eyes nobody learned from: how many are misread by a classifier of "
     "their OCT, of their DFE, by both, and by the mean of both. Lines: 95 % over eyes.",
 )  # fmt: skip
@@ -436,7 +436,7 @@ plots.compact(figure)
 cells = gain_map(
     world, quick, labelled=(1, 3) if tiny else (5, 20, 40), noise=(0.0,) if tiny else (0.0, 0.4)
 )
-figure = distillation_plots.gain_maps(
+figure = figures.gain_maps(
     cells, caption="Gain in mAP over the student alone, in points, by what a DFE shows of the "
     "disease, and by how many labelled photographs of each class there are. Bold: the interval "
     "over test eyes excludes zero.",

@@ -70,7 +70,10 @@ import numpy as np
 import torch
 
 from helpers import config, plots
-from helpers.evaluate import (
+from helpers.data.pixels import at_size
+from helpers.evaluate import known_damage, reading_analysis, reading_test
+from helpers.evaluate.page import verdict_figure
+from helpers.evaluate.parts import (
     complete_report,
     measure_distances,
     measure_memorisation,
@@ -78,18 +81,18 @@ from helpers.evaluate import (
     measure_usefulness,
     write_all,
 )
-from helpers.evaluation_data import read_sides
-from helpers.generate import classes_of, load_generator
-from helpers.measures import blinding, damage, layers, reading
+from helpers.evaluate.reading_widget import ReadingTest
+from helpers.evaluate.report import complete, print_table
+from helpers.evaluate.sides import read_sides
+from helpers.evaluate.verdict import verdict
+from helpers.gan.recipes import with_recipe
+from helpers.gan.sampling import classes_of
+from helpers.gan.trained import trained
+from helpers.generate import load_generator
+from helpers.measures import layers
 from helpers.measures import texture as grain
 from helpers.measures.features import Features
-from helpers.recipes import with_recipe
-from helpers.report import complete, print_table
-from helpers.runs import Run
-from helpers.trained import trained
-from helpers.verdict import verdict
-from helpers.verdict_page import verdict_figure
-from helpers.widgets import ReadingTest
+from helpers.training.runs import Run
 
 # %% [markdown]
 # ## Settings
@@ -123,7 +126,7 @@ def run_of(name, gan_settings):
 
 
 # %%
-synthetic, contrast = settings.synthetic, settings.contrast or None
+synthetic, contrast = settings.synthetic, settings.contrast_run or None
 if not synthetic:
     files = sorted(runs.glob("*/generator.safetensors"), key=lambda f: f.stat().st_mtime)
     about = {f.parent.name: json.loads((f.parent / "config.json").read_text()) for f in files}
@@ -298,7 +301,7 @@ _ = print_table(complete({"memorisation": memory}), ["memorisation"])
 
 # %%
 pairs = memory.get("closest", [])[:5]
-nearest = grain.at_size(
+nearest = at_size(
     sides.real.seen.images[[pair["training"] for pair in pairs]], sides.synthetic.images.shape[-1]
 )
 for image, pair in zip(nearest, pairs):
@@ -324,7 +327,7 @@ plots.compact(plots.grid(np.concatenate([made, nearest]), names, columns=5, capt
 # ![The kit: a scan, buttons for real or synthetic, confidence, diagnosis](images/reading_test.png)
 
 # %%
-kit = blinding.prepare_test(
+kit = reading_test.prepare_test(
     list(sides.real.test.images), list(sides.synthetic.images), out / "reading_test",
     n=settings.reading_scans, real_labels=sides.real.class_, synthetic_labels=sides.real.class_,
     real_patients=sides.real.test.patients, diagnoses=sorted(sides.real.classes),
@@ -340,13 +343,16 @@ ReadingTest(kit)
 
 # %%
 readers = [
-    reading.simulate_reader(kit, skill, seed=number) for number, skill in enumerate((0.0, 1.0, 3.0))
+    reading_analysis.simulate_reader(kit, skill, seed=number)
+    for number, skill in enumerate((0.0, 1.0, 3.0))
 ]
-analysis = reading.analyse(kit, simulated=readers)
-_ = reading.print_analysis(analysis)
+analysis = reading_analysis.analyse(kit, simulated=readers)
+_ = reading_analysis.print_analysis(analysis)
 
 # %%
-reading.accuracy_figure(analysis, caption="Simulated readers: they test the analysis, not scans.")
+reading_analysis.accuracy_figure(
+    analysis, caption="Simulated readers: they test the analysis, not scans."
+)
 
 # %% [markdown]
 # ### Do the measures notice damage?
@@ -356,8 +362,8 @@ reading.accuracy_figure(analysis, caption="Simulated readers: they test the anal
 # against undamaged scans, and the colour says whether it went the way it should.
 
 # %%
-noticed = damage.responses(sides.real, features, other=sides.other_real)
-damage.response_figure(noticed, caption=(
+noticed = known_damage.responses(sides.real, features, other=sides.other_real)
+known_damage.response_figure(noticed, caption=(
     "Damaged real scans against unseen patients. Green: the measure went the way it has to; red: "
     "it did not; grey: nothing was expected of it."
 ))  # fmt: skip
@@ -366,7 +372,7 @@ damage.response_figure(noticed, caption=(
 # ### The verdict
 #
 # One page for all three. The rules that turn numbers into words are few and stand in
-# `helpers/verdict.py`, so that one can disagree with them.
+# `helpers/evaluate/verdict.py`, so that one can disagree with them.
 
 # %%
 parts = {**distances, "usefulness": useful, "anatomy": anatomy, "texture": texture,

@@ -66,21 +66,21 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from helpers import config, plots, translation_plots
-from helpers.cache import simulated_eye
-from helpers.data import describe
+from helpers import config, plots
+from helpers.data.cache import simulated_eye
+from helpers.data.pixels import read_image
+from helpers.data.split import describe
+from helpers.data.two_modalities import as_taken, paired_batches, prepare_domains, truths_of
 from helpers.generate import load_generator
 from helpers.measures.features import Features
 from helpers.measures.layers import read_all
-from helpers.methods.pix2pix import Pix2pix
-from helpers.networks import translators
-from helpers.preprocess import read_image
-from helpers.processes import launch
-from helpers.runs import open_run
-from helpers.training import train
-from helpers.translation import translate
-from helpers.translation_data import as_taken, paired_batches, prepare_domains, truths_of
-from helpers.translation_report import READER, measure_translation, pictures, print_table
+from helpers.training.loop import train
+from helpers.training.processes import launch
+from helpers.training.runs import open_run
+from helpers.translation import figures, networks
+from helpers.translation.judge import translate
+from helpers.translation.pix2pix import Pix2pix
+from helpers.translation.report import READER, measure_translation, pictures, print_table
 
 
 def show_source(*things):
@@ -132,7 +132,7 @@ def both_pictures(place):
 ill = np.flatnonzero(domains.dfe.test.labels != "NORMAL")
 sick = ill[0] if len(ill) else 0
 photograph, scan, centre = both_pictures(sick)
-figure = translation_plots.geometry(
+figure = figures.geometry(
     photograph, scan, centre=centre,
     caption="One test eye. White: the macula's 6 mm; blue: the strip; orange: the scan line.",
 )  # fmt: skip
@@ -140,7 +140,7 @@ plots.compact(figure)
 
 # %%
 ends = np.linspace(0, len(domains.oct.train) - 1, 8).round().astype(int)
-figure = translation_plots.translated(
+figure = figures.translated(
     pictures(domains.dfe.train).images[ends], pictures(domains.oct.train).images[ends],
     names=("DFE", "its scan"), titles=domains.oct.train.labels[ends],
     caption="Pairs to learn from, as the networks see them: columns are the same places.",
@@ -160,7 +160,7 @@ plots.compact(figure)
 # scan. Its weights are a tenth as many, and it finds many more of the drusen (below).
 
 # %%
-shown = {"unet": translators.UNetGenerator, "column": translators.ColumnGenerator}
+shown = {"unet": networks.UNetGenerator, "column": networks.ColumnGenerator}
 show_source(shown[settings.network])
 
 # %%
@@ -212,7 +212,7 @@ caption = "Eight photographs of validation patients, translated, while training 
 plots.compact(plots.filmstrip(run.previews, line=1, caption=caption))
 
 # %%
-figure = translation_plots.scores_over_time(
+figure = figures.scores_over_time(
     run.metrics(), caption="Left: losses. Right: what validation patients say; dotted: kept."
 )
 plots.compact(figure)
@@ -222,7 +222,7 @@ generator = load_generator(run.folder, "cuda" if torch.cuda.is_available() else 
 test, true = pictures(domains.dfe.test), pictures(domains.oct.test).images
 chosen = [i for c in domains.classes for i in np.flatnonzero(test.labels == c)[:4]][:8]
 drawn = translate(generator, test.images[chosen])
-figure = translation_plots.translated(
+figure = figures.translated(
     test.images[chosen], drawn, true[chosen], titles=test.labels[chosen],
     caption="Test patients: the photograph, what is drawn, and the true scan. Not chosen: the "
     "first of each class.",
@@ -248,7 +248,7 @@ print_table(report)
 
 # %%
 if report["class"]:
-    figure = translation_plots.survival(report, caption="What survives the translation.")
+    figure = figures.survival(report, caption="What survives the translation.")
     display(plots.compact(figure))
 
 # %% [markdown]
@@ -267,7 +267,7 @@ if both == {"simulated"} and ill:
     picked = [domains.dfe.test.scans[i] for i in ill]
     truths, um = truths_of(picked, settings.size, settings.framing)
     scans = as_taken(translate(generator, test.images[ill]), picked, domains)
-    display(plots.compact(translation_plots.in_place(
+    display(plots.compact(figures.in_place(
         scans, truths, read_all(scans), um,
         caption="Drawn scans of eyes with drusen, and how far the RPE rises along them.",
     )))  # fmt: skip

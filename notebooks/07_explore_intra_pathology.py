@@ -68,10 +68,20 @@ import numpy as np
 import torch
 from IPython.display import Image, Markdown, display
 
-from helpers import config, plots, style_plots
-from helpers.cache import simulated_eye
-from helpers.data import batches, describe, prepare
-from helpers.directions import (
+from helpers import config, plots
+from helpers.data.batches import batches
+from helpers.data.cache import simulated_eye
+from helpers.data.pixels import at_size
+from helpers.data.prepare import prepare
+from helpers.data.simulated.simulate import make_eye
+from helpers.data.split import describe
+from helpers.evaluate.report import complete, print_table
+from helpers.gan import gan, stylegan
+from helpers.gan.losses import path_lengths
+from helpers.gan.recipes import with_recipe
+from helpers.gan.sampling import sample
+from helpers.gan.styles import figures
+from helpers.gan.styles.directions import (
     ALIKE,
     FAMILIES,
     POSITIONS,
@@ -87,25 +97,25 @@ from helpers.directions import (
     render,
     returns,
 )
-from helpers.explorer import Explorer
-from helpers.generate import load_generator, sample
-from helpers.losses.adversarial import path_lengths
-from helpers.measures import modes
+from helpers.gan.styles.explorer import Explorer
+from helpers.gan.styles.projection import (
+    Projector,
+    check_scan,
+    lines_up,
+    moved,
+    readings,
+    same_anatomy,
+)
+from helpers.generate import load_generator
+from helpers.measures import coverage
 from helpers.measures.coverage import coverage_report
 from helpers.measures.distances import distance_report
 from helpers.measures.features import Features
 from helpers.measures.layers import flat_without_drusen
-from helpers.measures.texture import at_size
 from helpers.measures.true_layers import ruler_errors, true_measures
-from helpers.methods import gan
-from helpers.networks import stylegan
-from helpers.processes import launch
-from helpers.projection import Projector, check_scan, lines_up, moved, readings, same_anatomy
-from helpers.recipes import with_recipe
-from helpers.report import complete, print_table
-from helpers.runs import open_run
-from helpers.simulate import make_eye
-from helpers.training import train
+from helpers.training.loop import train
+from helpers.training.processes import launch
+from helpers.training.runs import open_run
 
 
 def show_source(*things):
@@ -117,10 +127,10 @@ def show_source(*things):
 # %% [markdown]
 # ## Settings
 #
-# Everything that notebook 02 takes, and what is explored. `trainings` generators are trained with
+# Everything that notebook 02 takes, and what is explored. `n_runs` generators are trained with
 # different seeds, since one run proves nothing: what is true of the disease has to return. A star
-# marks what differs from the default. `OCT_TRAINED=runs/a,runs/b` explores two trained runs instead
-# (this notebook's own training still runs; make it short with `OCT_STEPS=1`).
+# marks what differs from the default. `OCT_EXISTING_RUNS=runs/a,runs/b` explores two trained runs
+# instead (this notebook's own training still runs; make it short with `OCT_STEPS=1`).
 
 # %%
 # os.environ["OCT_PRESET"] = "kaggle"  # or "colab": on those machines, take the first # away
@@ -223,7 +233,7 @@ show_source(path_lengths)
 
 # %%
 runs = []
-for number in range(settings.trainings):
+for number in range(settings.n_runs):
     seed = settings.seed + number
     own = replace(training, seed=seed, run=f"{settings.run}-{seed}")
     torch.manual_seed(seed)
@@ -239,9 +249,11 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 _ = features.to(device)
 
 # %%
-folders = settings.trained.split(",") if settings.trained else [run.folder for run in runs]
+folders = (
+    settings.existing_runs.split(",") if settings.existing_runs else [run.folder for run in runs]
+)
 if len(folders) < 2:
-    raise ValueError("what is found has to return in a second training: OCT_TRAININGS=2 or more.")
+    raise ValueError("what is found has to return in a second training: OCT_N_RUNS=2 or more.")
 generators = [load_generator(folder, device) for folder in folders]
 generator = generators[0]
 for one, folder in zip(generators, folders):
@@ -264,7 +276,7 @@ z = torch.randn(6, generator.z_dim, generator=torch.Generator().manual_seed(sett
 z = z.to(device)
 with torch.inference_mode():
     pulled = {psi: generator(z, truncation=psi).float().cpu() for psi in (0, 0.5, 0.8, 1)}
-figure = style_plots.rows(
+figure = figures.rows(
     [list(at_size(images, settings.size)) for images in pulled.values()],
     [f"truncation {psi:g}" for psi in pulled],
     caption="Six eyes, each column one z and one grain, not chosen.",
@@ -292,7 +304,7 @@ heads = [
     *(f"{4 * 2**k} px: {c:.0f}" for k, c in enumerate(change[1:-1])),
     f"B: {change[-1]:.0f}",
 ]
-figure = style_plots.rows(
+figure = figures.rows(
     [list(crossed)], [""], heads,
     caption="Eye A, A with B's style at one resolution, and B; mean change in grey levels of 255.",
 )  # fmt: skip
@@ -356,13 +368,13 @@ plots.compact(figure)
 show_source(fit)
 
 # %%
-samples = [draw_sample(one, settings.draws, settings.seed) for one in generators]
+samples = [draw_sample(one, settings.n_drawn, settings.seed) for one in generators]
 found = [
-    fit(drawn, components=settings.components, weights_hash=one.weights_hash)
+    fit(drawn, components=settings.n_components, weights_hash=one.weights_hash)
     for drawn, one in zip(samples, generators)
 ]
 readable = np.isfinite(samples[0].values["tilt"]).mean()
-print(f"the ruler can read {readable:.0%} of {settings.draws} draws")
+print(f"the ruler can read {readable:.0%} of {settings.n_drawn} draws")
 from_z = [linear(drawn.z, drawn.values) for drawn in samples]
 from_w = [dict(zip(directions.names, directions.explained)) for directions in found]
 for name in FAMILIES:
@@ -384,10 +396,10 @@ known_eyes = [make_eye(900_000 + k, "DRUSEN", eye=("OD", "OS")[k % 2], size=sett
 errors = ruler_errors(known_eyes)
 measured = []
 for one, directions, drawn in zip(generators, found, samples):
-    base = draw_sample(one, settings.tested, settings.seed + 1000)
+    base = draw_sample(one, settings.n_test, settings.seed + 1000)
     measured.append(effects(one, directions, base))
     judge(measured[-1], directions, drawn, errors)
-figure = style_plots.effects_matrix(
+figure = figures.effects_matrix(
     found[0], caption="From end to end; framed: its own measure; *: accepted in this training."
 )
 plots.compact(figure)
@@ -398,7 +410,7 @@ for name in found[0].names:
     words = {k: f"{v:.2f}" if isinstance(v, float) else v for k, v in verdict.items()
              if k not in ("measure", "changes", "in_sd")}  # fmt: skip
     print(f"{name:18} {verdict['measure']:18}", *(f"{k} {v}" for k, v in words.items()))
-figure = style_plots.effect_curves(
+figure = figures.effect_curves(
     measured[0], found[0], errors,
     caption="Each measure along its own direction: mean and middle half of the scans. Grey: the "
     "ruler's error about the start. Orange: accepted.",
@@ -422,7 +434,7 @@ for name in fitted:
     styles = styles[:, None].repeat(1, generator.levels, 1)
     walk.append(list(render(generator, styles, base.grain[:1].to(device))))
 labels = [f"{WORDS[n]}{' *' if n in found[0].accepted else ''}" for n in fitted]
-figure = style_plots.rows(walk, labels, [f"{p:+g} SD" for p in POSITIONS],
+figure = figures.rows(walk, labels, [f"{p:+g} SD" for p in POSITIONS],
                           caption="One eye, one grain. *: accepted.")  # fmt: skip
 plots.compact(figure)
 
@@ -494,7 +506,7 @@ def readable_scans(split, most):
     return chosen
 
 
-chosen = readable_scans(data.test, settings.tested)
+chosen = readable_scans(data.test, settings.n_test)
 unseen = data.test.images[chosen]
 project = Projector(generator, samples[0], features)
 ways = {
@@ -516,8 +528,8 @@ for name, way in ways.items():
           f"SD from the mean (draws: 1); surfaces off by % of the height: {surfaces}")  # fmt: skip
 
 # %%
-show = slice(0, settings.projected)
-figure = style_plots.rows(
+show = slice(0, settings.n_projected)
+figure = figures.rows(
     [list(unseen[show]), *(list(pictures[show]) for pictures in drawn.values())],
     ["unseen scan", *(f"projected, {name}" for name in ways)],
     caption="Test patients and their projections, under one grain.",
@@ -573,7 +585,7 @@ for name in dict.fromkeys((fitted[0], surest)):
     print(f"{WORDS[name]:20} as read:", *(f"{step:+d} SD: {value:.1f}  "
                                           for step, value in zip(steps, read)))  # fmt: skip
 between = torch.cat([torch.lerp(styles[:1], styles[1:2], t) for t in (0, 0.25, 0.5, 0.75, 1)])
-figure = style_plots.rows(
+figure = figures.rows(
     [*map(list, edits.values()), list(render(generator, between, noise))],
     [*(WORDS[name] for name in edits), "patient 1 to 2"], [f"{step:+d} SD" for step in steps],
     caption="A projected scan of an unseen patient, edited; last row: from one patient to another.",
@@ -586,7 +598,7 @@ plots.compact(figure)
 # %%
 folder = Path(settings.runs) / f"{settings.run}-explored"
 frames = [moved(styles[:1], found[0], {surest: step}) for step in np.linspace(-2, 2, 7)]
-film = style_plots.film(folder / f"{surest}.gif", render(generator, torch.cat(frames), noise))
+film = figures.film(folder / f"{surest}.gif", render(generator, torch.cat(frames), noise))
 found[0].save(folder / "directions.json")
 print(config.shown(film))
 Image(film.read_bytes())
@@ -605,17 +617,17 @@ described = {
     "unseen": features(data.test.images),
     "synthetic": features(synthetic[0]),
 }
-groups = modes.find_modes(described["training"], settings.modes, settings.seed)
+groups = coverage.find_modes(described["training"], settings.n_modes, settings.seed)
 people = {"training": data.train.patients, "unseen": data.test.patients, "synthetic": None}
 shares = {
-    name: modes.shares(groups.of(rows), groups.count, people[name])
+    name: coverage.shares(groups.of(rows), groups.count, people[name])
     for name, rows in described.items()
 }
-apart = {name: modes.difference(side["share"], shares["training"]["share"])
+apart = {name: coverage.difference(side["share"], shares["training"]["share"])
          for name, side in shares.items() if name != "training"}  # fmt: skip
 print("scans that would have to change their mode to match the training patients: "
       f"synthetic {apart['synthetic']:.0%}, unseen patients {apart['unseen']:.0%}")  # fmt: skip
-figure = style_plots.mode_shares(
+figure = figures.mode_shares(
     shares,
     caption="Shares of the modes of training patients, with 95 % intervals over patients "
     "(synthetic: over scans).",
@@ -630,7 +642,7 @@ rows = [
      for name in pictures for row in [*typical[name][k], None, None, None][:3]]
     for k in range(groups.count)
 ]  # fmt: skip
-figure = style_plots.rows(
+figure = figures.rows(
     rows, [f"mode {k + 1}" for k in range(groups.count)], ["training"] * 3 + ["synthetic"] * 3,
     caption="The three training scans nearest to each mode's centre, then the three nearest "
     "synthetic ones (fewer where there are none).",
@@ -640,11 +652,11 @@ plots.compact(figure)
 # %%
 dice = np.random.default_rng(settings.seed)
 some = {name: rows[np.sort(dice.permutation(len(rows))[:400])] for name, rows in described.items()}
-points = modes.flat_map(groups, *some.values(), seed=settings.seed)
+points = coverage.flat_map(groups, *some.values(), seed=settings.seed)
 groups_on_map = groups.of(some["training"])
 middles = {str(k + 1): np.median(points[0][groups_on_map == k], 0)
            for k in range(groups.count) if (groups_on_map == k).any()}  # fmt: skip
-figure = style_plots.scatter(
+figure = figures.scatter(
     dict(zip(described, points)), middles,
     caption="Real and synthetic scans by their features. Numbers: modes. Colour without grey, or "
     "grey without colour: a hint to look there, no proof (a t-SNE opens gaps of its own).",
@@ -655,7 +667,7 @@ plots.compact(figure)
 count = min(len(described["unseen"]), len(described["synthetic"]))
 equal = {name: described[name][dice.permutation(len(described[name]))[:count]]
          for name in ("synthetic", "unseen")}  # fmt: skip
-near = {name: modes.reached(described["training"], equal[name], people["training"])
+near = {name: coverage.reached(described["training"], equal[name], people["training"])
         for name in equal}  # fmt: skip
 for name, reach in near.items():
     values = np.array(list(reach.values()))
@@ -665,7 +677,7 @@ least = list(near["synthetic"])[:6]
 rows = [np.flatnonzero(people["training"] == patient)[0] for patient in least]
 nearest = [np.linalg.norm(described["synthetic"] - described["training"][r], axis=1).argmin()
            for r in rows]  # fmt: skip
-figure = style_plots.rows(
+figure = figures.rows(
     [list(data.train.images[rows]), list(synthetic[0][nearest])], ["patient", "nearest synthetic"],
     caption="The training patients that are reached the least, and the nearest synthetic scan.",
 )  # fmt: skip
@@ -705,7 +717,7 @@ straight direction that was accepted and returned in every training: {named}. Pr
 that did: {", ".join(extra) or "none"}. Of the three measures of drusen:
 {len(set(kept) & set(lesion))}. By estimate the style decides
 {min(decided[n] for n in lesion):.0%} to {max(decided[n] for n in lesion):.0%} of what varies in the
-drusen; straight lines fitted to {settings.draws} draws predict {np.nanmin(lines):.0%} to
+drusen; straight lines fitted to {settings.n_drawn} draws predict {np.nanmin(lines):.0%} to
 {np.nanmax(lines):.0%} of it.
 
 **Agreement.** Read off the styles of unseen patients, directions agree with {source} by rank

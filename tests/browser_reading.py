@@ -23,8 +23,8 @@ import nbformat
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from helpers.data import prepare
-from helpers.measures import reading
+from helpers.data.prepare import prepare
+from helpers.evaluate import reading_analysis
 
 N = 6  # of each kind
 CELL = """from helpers.measures import reading
@@ -126,7 +126,7 @@ def rows(test, name):
 
 def drive(out, where, playwright):
     shutil.rmtree(out / "test", ignore_errors=True)
-    test = reading.prepare_test(
+    test = reading_analysis.prepare_test(
         *scans(out), out / "test", n=N, size=128, real_labels="DRUSEN", synthetic_labels="DRUSEN",
         diagnoses=("DRUSEN", "CNV", "DME", "NORMAL"),
     )  # fmt: skip
@@ -200,7 +200,7 @@ def drive(out, where, playwright):
         picture("6-resume")
         press(page, "Go on")
         at(page, 7)
-        check(shown(page) == test.picture(reading.reading_order(test, "Ann")[6]),
+        check(shown(page) == test.picture(reading_analysis.reading_order(test, "Ann")[6]),
               "the page opened again goes on at the same scan")  # fmt: skip
         press(page, "Pause")
         page.get_by_text("Paused").wait_for()
@@ -235,7 +235,10 @@ def drive(out, where, playwright):
     check([int(r["position"]) for r in answers] == list(range(1, 2 * N + 1)), "the CSV is complete")
     check(len({r["image"] for r in answers}) == 2 * N, "every scan once")
     check(all(0 < float(r["seconds"]) < 60 for r in answers), "with seconds per scan")
-    check(reading.analyse(test)["readers"]["Ann"]["missing"] == 0, "and the analysis reads it")
+    check(
+        reading_analysis.analyse(test)["readers"]["Ann"]["missing"] == 0,
+        "and the analysis reads it",
+    )
     browser.close()
 
 

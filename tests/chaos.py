@@ -31,8 +31,8 @@ import numpy as np
 import torch
 from methods import METHODS
 
-from helpers import checkpoint
-from helpers.training import train
+from helpers.training import checkpoint
+from helpers.training.loop import train
 
 INTERVAL = 6  # steps between checkpoints: methods.py validates every 48 images, in batches of 8
 KINDS = ("kill", "flip", "term", "cut", "full", "full, then kill")  # never two damaged in a row

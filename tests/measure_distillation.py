@@ -22,9 +22,11 @@ import numpy as np
 import torch
 
 from helpers import config
-from helpers.distillation_data import eyes_of, images_of, modalities, prepare_both
-from helpers.distillation_report import chosen_of, compared, prevalence_of
-from helpers.distillation_study import (
+from helpers.classifiers.networks import load_classifier
+from helpers.distillation.distillation import distil
+from helpers.distillation.partners import eyes_of, images_of, modalities, prepare_both
+from helpers.distillation.report import chosen_of, compared, prevalence_of
+from helpers.distillation.study import (
     ALONE,
     ARMS,
     head_start,
@@ -33,10 +35,8 @@ from helpers.distillation_study import (
     screening,
     teach,
 )
-from helpers.distillation_world import gain_map, overlaps, simulate_world
+from helpers.distillation.world import gain_map, overlaps, simulate_world
 from helpers.measures.features import PACKAGED, Features
-from helpers.methods.distillation import distil
-from helpers.networks.classifiers import load_classifier
 
 DEMO = ["--n_simulated=60", "--size=96", "--dfe_framing=macula", "--steps=60", "--seeds=1",
         "--screen_steps=100"]  # fmt: skip

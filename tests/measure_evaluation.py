@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers import simulate
-from helpers.data import Split
-from helpers.evaluate import (
+from helpers.data.pixels import at_size
+from helpers.data.simulated import simulate
+from helpers.data.split import Split
+from helpers.evaluate import known_damage
+from helpers.evaluate.parts import (
     complete_report,
     measure_distances,
     measure_memorisation,
@@ -25,10 +27,10 @@ from helpers.evaluate import (
     measure_usefulness,
     write_all,
 )
-from helpers.evaluation_data import Synthetic, read_sides
-from helpers.measures import damage, layers, texture
+from helpers.evaluate.sides import Synthetic, read_sides
+from helpers.measures import layers, texture
 from helpers.measures.features import Features
-from helpers.report import between
+from helpers.measures.intervals import between
 
 
 def halves(split):
@@ -49,7 +51,7 @@ def controls(sides, size, n_simulated):
         actors, side.training = halves(side.training)
         side.seen = side.training
         setattr(played, name, side)
-        sets[name] = texture.at_size(actors.images, size)
+        sets[name] = at_size(actors.images, size)
     conditions = {"real": "DRUSEN", "other_real": "NORMAL"}
     eyes = {
         name: np.stack([simulate.make_eye(seed, condition, size=256).oct[None]
@@ -58,8 +60,8 @@ def controls(sides, size, n_simulated):
     }  # fmt: skip
     made = {
         "other patients' real scans": sets,
-        "the same, blurred": {name: damage.blur(images) for name, images in sets.items()},
-        "simulated eyes": {name: texture.at_size(images, size) for name, images in eyes.items()},
+        "the same, blurred": {name: known_damage.blur(images) for name, images in sets.items()},
+        "simulated eyes": {name: at_size(images, size) for name, images in eyes.items()},
     }
     for title, images in made.items():
         one = copy.copy(played)

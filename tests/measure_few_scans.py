@@ -32,18 +32,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from helpers import config, shape
-from helpers.data import batches, prepare
-from helpers.generate import load_generator, sample
+from helpers import config
+from helpers.data import shape
+from helpers.data.batches import batches
+from helpers.data.pixels import at_size
+from helpers.data.prepare import prepare
+from helpers.gan import gan
+from helpers.gan.recipes import with_recipe
+from helpers.gan.sampling import sample
+from helpers.generate import load_generator
 from helpers.measures.coverage import coverage_report
 from helpers.measures.distances import kernel_distance
 from helpers.measures.features import Features
 from helpers.measures.memorisation import memorisation_report
-from helpers.measures.texture import at_size
-from helpers.methods import gan
-from helpers.recipes import with_recipe
-from helpers.runs import open_run
-from helpers.training import train
+from helpers.training.loop import train
+from helpers.training.runs import open_run
 
 ARMS = {
     "none": ["--augment=0"],

@@ -61,9 +61,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from helpers import config
-from helpers.data import Split, evenly, prepare
-from helpers.generate import load_generator, sample
-from helpers.measures import texture
+from helpers.data.batches import evenly
+from helpers.data.pixels import at_size
+from helpers.data.prepare import prepare
+from helpers.data.shape import Shapes
+from helpers.data.split import Split
+from helpers.gan.recipes import RECIPES, with_recipe
+from helpers.gan.sampling import sample
+from helpers.gan.trained import ready
+from helpers.generate import load_generator
 from helpers.measures.coverage import coverage_report
 from helpers.measures.distances import (
     _across,
@@ -74,12 +80,9 @@ from helpers.measures.distances import (
     polynomial_kernel,
 )
 from helpers.measures.features import Features
-from helpers.recipes import RECIPES, with_recipe
-from helpers.runs import open_run
-from helpers.shape import Shapes
-from helpers.state import update_average
-from helpers.trained import ready
-from helpers.training import train
+from helpers.training.loop import train
+from helpers.training.runs import open_run
+from helpers.training.state import update_average
 
 WHOLE = ["--framing=stretch", "--conditional=0"]
 OURS = {
@@ -320,7 +323,7 @@ def pictures(folder: Path, n: int, seed: int) -> np.ndarray:
     generator = load_generator(folder)
     judged = generator.metadata.get("class") if getattr(generator, "classes", 0) else None
     made = sample(generator, n, seed, class_name=judged)
-    return texture.at_size(made, made.shape[-1])
+    return at_size(made, made.shape[-1])
 
 
 def resampled_cost(real, reduced, members, draws):
@@ -342,7 +345,7 @@ def judge(options, runs: dict, resamples=1000) -> dict:
     """The table as plain numbers; runs: {(name, seed): folder}."""
     full, features = scans(options, max(256, options.size)), Features()
     real, training = features(full.test.images), features(full.train.images)
-    small = features(texture.at_size(full.test.images, options.size))
+    small = features(at_size(full.test.images, options.size))
     cost = kernel_distance(real, small, paired=True)
     rng = np.random.default_rng(0)
     members = _members(full.test.patients, len(real))
@@ -354,7 +357,7 @@ def judge(options, runs: dict, resamples=1000) -> dict:
     for (name, seed), folder in runs.items():
         drawn = pictures(folder, options.n, seed)
         owes[name] = float(drawn.shape[-1] < full.test.images.shape[-1])
-        made, less = features(drawn), features(texture.at_size(drawn, options.size))
+        made, less = features(drawn), features(at_size(drawn, options.size))
         alone = _members(None, len(made))
         chosen = _draws(alone, resamples, rng)
         across = _across(made, real, alone, members, chosen, draws)

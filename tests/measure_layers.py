@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
+from helpers.data.bscan import clean_oct
+from helpers.data.pixels import read_image
+from helpers.data.simulated.simulate import CONDITIONS, make_eye
 from helpers.measures.layers import SURFACES, WORK, find_drusen, read_all
 from helpers.measures.true_layers import true_lift
-from helpers.preprocess import clean_oct, read_image
-from helpers.simulate import CONDITIONS, make_eye
 
 GROUPS = (
     [(c, {}) for c in CONDITIONS]

@@ -17,16 +17,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
 from gpu import judge
 from gpu.result import keep
 from gpu.tables import Table, markdown
+
 from helpers import config
-from helpers.data import prepare
-from helpers.generate import classes_of, load_generator
+from helpers.data.prepare import prepare
+from helpers.gan.recipes import with_recipe
+from helpers.gan.sampling import classes_of
+from helpers.gan.trained import trained
+from helpers.generate import load_generator
 from helpers.measures.features import Features
-from helpers.recipes import with_recipe
-from helpers.trained import trained
 
 JUDGED = 200
 

@@ -22,11 +22,11 @@ from accelerate.utils import gather_object
 from methods import Thumbnails, make_data
 
 from helpers import config
-from helpers.data import batches
-from helpers.methods.gan import GAN
-from helpers.recipes import with_recipe
-from helpers.runs import open_run
-from helpers.state import Training
+from helpers.data.batches import batches
+from helpers.gan.gan import GAN
+from helpers.gan.recipes import with_recipe
+from helpers.training.runs import open_run
+from helpers.training.state import Training
 
 WARM = 5  # steps before the clock starts
 

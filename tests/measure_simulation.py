@@ -30,10 +30,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from helpers.data.bscan import clean_oct
+from helpers.data.pixels import read_image
+from helpers.data.simulated.simulate import CONDITIONS, make_eye
 from helpers.measures.distances import kernel_distance, kernel_distance_interval, log_ratio_interval
 from helpers.measures.features import Features
-from helpers.preprocess import clean_oct, read_image
-from helpers.simulate import CONDITIONS, make_eye
 
 PAIRS = list(itertools.combinations(CONDITIONS, 2))
 

@@ -19,16 +19,16 @@ import numpy as np
 import torch
 
 from helpers import config
+from helpers.classifiers.fit import fit
+from helpers.data.two_modalities import paired_batches, prepare_domains, unpaired_batches
 from helpers.generate import load_generator
 from helpers.measures.features import Features
-from helpers.methods.classification import fit
-from helpers.methods.cut import CUT
-from helpers.methods.cyclegan import CycleGAN
-from helpers.methods.pix2pix import Pix2pix
-from helpers.runs import open_run
-from helpers.training import train
-from helpers.translation_data import paired_batches, prepare_domains, unpaired_batches
-from helpers.translation_report import READER, measure_translation
+from helpers.training.loop import train
+from helpers.training.runs import open_run
+from helpers.translation.cut import CUT
+from helpers.translation.cyclegan import CycleGAN
+from helpers.translation.pix2pix import Pix2pix
+from helpers.translation.report import READER, measure_translation
 
 METHODS = {"cyclegan": CycleGAN, "cut": CUT, "pix2pix": Pix2pix}
 OUT = Path("runs/measure/translation")

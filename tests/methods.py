@@ -11,20 +11,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from helpers import config, shape
-from helpers.data import Data, Split, batches
-from helpers.distillation_data import distillation_batches, images_of
-from helpers.methods.classification import Classification, ClassifierSettings
-from helpers.methods.cut import CUT
-from helpers.methods.cyclegan import CycleGAN
-from helpers.methods.distillation import Distillation
-from helpers.methods.gan import GAN
-from helpers.methods.pix2pix import Pix2pix
-from helpers.networks.classifiers import Classifier, Network
-from helpers.recipes import with_recipe
-from helpers.runs import open_run
-from helpers.sources import Scan
-from helpers.translation_data import Domains, paired_batches, unpaired_batches
+from helpers import config
+from helpers.classifiers.classification import Classification, ClassifierSettings
+from helpers.classifiers.networks import Classifier, Network
+from helpers.data import shape
+from helpers.data.batches import batches
+from helpers.data.scan import Scan
+from helpers.data.split import Data, Split
+from helpers.data.two_modalities import Domains, paired_batches, unpaired_batches
+from helpers.distillation.distillation import Distillation
+from helpers.distillation.partners import distillation_batches, images_of
+from helpers.gan.gan import GAN
+from helpers.gan.recipes import with_recipe
+from helpers.training.runs import open_run
+from helpers.translation.cut import CUT
+from helpers.translation.cyclegan import CycleGAN
+from helpers.translation.pix2pix import Pix2pix
 
 CLASSES = ("DRUSEN", "NORMAL")
 
@@ -184,10 +186,10 @@ METHODS = {
     "gan best": gan,
     "gan penalties": partial(gan, loss="relativistic", gamma=1, norm="none"),
     "gan residual": partial(gan, **RESIDUAL),
-    "gan conditional, adaptive": partial(gan, **RESIDUAL, conditional=1, overfitting=0.3),
-    "gan stylegan": partial(gan, **STYLE, path_length=2),
-    "gan stylegan, conditional": partial(gan, **STYLE, conditional=1, overfitting=0.3),
-    "gan aligned": partial(aligned_gan, penalty_every=3, overfitting=0.3),
+    "gan conditional": partial(gan, **RESIDUAL, conditional=1),
+    "gan stylegan": partial(gan, **STYLE),
+    "gan stylegan, conditional": partial(gan, **STYLE, conditional=1),
+    "gan aligned": partial(aligned_gan, penalty_every=3),
     "classification": classification,
     "cyclegan": partial(translator, method=CycleGAN, network="resnet"),
     "cut": partial(translator, method=CUT, model="cut", network="column"),

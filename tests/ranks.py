@@ -14,9 +14,9 @@ import torch
 from accelerate import PartialState
 from methods import METHODS
 
-from helpers import checkpoint
-from helpers.processes import make_accelerator
-from helpers.training import train
+from helpers.training import checkpoint
+from helpers.training.loop import train
+from helpers.training.processes import make_accelerator
 
 LR = 0.01
 

@@ -21,15 +21,18 @@ from methods import (
 )
 from PIL import Image
 
-from helpers import directions, generate, shape, trained
-from helpers.evaluation_data import read_sides
-from helpers.explorer import Explorer
-from helpers.generate import export, load_generator, sample
-from helpers.methods.gan import DOUBLES_ALIGNED, GAN, HELD, PROBE, SHAPES_KEPT
-from helpers.networks import dcgan, residual_gan, stylegan
-from helpers.projection import Projector
-from helpers.start import start_from
-from helpers.training import train
+from helpers import generate
+from helpers.data import shape
+from helpers.evaluate.sides import read_sides
+from helpers.gan import dcgan, residual, stylegan, trained
+from helpers.gan.gan import DOUBLES_ALIGNED, GAN, HELD, PROBE, SHAPES_KEPT
+from helpers.gan.sampling import draw_noise, sample
+from helpers.gan.start import start_from
+from helpers.gan.styles import directions
+from helpers.gan.styles.explorer import Explorer
+from helpers.gan.styles.projection import Projector
+from helpers.generate import export, load_generator
+from helpers.training.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +54,12 @@ NETWORKS = {
         lambda: dcgan.Discriminator(SIZE, 4, norm="none", minibatch_std=True, rows=ROWS),
     ),
     "residual": (
-        lambda: residual_gan.Generator(SIZE, 8, 4, classes=2, rows=ROWS, looks=3),
-        lambda: residual_gan.Discriminator(SIZE, 4, blocks=1, classes=2, rows=ROWS, looks=3),
+        lambda: residual.Generator(SIZE, 8, 4, classes=2, rows=ROWS, looks=3),
+        lambda: residual.Discriminator(SIZE, 4, blocks=1, classes=2, rows=ROWS, looks=3),
     ),
     "stylegan": (
         lambda: stylegan.Generator(SIZE, 8, 4, 2, classes=2, rows=ROWS, looks=3),
-        lambda: residual_gan.Discriminator(SIZE, 4, classes=2, rows=ROWS, looks=3),
+        lambda: residual.Discriminator(SIZE, 4, classes=2, rows=ROWS, looks=3),
     ),
 }
 TOLD = (torch.tensor([0, 1]), torch.tensor([[1.0, -1, 0.5], [0, 2, -1]]))
@@ -293,7 +296,7 @@ def test_what_is_exported_and_what_is_sampled_are_the_same_whole_scans(generator
 def test_crops_are_those_that_the_weights_draw_with_the_look_of_a_drawn_shape(generator):
     crops = sample(generator, 4, seed=2, class_name="NORMAL", shape="aligned")
     assert crops.shape == (4, 1, 64, 64)
-    (z,) = generate.draw_noise(4, generator.z_dim, 2)
+    (z,) = draw_noise(4, generator.z_dim, 2)
     looks = shape.look(generator.shapes.draw(4, "NORMAL", seed=2))
     with torch.inference_mode():
         expected = generator(z, torch.ones(4).long(), torch.from_numpy(looks)).clamp(-1, 1)
@@ -489,7 +492,7 @@ def test_a_start_is_that_of_a_run_whose_classes_come_in_another_order(run, tmp_p
     method = aligned_gan(tmp_path, classes=CLASSES[::-1])[0]
     start_from(method, run.folder)
     made, network = load_generator(run.folder), method.networks["generator"].eval()
-    (z,) = generate.draw_noise(2, made.z_dim, 1)
+    (z,) = draw_noise(2, made.z_dim, 1)
     looks = torch.zeros(2, 3)
     with torch.no_grad():
         for place, name in enumerate(CLASSES):

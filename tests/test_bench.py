@@ -14,7 +14,7 @@ from bench import __main__ as command
 from bench import inputs, limits, plain, quality, steps, timing
 from bench.materials import files
 
-from helpers.methods.cyclegan import CycleGAN
+from helpers.translation.cyclegan import CycleGAN
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 """When a training ends, and what it says after a minute; with a clock of its own."""
 
-from helpers import budget, config
-from helpers.budget import Budget
+from helpers import config
+from helpers.training import budget
+from helpers.training.budget import Budget
 
 
 class Clock:

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import checkpoint, load_generator
+from helpers.generate import load_generator
+from helpers.training import checkpoint
+from helpers.training.network_file import file_hash, read_network, write_network
 
 
 def same(a, b):
@@ -178,7 +180,7 @@ import sys, torch
 from helpers import checkpoint
 metadata = dict(zip("zyxwv", range(5))) | {"network": "dcgan", "arguments": {"size": 64, "b": 1}}
 weights = {"b.weight": torch.arange(6.0).reshape(2, 3), "a": torch.ones(2).bfloat16()}
-checkpoint.write_generator(sys.argv[1], weights, metadata)
+checkpoint.write_network(sys.argv[1], weights, metadata)
 """
 
 
@@ -187,19 +189,19 @@ def test_generator_files_are_equal_byte_by_byte(tmp_path):
     for path in paths:  # separate processes: hash seeds differ
         subprocess.run([sys.executable, "-c", WRITE, str(path)], check=True)
     assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert checkpoint.weights_hash(paths[0]) == checkpoint.weights_hash(paths[1])
-    weights, metadata = checkpoint.read_generator(paths[0])
+    assert file_hash(paths[0]) == file_hash(paths[1])
+    weights, metadata = read_network(paths[0])
     assert metadata["arguments"] == {"size": 64, "b": 1}
     assert weights["a"].dtype == torch.bfloat16 and weights["b.weight"][1, 2] == 5
-    checkpoint.write_generator(paths[1], {**weights, "a": weights["a"] * 2}, metadata)
-    assert checkpoint.weights_hash(paths[0]) != checkpoint.weights_hash(paths[1])
+    write_network(paths[1], {**weights, "a": weights["a"] * 2}, metadata)
+    assert file_hash(paths[0]) != file_hash(paths[1])
 
 
 def test_a_damaged_generator_is_refused_by_name(tmp_path):
     path = tmp_path / "generator.safetensors"
-    checkpoint.write_generator(path, {"a": torch.ones(100)}, {"network": "dcgan"})
+    write_network(path, {"a": torch.ones(100)}, {"network": "dcgan"})
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="generator.safetensors"):
-        checkpoint.read_generator(path)
+        read_network(path)
     with pytest.raises(FileNotFoundError, match="none.safetensors"):
-        checkpoint.read_generator(tmp_path / "none.safetensors")
+        read_network(tmp_path / "none.safetensors")

@@ -12,22 +12,20 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from helpers import checkpoint
-from helpers.data import Data, Split, batches
+from helpers.classifiers import linear_head as head
+from helpers.classifiers import networks
+from helpers.classifiers.classification import Classification, ClassifierSettings
+from helpers.classifiers.fit import fit
+from helpers.classifiers.linear_head import linear_head, numbered
+from helpers.classifiers.networks import load_classifier
+from helpers.data.batches import batches
+from helpers.data.scan import Scan
+from helpers.data.simulated.simulate import make_eyes
+from helpers.data.split import Data, Split
 from helpers.measures.features import Features
-from helpers.methods import classification
-from helpers.methods.classification import (
-    Classification,
-    ClassifierSettings,
-    fit,
-    numbered,
-)
-from helpers.networks import classifiers
-from helpers.networks.classifiers import load_classifier
-from helpers.runs import open_run
-from helpers.simulate import make_eyes
-from helpers.sources import Scan
-from helpers.training import train
+from helpers.training.loop import train
+from helpers.training.network_file import write_network
+from helpers.training.runs import open_run
 
 CLASSES = ["NORMAL", "DRUSEN"]
 SMALL = {"backbone": "test_efficientnet", "pretrained": False}
@@ -122,7 +120,7 @@ def test_a_saved_classifier_is_loaded_from_its_file_alone(tmp_path, few):
         loaded = load_classifier(path)
         np.testing.assert_allclose(loaded(few[0]), classifier(few[0]), atol=1e-6)
         assert loaded.classes == CLASSES
-    checkpoint.write_generator(tmp_path / "other.safetensors", {}, {"network": "dcgan"})
+    write_network(tmp_path / "other.safetensors", {}, {"network": "dcgan"})
     with pytest.raises(ValueError, match="other.safetensors: holds a 'dcgan'"):
         load_classifier(tmp_path / "other.safetensors")
 
@@ -159,8 +157,8 @@ def test_the_linear_head_is_a_logistic_regression_on_standardised_features(monke
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 90)
     rows = rng.normal(0, 1, (90, 5)) * [1, 10, 0.1, 1, 1] + labels[:, None]
-    monkeypatch.setattr(classification, "STRENGTHS", np.array([0.1]))
-    weight, bias = classification.linear_head(rows, labels)
+    monkeypatch.setattr(head, "STRENGTHS", np.array([0.1]))
+    weight, bias = linear_head(rows, labels)
     scaler = StandardScaler().fit(rows)
     expected = LogisticRegression(C=0.1, class_weight="balanced").fit(
         scaler.transform(rows), labels
@@ -189,7 +187,7 @@ def test_rare_classes_weigh_as_much_as_common_ones():
 
 
 def test_any_backbone_and_words_for_what_cannot_work(monkeypatch, few):
-    network = classifiers.Network("resnet10t", 32, CLASSES)
+    network = networks.Network("resnet10t", 32, CLASSES)
     assert network(torch.zeros(2, 1, 48, 40)).shape == (2, 2)
     with pytest.raises(ValueError, match="Label CNV is none of the classes NORMAL, DRUSEN"):
         fit(few[0], ["CNV"] * 16, CLASSES)
@@ -205,14 +203,14 @@ def test_any_backbone_and_words_for_what_cannot_work(monkeypatch, few):
     def no_network(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr(classifiers.timm, "create_model", no_network)
+    monkeypatch.setattr(networks.timm, "create_model", no_network)
     with pytest.raises(OSError, match="backbone='resnet18'.*tf_efficientnet_lite0"):
-        classifiers.Network("resnet18", 32, CLASSES, pretrained=True)
+        networks.Network("resnet18", 32, CLASSES, pretrained=True)
 
 
 def test_depthwise_layers_compute_in_float32_under_autocast_and_copies_are_their_own():
     torch.manual_seed(0)
-    network = classifiers.Network("tf_efficientnet_lite0", 32, CLASSES)
+    network = networks.Network("tf_efficientnet_lite0", 32, CLASSES)
     layer = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1)
     maps = torch.randn(2, layer.in_channels, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from helpers.config import Explore, TrainGan, resolve
-from helpers.losses.adversarial import zero_centred_penalty
-from helpers.recipes import ALIGNED, ALIGNED_GAMMA, RECIPES, penalty_weight, with_recipe
+from helpers.gan.losses import zero_centred_penalty
+from helpers.gan.recipes import ALIGNED, ALIGNED_GAMMA, RECIPES, penalty_weight, with_recipe
 
 
 def test_order_default_preset_environment_argument():

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from helpers.data import Split
-from helpers.measures import damage
+from helpers.data.scan import Scan
+from helpers.data.simulated.simulate import make_eye
+from helpers.data.split import Split
+from helpers.evaluate import known_damage
 from helpers.measures.features import Features
-from helpers.simulate import make_eye
-from helpers.sources import Scan
 
 
 def eyes(condition, first, count, size=128):
@@ -26,12 +26,12 @@ def found():
     real.test.scans = [Scan(s.path, "oct", "simulated", s.label, f"T{s.patient}")
                        for s in real.test.scans]  # fmt: skip
     other = SimpleNamespace(training=eyes("NORMAL", 1000, 24))
-    return damage.responses(real, Features(), other=other, progress=False)
+    return known_damage.responses(real, Features(), other=other, progress=False)
 
 
 @pytest.mark.parametrize(
     "measure, kind, way",
-    [(m, kind, way) for m, kinds in damage.EXPECTED.items() for kind, way in kinds.items()],
+    [(m, kind, way) for m, kinds in known_damage.EXPECTED.items() for kind, way in kinds.items()],
 )
 def test_measures_notice_damage(found, measure, kind, way):
     before, after = found["undamaged"][measure], found[kind][measure]
@@ -47,5 +47,5 @@ def test_figure_shows_a_failed_expectation_in_red(found):
     wrong = {name: dict(values) for name, values in found.items()}
     wrong["noise"]["precision"] = 1.1
     for values, red in ((found, 0), (wrong, 1)):
-        texts = damage.response_figure(values).axes[0].texts
+        texts = known_damage.response_figure(values).axes[0].texts
         assert sum(text.get_color() == "#c0202a" for text in texts) == red

@@ -13,11 +13,15 @@ import torch
 from methods import retinas
 from PIL import Image
 
-from helpers import cache as cache_module
-from helpers import preprocess, public_sets, shape, simulate
-from helpers.data import batches, content_hashes, describe, prepare, split_patients
-from helpers.simulate import make_eye
-from helpers.sources import Scan, load_manifest
+from helpers.data import bscan, pixels, public_sets, shape
+from helpers.data import cache as cache_module
+from helpers.data.batches import batches
+from helpers.data.prepare import content_hashes, prepare
+from helpers.data.scan import Scan
+from helpers.data.simulated import simulate
+from helpers.data.simulated.simulate import make_eye
+from helpers.data.sources import load_manifest
+from helpers.data.split import describe, split_patients
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -308,7 +312,7 @@ def test_a_data_set_in_one_file(tmp_path):
         for image, scan in zip(side.images, side.scans):
             index = int(scan.path.rpartition("#")[2])
             assert scan.patient == f"p{index // 2}" and (scan.width, scan.height) == (80, 70)
-            np.testing.assert_array_equal(image[0], preprocess.clean_oct(images[index], size=64))
+            np.testing.assert_array_equal(image[0], bscan.clean_oct(images[index], size=64))
     wrong = tmp_path / "wrong.npz"
     np.savez(wrong, images=images, labels=labels)
     with pytest.raises(ValueError, match="wrong.npz: needs the arrays images, labels and patients"):
@@ -542,7 +546,7 @@ def test_a_new_version_makes_new_caches_of_what_it_changes_alone(eyes, monkeypat
         return caches()
 
     assert decode_all() == 3 == decode_all()
-    for module, of in ((preprocess, 3), (shape, 1), (simulate, 1)):
+    for module, of in ((pixels, 3), (shape, 1), (simulate, 1)):
         before = caches()
         monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
         assert decode_all() == before + of == decode_all()
@@ -616,10 +620,10 @@ def test_labels_go_with_their_images(tmp_path, resident):
     labels = np.arange(len(images)) * 10
     looks = np.stack([labels / 7, -labels], 1).astype(np.float32)
     streams = [batches(images, 5, labels=labels, seed=3, **more) for more in ({}, {"looks": looks})]
-    for (pixels, told), (same, again, look) in (map(next, streams) for _ in range(12)):
-        numbers = ((pixels[:, 0, 0, 0] + 1) * 127.5).round().long()
+    for (shown, told), (same, again, look) in (map(next, streams) for _ in range(12)):
+        numbers = ((shown[:, 0, 0, 0] + 1) * 127.5).round().long()
         assert (told == 10 * numbers).all()
-        assert torch.equal(same, pixels) and torch.equal(again, told)
+        assert torch.equal(same, shown) and torch.equal(again, told)
         assert torch.equal(look, torch.from_numpy(looks)[numbers])
 
 

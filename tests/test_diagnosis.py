@@ -9,7 +9,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from helpers.measures.complementarity import complementarity
+from helpers.distillation.complementarity import complementarity
 from helpers.measures.diagnosis import (
     average_precision,
     diagnosis,

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import directions as module
-from helpers.directions import (
+from helpers.data.simulated.simulate import make_eye
+from helpers.gan import residual, stylegan
+from helpers.gan.styles import directions as module
+from helpers.gan.styles.directions import (
     FAMILIES,
     LITTLE,
     POSITIONS,
@@ -26,8 +28,6 @@ from helpers.directions import (
     returns,
 )
 from helpers.measures.layers import measure
-from helpers.networks import residual_gan, stylegan
-from helpers.simulate import make_eye
 
 MEASURES = list(FAMILIES)
 LATENT = 8
@@ -604,7 +604,7 @@ def test_what_is_no_style_based_generator_or_untrained_is_refused():
     untrained = stylegan.Generator(64, LATENT, width=2).eval()
     with pytest.raises(ValueError, match="can read 0 %.*untrained.*Train it for longer"):
         draw_sample(untrained, 8)
-    other = residual_gan.Generator(64, LATENT, width=2)
+    other = residual.Generator(64, LATENT, width=2)
     for refuse in (needs_styles, lambda generator: draw_sample(generator, 8)):
         with pytest.raises(ValueError, match="no styles.*OCT_MODEL=stylegan"):
             refuse(other)

@@ -7,15 +7,20 @@ import pytest
 import torch
 
 from helpers import config
-from helpers.distillation_data import (
+from helpers.classifiers.fit import OneProcess
+from helpers.classifiers.grad_cam import grad_cam
+from helpers.classifiers.networks import Classifier, Network, load_classifier
+from helpers.data.scan import Scan
+from helpers.distillation.distillation import BY_SAMPLE, Distillation, distil, loss_weights
+from helpers.distillation.partners import (
     distillation_batches,
     eyes_of,
     images_of,
     one_hot,
     prepare_both,
 )
-from helpers.distillation_report import chosen_of, class_similarities, compared
-from helpers.distillation_study import (
+from helpers.distillation.report import chosen_of, class_similarities, compared
+from helpers.distillation.study import (
     ALONE,
     ARMS,
     arms_of,
@@ -25,14 +30,9 @@ from helpers.distillation_study import (
     pull_of,
     teach,
 )
-from helpers.distillation_world import gain_map, overlaps, simulate_world, thirds
+from helpers.distillation.world import gain_map, overlaps, simulate_world, thirds
 from helpers.measures.diagnosis import diagnosis
-from helpers.measures.grad_cam import grad_cam
 from helpers.measures.usefulness import Scans
-from helpers.methods.classification import OneProcess
-from helpers.methods.distillation import BY_SAMPLE, Distillation, distil, loss_weights
-from helpers.networks.classifiers import Classifier, Network, load_classifier
-from helpers.sources import Scan
 
 CLASSES = ["NORMAL", "AMD", "DME"]
 SMALL = ["--backbone=test_efficientnet", "--teacher_backbone=test_efficientnet", "--pretrained=0",
@@ -77,11 +77,11 @@ def teacher(scans):
     return teach(scans, CLASSES, settings_of())
 
 
-def drawn(draws, labels, their_labels, batches=40, **more):
+def drawn(partners, labels, their_labels, batches=40, **more):
     labels, their_labels = np.asarray(labels), np.asarray(their_labels)
     own = np.arange(len(labels), dtype=np.float32)[:, None]
     theirs = np.arange(len(their_labels), dtype=np.float32)[:, None]
-    stream = distillation_batches(own, labels, theirs, their_labels, 4, draws=draws, **more)
+    stream = distillation_batches(own, labels, theirs, their_labels, 4, partners=partners, **more)
     return [next(stream) for _ in range(batches)]
 
 
@@ -159,10 +159,10 @@ def test_pairs_carry_what_labels_do_not(scans):
     master = teach(rows(300, 9, skill=3.0), CLASSES, settings_of())
     wrong = np.random.default_rng(0).permutation(eyes.labels)
     found = {}
-    for draws in ("eye", "label"):
-        s = settings_of("--losses=kd=10", f"--draws={draws}")
+    for partners in ("eye", "label"):
+        s = settings_of("--losses=kd=10", f"--partners={partners}")
         student = distil(eyes.images, wrong, CLASSES, s, master, scans_of_eyes.images, wrong)
-        found[draws] = mean_precision(student, unseen)
+        found[partners] = mean_precision(student, unseen)
     assert found["eye"] > 0.8 and found["label"] < 0.6
 
 
@@ -194,9 +194,9 @@ def test_a_teacher_of_fewer_classes_says_nothing_of_the_others(scans):
         assert np.isfinite(student(learned.images)).all()
 
 
-@pytest.mark.parametrize("draws", ["label", "independent"])
-def test_a_batch_without_a_shared_class_distils_nothing_and_counts_it(teacher, draws):
-    s = settings_of("--losses=cpm=2,csa=1,kd=1,rkd=1,sp=1,fitnets=1", f"--draws={draws}")
+@pytest.mark.parametrize("partners", ["label", "independent"])
+def test_a_batch_without_a_shared_class_distils_nothing_and_counts_it(teacher, partners):
+    s = settings_of("--losses=cpm=2,csa=1,kd=1,rkd=1,sp=1,fitnets=1", f"--partners={partners}")
     method = Distillation(s, CLASSES, teacher)
     own, theirs = (torch.from_numpy(rows(8, seed).images) for seed in (1, 2))
     record = method.step([(own, torch.full((8,), 0)), (theirs, torch.full((8,), 2))], OneProcess)
@@ -266,7 +266,7 @@ def test_multilabel_students_learn_classes_that_the_teacher_lacks():
 def test_bad_settings_are_named(teacher):
     for given, words in (
         ("--losses=cmp=2", "no loss 'cmp'"), ("--losses=kd=lots", "weight of kd"),
-        ("--draws=pairs", "draws='pairs'"), ("--losses=kd=-1", "weight of kd"),
+        ("--partners=pairs", "partners='pairs'"), ("--losses=kd=-1", "weight of kd"),
         ("--losses=kd=nan", "weight of kd"), ("--temperature=0", "temperature=0.0"),
         ("--momentum=1", "momentum=1.0"), ("--losses=simkd=1,kd=1", "simkd stands alone"),
     ):  # fmt: skip
@@ -382,7 +382,7 @@ def test_a_teacher_that_lacks_a_class_is_screened_without_simkd(scans):
 
 def test_pairs_are_screened_with_a_teacher_of_the_same_folds(scans):
     """Features tell who an eye is and not what it has: a teacher who had seen it would know."""
-    s = replace(settings_of("--folds=3", "--seeds=1", "--steps=40"), draws="eye")
+    s = replace(settings_of("--folds=3", "--seeds=1", "--steps=40"), partners="eye")
     eyes = rows(160, 2, skill=0.0)
     found = out_of_fold(eyes, eyes, CLASSES, s, ["KD"], progress=False)
     report = diagnosis(eyes.labels, found["KD"], CLASSES, resamples=2)
@@ -420,7 +420,7 @@ def test_a_world_in_thirds_its_map_and_its_overlaps():
     normal = world.labels == 0
     np.testing.assert_array_equal(world.dfe[0.0][normal], world.dfe[1.0][normal])
     assert (world.dfe[0.0][~normal] != world.dfe[1.0][~normal]).any(1).all()
-    s = replace(settings_of("--seeds=1", "--steps=5"), draws="label")
+    s = replace(settings_of("--seeds=1", "--steps=5"), partners="label")
     cells = gain_map(world, s, labelled=(2, 4), noise=(0.0, 0.5), progress=False)
     assert len(cells) == 2 * 2 * 2 * 4
     assert all(c["low"] <= c["gain"] <= c["high"] and 0 < c["alone"] <= 1 for c in cells)

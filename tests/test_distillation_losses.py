@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.losses.distillation import (
+from helpers.distillation.losses import (
     class_prototype_matching,
     class_similarity_alignment,
     dkd,

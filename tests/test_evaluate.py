@@ -7,16 +7,16 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from helpers import evaluate as module
-from helpers.checkpoint import write_generator
-from helpers.evaluate import evaluate, main
-from helpers.evaluation_data import read_sides, read_synthetic
+from helpers.data.simulated.simulate import make_eye
+from helpers.evaluate import parts as module
+from helpers.evaluate.parts import evaluate, main
+from helpers.evaluate.report import PARTS, complete
+from helpers.evaluate.sides import read_sides, read_synthetic
+from helpers.evaluate.verdict import verdict
+from helpers.gan.residual import Generator
 from helpers.measures.features import Features
-from helpers.networks.residual_gan import Generator
-from helpers.networks.translators import Translator
-from helpers.report import PARTS, complete
-from helpers.simulate import make_eye
-from helpers.verdict import verdict
+from helpers.training.network_file import write_network
+from helpers.translation.networks import Translator
 
 
 class Pixels(Features):
@@ -183,7 +183,7 @@ def test_a_generator_of_several_classes_is_judged_by_its_own_and_brings_its_cont
     about = {"network": "residual", "arguments": arguments, "class": "NORMAL",
              "classes": ["DRUSEN", "NORMAL"], "step": 1}  # fmt: skip
     run.mkdir()
-    write_generator(run / "generator.safetensors", Generator(**arguments).state_dict(), about)
+    write_network(run / "generator.safetensors", Generator(**arguments).state_dict(), about)
     keep = dict(cache=tmp_path / "cache", size=64, n=4, progress=False)
     sides = read_sides(real, run, class_="NORMAL", **keep)
     assert (sides.synthetic.class_, sides.contrast) == ("NORMAL", "conditional")
@@ -195,6 +195,6 @@ def test_a_generator_of_several_classes_is_judged_by_its_own_and_brings_its_cont
 def test_a_translator_is_not_judged_as_if_it_drew_from_noise(tmp_path):
     arguments = dict(kind="column", to=["oct"], size=64, width=4)
     about = {"network": "translator", "arguments": arguments}
-    write_generator(tmp_path / "a.safetensors", Translator(**arguments).state_dict(), about)
+    write_network(tmp_path / "a.safetensors", Translator(**arguments).state_dict(), about)
     with pytest.raises(ValueError, match="a.safetensors: translates photographs.*--from-dfe"):
         read_synthetic(tmp_path / "a.safetensors")

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.directions import FAMILIES, WORDS, Directions
-from helpers.explorer import NO_CHANGE, Explorer, redraw
-from helpers.generate import is_synthetic, sample
-from helpers.networks import residual_gan, stylegan
+from helpers.data.marks import is_synthetic
+from helpers.gan import residual, stylegan
+from helpers.gan.sampling import sample
+from helpers.gan.styles.directions import FAMILIES, WORDS, Directions
+from helpers.gan.styles.explorer import NO_CHANGE, Explorer, redraw
 
 LATENT = 8
 NAMES = ["drusen_count", "tilt", "component 1", "drusen_area"]
@@ -233,7 +234,7 @@ def test_a_write_that_fails_is_told_and_leaves_nothing(kit, monkeypatch):
         path.write_bytes(b"half a picture")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("helpers.explorer.write_png", full)
+    monkeypatch.setattr("helpers.gan.styles.explorer.write_png", full)
     kit.save.click()
     assert "Not saved" in kit.message.value and "No space" in kit.message.value
     assert not list(kit.folder.iterdir())
@@ -303,7 +304,7 @@ def test_recipes_of_something_else_are_refused(kit, generator):
 
 
 def test_generators_directions_and_scans_that_do_not_fit_are_refused(generator):
-    other = residual_gan.Generator(64, LATENT, width=2)
+    other = residual.Generator(64, LATENT, width=2)
     with pytest.raises(ValueError, match="no styles"):
         Explorer(other)
     with pytest.raises(ValueError, match="no styles"):

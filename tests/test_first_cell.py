@@ -179,7 +179,7 @@ def test_a_zip_beside_the_notebook_is_unpacked(machine, tmp_path):
     assert done.code == 0, done.error
     folder = tmp_path / "unpacked" / "synthetic-retinal-oct" / "helpers"
     assert done.said == f"{folder / '__init__.py'} {helpers.__version__}\nTrue"
-    assert list(folder.glob("weights/*.safetensors"))
+    assert list(folder.glob("gan/weights/*.safetensors"))
 
 
 def test_nothing_attached_is_said_and_nothing_is_installed(machine):

@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-import helpers
 from helpers import generate
-from helpers.checkpoint import weights_hash, write_generator
-from helpers.networks import residual_gan
-from helpers.networks.dcgan import Generator
+from helpers.data import marks
+from helpers.data.marks import is_synthetic
+from helpers.gan import residual, start
+from helpers.gan.dcgan import Generator
+from helpers.gan.sampling import classes_of, draw_noise, sample
+from helpers.training.network_file import file_hash, write_network
 
 ARGUMENTS = {"size": 64, "z_dim": 10, "width": 4, "upsample": "nearest"}
 
@@ -30,34 +32,35 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "dcgan"
     folder.mkdir()
     metadata = {"network": "dcgan", "arguments": ARGUMENTS, "class": "DRUSEN", "step": 20}
-    write_generator(folder / "generator.safetensors", network.state_dict(), metadata)
+    write_network(folder / "generator.safetensors", network.state_dict(), metadata)
     return folder
 
 
 SAMPLE = """
-import sys, numpy, helpers
-from helpers.generate import sample
-numpy.save(sys.argv[2], sample(helpers.load_generator(sys.argv[1]), 5, seed=3).numpy())
+import sys, numpy
+from helpers.gan.sampling import sample
+from helpers.generate import load_generator
+numpy.save(sys.argv[2], sample(load_generator(sys.argv[1]), 5, seed=3).numpy())
 """
 
 
 def test_same_pixels_in_a_fresh_process(run, tmp_path):
     path = tmp_path / "images.npy"
     subprocess.run([sys.executable, "-c", SAMPLE, str(run), str(path)], check=True)
-    here = generate.sample(helpers.load_generator(run / "generator.safetensors"), 5, seed=3)
+    here = sample(generate.load_generator(run / "generator.safetensors"), 5, seed=3)
     assert np.array_equal(np.load(path), here.numpy())
     assert here.shape == (5, 1, 64, 64) and here.std() > 0.05 and here.abs().max() <= 1
 
 
 def test_pictures_depend_on_seed_and_index_alone(run):
     generator = generate.load_generator(run)
-    images = generate.sample(generator, 20, seed=1)
-    torch.testing.assert_close(generate.sample(generator, 20, seed=1, batch=3), images)
-    torch.testing.assert_close(generate.sample(generator, 7, seed=1), images[:7])
-    assert not torch.allclose(generate.sample(generator, 20, seed=2), images, atol=0.01)
+    images = sample(generator, 20, seed=1)
+    torch.testing.assert_close(sample(generator, 20, seed=1, batch=3), images)
+    torch.testing.assert_close(sample(generator, 7, seed=1), images[:7])
+    assert not torch.allclose(sample(generator, 20, seed=2), images, atol=0.01)
     assert (images[0] - images[1]).abs().max() > 0.01
     with pytest.raises(ValueError, match="n=0"):
-        generate.sample(generator, 0)
+        sample(generator, 0)
 
 
 def test_command_line_writes_a_labelled_set(run, tmp_path, capsys):
@@ -66,11 +69,11 @@ def test_command_line_writes_a_labelled_set(run, tmp_path, capsys):
     with open(out / "images.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == [f"DRUSEN/{i:06d}.png" for i in range(9)]
-    digest = weights_hash(run / "generator.safetensors")
+    digest = file_hash(run / "generator.safetensors")
     assert {(r["class"], r["seed"], r["weights_sha256"], r["size"]) for r in rows} == {
         ("DRUSEN", "4", digest, "64")
     }
-    expected = generate.sample(generate.load_generator(run), 9, seed=4)
+    expected = sample(generate.load_generator(run), 9, seed=4)
     for row, image in zip(rows, expected, strict=True):
         with Image.open(out / row["file"]) as picture:
             assert picture.mode == "L" and picture.size == (64, 64)
@@ -78,7 +81,7 @@ def test_command_line_writes_a_labelled_set(run, tmp_path, capsys):
             assert picture.text["WeightsSHA256"] == digest and picture.text["Seed"] == "4"
             difference = np.asarray(picture) - (image[0].numpy() + 1) * 127.5
             assert np.abs(difference).max() < 0.51
-        assert generate.is_synthetic(out / row["file"])
+        assert is_synthetic(out / row["file"])
     assert "9 images" in capsys.readouterr().out
 
 
@@ -108,7 +111,7 @@ def test_an_interrupted_export_goes_on(run, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(generate, "write_png", stop)
+        patch.setattr(marks, "write_png", stop)
         generate.export(generator, out, 4, progress=False)
     assert not (out / "images.csv").exists()
     generate.export(generator, out, 4, progress=False)
@@ -123,7 +126,7 @@ def test_missing_and_unknown_generators_are_explained(run, tmp_path, capsys):
     assert stopped.value.code == 1 and "metrics.jsonl" in message and str(tmp_path) in message
     with pytest.raises(FileNotFoundError, match="no such run"):
         generate.load_generator(tmp_path / "none")
-    write_generator(tmp_path / "generator.safetensors", {}, {"network": "vae"})
+    write_network(tmp_path / "generator.safetensors", {}, {"network": "vae"})
     with pytest.raises(ValueError, match="'vae' is unknown; known: dcgan"):
         generate.load_generator(tmp_path)
 
@@ -131,10 +134,10 @@ def test_missing_and_unknown_generators_are_explained(run, tmp_path, capsys):
 def test_real_pictures_are_not_called_synthetic(tmp_path):
     for name in ("scan.png", "scan.jpg"):
         Image.new("L", (8, 8)).save(tmp_path / name)
-        assert not generate.is_synthetic(tmp_path / name)
+        assert not is_synthetic(tmp_path / name)
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"text\.png"):
-        generate.is_synthetic(tmp_path / "text.png")
+        is_synthetic(tmp_path / "text.png")
 
 
 CLASSES = ["CNV", "DRUSEN", "NORMAL"]
@@ -145,13 +148,13 @@ def three(tmp_path_factory):
     """The file of a conditional residual generator of three classes."""
     torch.manual_seed(0)
     arguments = {"size": 64, "latent": 6, "width": 4, "blocks": 1, "classes": 3}
-    network = residual_gan.Generator(**arguments)
+    network = residual.Generator(**arguments)
     path = tmp_path_factory.mktemp("runs") / "residual" / "generator.safetensors"
     path.parent.mkdir()
     metadata = {"network": "residual", "arguments": arguments, "class": "DRUSEN",
                 "classes": CLASSES, "step": 20}  # fmt: skip
-    write_generator(path, network.state_dict(), metadata)
-    (noise,) = generate.draw_noise(5, network.z_dim, seed=3)
+    write_network(path, network.state_dict(), metadata)
+    (noise,) = draw_noise(5, network.z_dim, seed=3)
     with torch.no_grad():
         drawn = [network(noise, torch.full((5,), i)).clamp(-1, 1) for i in range(3)]
     return path, dict(zip(CLASSES, drawn))
@@ -161,12 +164,12 @@ def test_every_class_can_be_asked_for_and_a_wrong_one_is_named(three):
     path, drawn = three
     generator = generate.load_generator(path.parent)
     for name in CLASSES:
-        images = generate.sample(generator, 5, seed=3, class_name=name)
+        images = sample(generator, 5, seed=3, class_name=name)
         torch.testing.assert_close(images, drawn[name])
-    torch.testing.assert_close(generate.sample(generator, 5, seed=3), drawn["DRUSEN"])
+    torch.testing.assert_close(sample(generator, 5, seed=3), drawn["DRUSEN"])
     with pytest.raises(ValueError, match="class DME: this generator draws CNV, DRUSEN, NORMAL"):
-        generate.sample(generator, 5, class_name="DME")
-    assert generate.classes_of(generator) == CLASSES
+        sample(generator, 5, class_name="DME")
+    assert classes_of(generator) == CLASSES
 
 
 def test_what_is_not_asked_to_be_exact_is_rounded_by_less_than_a_grey_level(run, tmp_path):
@@ -219,7 +222,7 @@ def test_what_comes_with_helpers_is_found_by_name(three, run, tmp_path, monkeypa
     shipped.mkdir()
     here.mkdir()
     monkeypatch.chdir(here)
-    monkeypatch.setattr(generate, "SHIPPED", shipped)
+    monkeypatch.setattr(start, "SHIPPED", shipped)
     for name in ("simulated", "amd"):
         (shipped / f"{name}.safetensors").write_bytes(three[0].read_bytes())
     generate.main(["simulated", "--n", "1", "--out", "set"])
@@ -236,7 +239,7 @@ def test_what_comes_with_helpers_is_found_by_name(three, run, tmp_path, monkeypa
 
 def test_what_comes_with_helpers_can_be_sampled():
     generator = generate.load_generator("simulated")
-    assert generator.size == 256 and generate.generator_file("simulated").stat().st_size < 10e6
-    assert {"NORMAL", "DRUSEN"} <= set(generate.classes_of(generator))
-    one, other = (generate.sample(generator, 2, class_name=name) for name in ("NORMAL", "DRUSEN"))
+    assert generator.size == 256 and start.generator_file("simulated").stat().st_size < 10e6
+    assert {"NORMAL", "DRUSEN"} <= set(classes_of(generator))
+    one, other = (sample(generator, 2, class_name=name) for name in ("NORMAL", "DRUSEN"))
     assert one.std() > 0.1 and not torch.allclose(one, other, atol=0.05)

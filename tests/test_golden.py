@@ -1,6 +1,6 @@
 """The pixels that caches hold: they may change only together with a version.
 
-A cache is found by VERSION of ``simulate``, ``preprocess`` and ``shape``. Whoever changes what one
+A cache is found by VERSION of ``simulate``, ``pixels`` and ``shape``. Whoever changes what one
 of them draws, and leaves its version as it is, trains on pictures of the old code without a word.
 golden.json has small digests of pictures, and the versions they belong to. After a change that was
 meant: a new VERSION, then ``python tests/test_golden.py`` writes the file anew.
@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import preprocess, shape, simulate
+from helpers.data import bscan, photograph, pixels, shape
+from helpers.data.photograph import clean_dfe
+from helpers.data.simulated import simulate
 
 FILE = Path(__file__).with_name("golden.json")
-MODULES = {"simulate": simulate, "preprocess": preprocess, "shape": shape}
+MODULES = {"simulate": simulate, "cleaning": pixels, "shape": shape}
 TOLERANCE = 0.3  # grey levels
 SHAPE_TOLERANCE = 0.01  # of the size of each number of a shape, or of 1
 
@@ -47,10 +49,10 @@ def cleaned():
     """One scan, with a border that has to be found, in each framing; and its photograph."""
     made = eye("DRUSEN")
     bordered = np.pad(made.oct, ((0, 0), (40, 0)), constant_values=255)
-    found = {framing: digest(preprocess.clean_oct(bordered, size=128, framing=framing))
-             for framing in preprocess.OCT_FRAMINGS}  # fmt: skip
-    found |= {framing: digest(preprocess.clean_dfe(made.dfe, size=128, framing=framing)[0])
-              for framing in preprocess.DFE_FRAMINGS}  # fmt: skip
+    found = {framing: digest(bscan.clean_oct(bordered, size=128, framing=framing))
+             for framing in bscan.OCT_FRAMINGS}  # fmt: skip
+    found |= {framing: digest(clean_dfe(made.dfe, size=128, framing=framing)[0])
+              for framing in photograph.DFE_FRAMINGS}  # fmt: skip
     return found
 
 
@@ -64,7 +66,7 @@ def aligned():
     return found
 
 
-PARTS = {"simulate": simulated, "preprocess": cleaned, "shape": aligned}
+PARTS = {"simulate": simulated, "cleaning": cleaned, "shape": aligned}
 
 
 def differences(expected: dict, found: dict) -> list[str]:

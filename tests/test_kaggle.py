@@ -185,7 +185,7 @@ def test_push_from_a_clone_alone_brings_helpers_along(pushed):
         push.push("02_train_dcgan", "jane")
         (name, inside), (request,) = pushed.files[0], pushed.requests
         assert name == "synthetic-retinal-oct.zip" and pushed.sets[-1][0] == kind
-        assert {"helpers/__init__.py", "helpers/weights/simulated.safetensors"} <= {
+        assert {"helpers/__init__.py", "helpers/gan/weights/simulated.safetensors"} <= {
             path.removeprefix("synthetic-retinal-oct/") for path in inside
         }
         assert not any("__pycache__" in path for path in inside)

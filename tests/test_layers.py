@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from helpers.data.pixels import resize
+from helpers.data.simulated.simulate import make_eye
 from helpers.measures.layers import MEASURES, SURFACES, find_drusen, measure, read_all, read_layers
 from helpers.measures.surfaces import lower_envelope, shortest_paths
 from helpers.plots import show_layers
-from helpers.preprocess import resize
-from helpers.simulate import make_eye
 
 
 def drawn(ilm=80, bm=140, drusen=(), pit=0, tilt=0.0, size=256, seed=0):

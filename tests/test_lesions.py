@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.data.simulated.simulate import make_eye
 from helpers.measures.layers import read_all
-from helpers.measures.lesions import (
+from helpers.translation.lesions import (
     as_a_file,
     class_survives,
     deals,
@@ -17,7 +18,6 @@ from helpers.measures.lesions import (
     summary,
     true_drusen,
 )
-from helpers.simulate import make_eye
 
 SIZE = 256
 

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter, shift
 
+from helpers.data.pixels import at_size
+from helpers.data.simulated.simulate import CONDITIONS, make_eye
 from helpers.measures.alignment import Alignment
 from helpers.measures.memorisation import (
     copies,
@@ -15,8 +17,6 @@ from helpers.measures.memorisation import (
     memorisation_report,
     preference,
 )
-from helpers.measures.texture import at_size
-from helpers.simulate import CONDITIONS, make_eye
 
 SIZE = 128
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from helpers.measures.modes import difference, find_modes, flat_map, reached, shares
+from helpers.measures.coverage import difference, find_modes, flat_map, reached, shares
 
 CENTRES = 10 * np.eye(4, 20)
 

@@ -3,12 +3,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from helpers import checkpoint
-from helpers.augment import MOST, AdaptiveShare, augment, mirror
 from helpers.config import TrainGan
-from helpers.losses.adversarial import LOSSES, zero_centred_penalty
-from helpers.networks.dcgan import SIZES, Discriminator, Generator
-from helpers.recipes import with_recipe
+from helpers.data.augment import MOST, AdaptiveShare, augment, mirror
+from helpers.gan.dcgan import SIZES, Discriminator, Generator
+from helpers.gan.losses import LOSSES, zero_centred_penalty
+from helpers.gan.recipes import with_recipe
+from helpers.training import checkpoint
 
 
 def count(network):

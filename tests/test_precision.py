@@ -13,8 +13,8 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from methods import METHODS
 
-from helpers import checkpoint
-from helpers.state import Training
+from helpers.training import checkpoint
+from helpers.training.state import Training
 
 each_method = pytest.mark.parametrize("method", METHODS)
 

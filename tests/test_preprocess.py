@@ -5,17 +5,11 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from helpers.preprocess import (
-    clean_dfe,
-    clean_oct,
-    flatten_rpe,
-    padding_mask,
-    read_image,
-    retina_rows,
-    retina_thickness,
-    rpe_rows,
-)
-from helpers.simulate import make_eye
+from helpers.data.bscan import clean_oct, flatten_rpe, retina_rows, retina_thickness, rpe_rows
+from helpers.data.padding import padding_mask
+from helpers.data.photograph import clean_dfe
+from helpers.data.pixels import read_image
+from helpers.data.simulated.simulate import make_eye
 
 HEIGHT, WIDTH = 240, 320
 

@@ -13,7 +13,7 @@ from chaos import differences, end_of
 from methods import METHODS
 from ranks import few_steps
 
-from helpers.data import batches
+from helpers.data.batches import batches
 
 ROOT = Path(__file__).parents[1]
 each_method = pytest.mark.parametrize("method", METHODS)

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from methods import Thumbnails
 
-from helpers import projection
-from helpers.directions import FAMILIES, Directions, Sample, render
-from helpers.networks import residual_gan, stylegan
-from helpers.projection import (
+from helpers.data.simulated.simulate import make_eye
+from helpers.gan import residual, stylegan
+from helpers.gan.styles import projection
+from helpers.gan.styles.directions import FAMILIES, Directions, Sample, render
+from helpers.gan.styles.projection import (
     Projector,
     check_scan,
     lines_up,
@@ -17,7 +18,6 @@ from helpers.projection import (
     readings,
     same_anatomy,
 )
-from helpers.simulate import make_eye
 
 LATENT, SIZE = 8, 256
 
@@ -231,7 +231,7 @@ def test_what_is_refused_is_named_by_its_number(generator, eye):
     good = make_eye(4, "NORMAL", size=64).oct
     with pytest.raises(ValueError, match="scan 1: .*no retina"):
         strict(np.stack([good, good[::-1]])[:, None])
-    other = residual_gan.Generator(64, LATENT, width=2)
+    other = residual.Generator(64, LATENT, width=2)
     with pytest.raises(ValueError, match="no styles"):
         Projector(other, sample, Thumbnails())
 

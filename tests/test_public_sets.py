@@ -15,8 +15,8 @@ from kagglehub.exceptions import handle_call
 from kagglehub.handle import parse_dataset_handle
 from PIL import Image
 
-from helpers import public_sets
-from helpers.sources import load_manifest
+from helpers.data import public_sets
+from helpers.data.sources import load_manifest
 
 OCT2017 = "paultimothymooney/kermany2018"
 ODIR = "andrewmvd/ocular-disease-recognition-odir5k"

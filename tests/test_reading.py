@@ -12,9 +12,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.stats import binom
 
-from helpers import widgets
-from helpers.measures import reading
-from helpers.measures.blinding import COLUMNS, Reader, read_answers
+from helpers.evaluate import reading_analysis, reading_widget
+from helpers.evaluate.reading_test import COLUMNS, Reader, read_answers
 
 CLASSES = ("DRUSEN", "NORMAL")
 
@@ -32,7 +31,9 @@ def make(folder, n=6, **settings):
     labels = np.array([CLASSES[i % 2] for i in range(3 * n)])
     synthetic = scans(3 * n, 32, 1).astype(np.float32) / 127.5 - 1
     settings = {"real_labels": labels, "synthetic_labels": labels} | settings
-    return reading.prepare_test(scans(3 * n, 64, 0), synthetic, folder / "test", n=n, **settings)
+    return reading_analysis.prepare_test(
+        scans(3 * n, 64, 0), synthetic, folder / "test", n=n, **settings
+    )
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def large(tmp_path_factory):
 
 def test_files_do_not_tell(test):
     """Everything about a file but its pixels is the same for real and synthetic scans."""
-    key = reading.read_key(test)
+    key = reading_analysis.read_key(test)
     assert test.size == 32 and len(test) == 12
     assert sorted(entry["truth"] for entry in key.values()) == ["real"] * 6 + ["synthetic"] * 6
     heads = set()
@@ -74,22 +75,22 @@ def test_scans_are_brought_to_one_form(tmp_path):
     one, two = scans(4, 64, 3), scans(4, 64, 4)
     one, two = (gaussian_filter(images, (0, 0, 2, 2)) for images in (one, two))
     large = np.repeat(two.repeat(2, 2).repeat(2, 3), 3, 1).astype(np.float32) / 127.5 - 1
-    test = reading.prepare_test(one, list(large), tmp_path / "a", n=4)
+    test = reading_analysis.prepare_test(one, list(large), tmp_path / "a", n=4)
     mean = {"real": [], "synthetic": []}
-    for name, entry in reading.read_key(test).items():
+    for name, entry in reading_analysis.read_key(test).items():
         with Image.open(io.BytesIO(test.picture(name))) as picture:
             source = (one if entry["truth"] == "real" else two)[entry["index"], 0]
             error = np.asarray(picture, float) - source
             mean[entry["truth"]].append(np.sqrt((error**2).mean()))
     assert max(map(max, mean.values())) < 3  # grey levels
     with pytest.raises(ValueError, match="only 64 px"):
-        reading.prepare_test(one, list(large), tmp_path / "b", n=4, size=128)
+        reading_analysis.prepare_test(one, list(large), tmp_path / "b", n=4, size=128)
 
 
 def test_choice_is_balanced_seeded_and_spread_over_patients(tmp_path):
     patients = np.repeat(np.arange(6), 3)
     test = make(tmp_path, real_patients=patients)
-    key = reading.read_key(test)
+    key = reading_analysis.read_key(test)
     for truth in ("real", "synthetic"):
         labels = [e["label"] for e in key.values() if e["truth"] == truth]
         assert sorted(labels) == ["DRUSEN"] * 3 + ["NORMAL"] * 3
@@ -100,13 +101,13 @@ def test_choice_is_balanced_seeded_and_spread_over_patients(tmp_path):
     assert again == test
     other = make(tmp_path / "other", real_patients=patients, seed=1)
     assert other.id != test.id and set(other.images) != set(test.images)
-    orders = [reading.reading_order(test, name) for name in ("Ann", "ann ", "Bob")]
+    orders = [reading_analysis.reading_order(test, name) for name in ("Ann", "ann ", "Bob")]
     assert orders[0] == orders[1] != orders[2] and sorted(orders[2]) == test.images
 
 
 def test_order_says_nothing_of_the_key(large):
-    key = reading.read_key(large)
-    for order in (large.images, reading.reading_order(large, "Ann")):
+    key = reading_analysis.read_key(large)
+    for order in (large.images, reading_analysis.reading_order(large, "Ann")):
         truth = np.array([key[name]["truth"] == "real" for name in order])
         assert 0.001 < binom.cdf((truth[1:] == truth[:-1]).sum(), 199, 0.5) < 0.999
         assert 0.001 < binom.cdf(truth[:100].sum(), 100, 0.5) < 0.999
@@ -114,13 +115,15 @@ def test_order_says_nothing_of_the_key(large):
 
 def test_bad_input_is_told_in_clear_words(tmp_path, test):
     with pytest.raises(ValueError, match="18 different real scans, and n=19"):
-        reading.prepare_test(scans(18, 32, 0), scans(40, 32, 1), tmp_path / "n", n=19)
+        reading_analysis.prepare_test(scans(18, 32, 0), scans(40, 32, 1), tmp_path / "n", n=19)
     with pytest.raises(ValueError, match="1 different synthetic"):
-        reading.prepare_test(scans(5, 32, 0), scans(1, 32, 1)[[0] * 5], tmp_path / "same", n=2)
+        reading_analysis.prepare_test(
+            scans(5, 32, 0), scans(1, 32, 1)[[0] * 5], tmp_path / "same", n=2
+        )
     with pytest.raises(ValueError, match="0 different real"):
-        reading.prepare_test([], scans(5, 32, 0), tmp_path / "none", n=2)
+        reading_analysis.prepare_test([], scans(5, 32, 0), tmp_path / "none", n=2)
     with pytest.raises(ValueError, match="same picture"):
-        reading.prepare_test(scans(5, 32, 0), scans(5, 32, 0), tmp_path / "copy", n=5)
+        reading_analysis.prepare_test(scans(5, 32, 0), scans(5, 32, 0), tmp_path / "copy", n=5)
     with pytest.raises(ValueError, match="CNV is none of the diagnoses"):
         make(tmp_path / "cnv", synthetic_labels="CNV", diagnoses=CLASSES)
     with pytest.raises(ValueError, match="2 for 18 scans"):
@@ -128,20 +131,20 @@ def test_bad_input_is_told_in_clear_words(tmp_path, test):
     with pytest.raises(FileExistsError, match="open_test"):
         make(tmp_path, seed=5)
     with pytest.raises(FileNotFoundError, match="prepare_test first"):
-        reading.open_test(tmp_path)
-    assert reading.open_test(test.folder) == test
+        reading_analysis.open_test(tmp_path)
+    assert reading_analysis.open_test(test.folder) == test
 
 
 def test_lost_key_changed_scan_foreign_answers(tmp_path, test):
     test.key.rename(tmp_path / "away")
     with pytest.raises(FileNotFoundError, match="key of this test is missing"):
-        reading.analyse(test)
+        reading_analysis.analyse(test)
     make(tmp_path)  # the same scans and seed write it anew
     assert test.key.read_bytes() == (tmp_path / "away").read_bytes()
     other = make(tmp_path / "other", seed=1)
     test.key.write_bytes(other.key.read_bytes())
     with pytest.raises(ValueError, match="key of another test"):
-        reading.analyse(test)
+        reading_analysis.analyse(test)
     picture = test.folder / "images" / f"{test.images[0]}.jpg"
     picture.write_bytes(test.picture(test.images[1]))
     with pytest.raises(ValueError, match="changed"):
@@ -154,7 +157,7 @@ def test_lost_key_changed_scan_foreign_answers(tmp_path, test):
     reader.record(reader.left[0], "real", 3, "DRUSEN", 1.0)
     (test.folder / "readers").mkdir()
     (test.folder / "readers" / "ann.csv").write_bytes(reader.path.read_bytes())
-    for attempt in (lambda: reading.analyse(test), lambda: Reader(test, "Ann")):
+    for attempt in (lambda: reading_analysis.analyse(test), lambda: Reader(test, "Ann")):
         with pytest.raises(ValueError, match="line 2: an answer of another test"):
             attempt()
 
@@ -205,7 +208,7 @@ input()
 
 
 def start(test, name):
-    kit = widgets.ReadingTest(test)
+    kit = reading_widget.ReadingTest(test)
     kit.name.value = name
     kit.start.click()
     return kit
@@ -249,9 +252,9 @@ def test_buttons_and_keys_give_the_same_answers(test):
 
 def test_every_choice_has_a_key_of_its_own(tmp_path):
     test = make(tmp_path, diagnoses=["CNV", "DME", "DRUSEN", "NORMAL"])
-    kit = widgets.ReadingTest(test)
+    kit = reading_widget.ReadingTest(test)
     assert "".join(kit.letters) == "rs12345cduna"
-    bare = reading.prepare_test(scans(3, 32, 0), scans(3, 32, 1), tmp_path / "bare", n=3)
+    bare = reading_analysis.prepare_test(scans(3, 32, 0), scans(3, 32, 1), tmp_path / "bare", n=3)
     kit = start(bare, "Ann")
     assert len(kit.choices) == 2
     press(kit, "r5 s1 ")
@@ -329,18 +332,18 @@ def test_a_scan_lost_or_a_full_disk_is_told(test, monkeypatch):
 
 def test_shares_and_signal_detection_are_their_definitions():
     # an exact interval is where the binomial tails hold 2.5 %
-    found = reading.share(16, 20)
+    found = reading_analysis.share(16, 20)
     assert binom.sf(15, 20, found["low"]) == pytest.approx(0.025, abs=1e-6)
     assert binom.cdf(16, 20, found["high"]) == pytest.approx(0.025, abs=1e-6)
-    assert reading.share(0, 0)["value"] is None
+    assert reading_analysis.share(0, 0)["value"] is None
     # hit rate 20.5 / 41 and false alarm rate 8 / 51, by a table of the normal distribution
-    found = reading.signal_detection(20, 40, 7.5, 50)
+    found = reading_analysis.signal_detection(20, 40, 7.5, 50)
     assert found["d_prime"]["value"] == pytest.approx(1.0074, abs=1e-3)
     assert found["criterion"] == pytest.approx(0.5037, abs=1e-3)
-    perfect = reading.signal_detection(50, 50, 0, 50)["d_prime"]
+    perfect = reading_analysis.signal_detection(50, 50, 0, 50)["d_prime"]
     assert perfect["value"] == pytest.approx(4.6675, abs=1e-3)  # 2 z(50.5 / 51): finite
     assert 3 < perfect["low"] < 3.5
-    assert reading.signal_detection(5, 10, 0, 0)["criterion"] is None
+    assert reading_analysis.signal_detection(5, 10, 0, 0)["criterion"] is None
 
 
 def test_analysis_finds_the_skill_of_simulated_readers(large):
@@ -348,7 +351,9 @@ def test_analysis_finds_the_skill_of_simulated_readers(large):
     for skill, accuracy in ((0, 0.5), (1, 0.691), (2, 0.841)):
         found = []
         for seed in seeds:
-            report = reading.analyse(large, [reading.simulate_reader(large, skill, seed)])
+            report = reading_analysis.analyse(
+                large, [reading_analysis.simulate_reader(large, skill, seed)]
+            )
             found += report["readers"].values()
         inside = [r["d_prime"]["low"] <= skill <= r["d_prime"]["high"] for r in found]
         right = [r["accuracy"]["low"] <= accuracy <= r["accuracy"]["high"] for r in found]
@@ -358,16 +363,16 @@ def test_analysis_finds_the_skill_of_simulated_readers(large):
         assert np.mean([r["auroc"] for r in found]) == pytest.approx(
             [0.5, 0.76, 0.921][skill], abs=0.025
         )
-    shifted = reading.simulate_reader(large, 1, 0, criterion=1)
-    (found,) = reading.analyse(large, [shifted])["readers"].values()
+    shifted = reading_analysis.simulate_reader(large, 1, 0, criterion=1)
+    (found,) = reading_analysis.analyse(large, [shifted])["readers"].values()
     assert 0.7 < found["criterion"] < 1.3
     assert found["specificity"]["value"] > 0.85 > 0.5 > found["sensitivity"]["value"]
 
 
 def test_diagnoses_partial_readings_and_kappa(large):
-    sharp = reading.simulate_reader(large, 1, 0, diagnosis_skill=0.95)
-    blunt = reading.simulate_reader(large, 1, 1, diagnosis_skill=0.55, answered=120)
-    report = reading.analyse(large, [sharp, blunt])
+    sharp = reading_analysis.simulate_reader(large, 1, 0, diagnosis_skill=0.95)
+    blunt = reading_analysis.simulate_reader(large, 1, 1, diagnosis_skill=0.55, answered=120)
+    report = reading_analysis.analyse(large, [sharp, blunt])
     json.dumps(report, allow_nan=False)
     first, second = report["readers"].values()
     for kind in ("real", "synthetic"):
@@ -378,23 +383,25 @@ def test_diagnoses_partial_readings_and_kappa(large):
     (pair,) = report["kappa"]
     assert pair["scans"] == 120 and -0.1 < pair["diagnosis"] < 0.4
     twin = [row | {"reader": "twin"} for row in sharp]
-    assert reading.analyse(large, [sharp, twin])["kappa"][0]["answer"] == 1
+    assert reading_analysis.analyse(large, [sharp, twin])["kappa"][0]["answer"] == 1
 
 
 def test_report_never_takes_a_simulated_reader_for_a_human(test, capsys):
-    report = reading.analyse(test)
+    report = reading_analysis.analyse(test)
     assert report["readers"] == {} and "not known" in report["warnings"][0]
-    report = reading.analyse(test, [reading.simulate_reader(test, 1)])
+    report = reading_analysis.analyse(test, [reading_analysis.simulate_reader(test, 1)])
     assert report["human_readers"] == 0 and "not known" in report["warnings"][0]
     kit = start(test, "Ann")
     press(kit, "r1n s5d ")
     kit.leave()
-    report = reading.analyse(test.folder, [reading.simulate_reader(test, 1)])
+    report = reading_analysis.analyse(test.folder, [reading_analysis.simulate_reader(test, 1)])
     json.dumps(report, allow_nan=False)
     assert report["human_readers"] == 1 and report["readers"]["Ann"]["kind"] == "human"
-    text = reading.print_analysis(report)
+    text = reading_analysis.print_analysis(report)
     assert text.count("[SIMULATED]") == 1 and "Ann: 2 scans" in text
-    names = [t.get_text() for t in reading.accuracy_figure(report).axes[0].get_yticklabels()]
+    names = [
+        t.get_text() for t in reading_analysis.accuracy_figure(report).axes[0].get_yticklabels()
+    ]
     assert names[0] == "Ann, 2 scans" and names[1].startswith("simulated")
     assert any("Zheng" in name for name in names)
 
@@ -405,5 +412,5 @@ def test_the_readers_file_holds_no_key(test):
     with test.reader_file("ann").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 12 and {row["answer"] for row in rows} == {"synthetic"}
-    truth = [entry["truth"] for entry in reading.read_key(test).values()]
+    truth = [entry["truth"] for entry in reading_analysis.read_key(test).values()]
     assert "truth" not in rows[0] and sorted(truth)[0] == "real"

@@ -11,15 +11,19 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from methods import CLASSES, METHODS, RESIDUAL, Thumbnails, gan, make_data, split
 
-from helpers import checkpoint, config, load_generator
-from helpers.data import Data, batches
-from helpers.generate import sample
-from helpers.losses.adversarial import zero_centred_penalty
+from helpers import config
+from helpers.data.batches import batches
+from helpers.data.split import Data
+from helpers.gan.gan import GAN, build
+from helpers.gan.losses import zero_centred_penalty
+from helpers.gan.recipes import with_recipe
+from helpers.gan.residual import SIZES, Block, Discriminator, Generator, Grain, Height
+from helpers.gan.sampling import sample
+from helpers.generate import load_generator
 from helpers.measures.texture import line_spectra
-from helpers.methods.gan import GAN, build
-from helpers.networks.residual_gan import SIZES, Block, Discriminator, Generator, Grain, Height
-from helpers.recipes import with_recipe
-from helpers.training import train
+from helpers.training import checkpoint
+from helpers.training.loop import train
+from helpers.training.network_file import network_bytes
 
 
 def grown(network):
@@ -73,7 +77,7 @@ def test_no_scan_sees_the_others_of_its_batch():
 def test_at_256_px_the_generator_fits_into_10_mb():
     settings = with_recipe(config.TrainGan(model="residual", framing="stretch", size=256))
     generator = Generator(256, settings.z_dim, settings.width, settings.blocks, classes=4)
-    assert len(checkpoint.generator_bytes(generator.state_dict(), {})) < 10e6
+    assert len(network_bytes(generator.state_dict(), {})) < 10e6
     wider = Generator(256, settings.z_dim, 2 * settings.width, settings.blocks)
     assert sum(w.numel() for w in wider.parameters()) > sum(
         w.numel() for w in generator.parameters()

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from helpers import shape, simulate
-from helpers.measures import layers, texture
+from helpers.data import shape
+from helpers.data.pixels import at_size
+from helpers.data.simulated import simulate
+from helpers.measures import layers
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +135,8 @@ def test_a_row_of_shapes_depends_on_seed_and_place_alone(aligned):
 def test_whole_scans_have_any_size(aligned, size):
     scans = shape.place_back(aligned[0][:2], aligned[1][:2], size)
     assert scans.shape == (2, size, size) and scans.dtype == np.uint8
-    small = texture.at_size(scans[:, None], 64).astype(float)
-    usual = texture.at_size(shape.place_back(aligned[0][:2], aligned[1][:2], 256)[:, None], 64)
+    small = at_size(scans[:, None], 64).astype(float)
+    usual = at_size(shape.place_back(aligned[0][:2], aligned[1][:2], 256)[:, None], 64)
     assert np.abs(small - usual).mean() < 4
 
 

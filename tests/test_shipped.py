@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 
-from helpers import config, simulate
-from helpers.generate import SHIPPED, classes_of, load_generator, sample
+from helpers import config
+from helpers.data.simulated import simulate
+from helpers.gan.recipes import with_recipe
+from helpers.gan.sampling import classes_of, sample
+from helpers.gan.start import SHIPPED, start_from
+from helpers.gan.trained import ready
+from helpers.generate import load_generator
 from helpers.measures import layers
 from helpers.measures.features import Features
 from helpers.measures.probe import probe_auroc
-from helpers.recipes import with_recipe
-from helpers.start import start_from
-from helpers.trained import ready
 
 EACH = 48
 UNSEEN = 2_000_000  # seeds of eyes that nothing was trained on

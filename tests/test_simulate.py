@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from helpers.anatomy import SURFACES
-from helpers.simulate import CONDITIONS, make_eye, make_eyes
+from helpers.data.simulated.anatomy import SURFACES
+from helpers.data.simulated.simulate import CONDITIONS, make_eye, make_eyes
 
 
 def brightest_row(scan, around, reach):

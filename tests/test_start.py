@@ -7,10 +7,11 @@ import pytest
 import torch
 from methods import CLASSES, METHODS, aligned_gan
 
-from helpers import checkpoint, generate, start
-from helpers.checkpoint import generator_bytes, read_generator
-from helpers.start import start_from
-from helpers.training import train
+from helpers.gan import start
+from helpers.gan.start import start_from
+from helpers.training import checkpoint
+from helpers.training.loop import train
+from helpers.training.network_file import network_bytes, read_network
 
 ALIGNED = METHODS["gan aligned"]
 
@@ -24,7 +25,7 @@ def run(tmp_path_factory):
 def ended(run):
     """What the run ended with: weights of its generator, of its discriminator, and its metadata."""
     state = checkpoint.load_best(run.checkpoints)[1]
-    weights, about = read_generator(run.generator)
+    weights, about = read_network(run.generator)
     return weights, state["networks"]["discriminator"], about
 
 
@@ -61,7 +62,7 @@ def test_a_style_based_generator_has_its_classes_in_the_mapping(tmp_path):
     run = train(*aligned_gan(tmp_path / "a", **settings))
     method = aligned_gan(tmp_path / "b", classes=CLASSES[::-1], **settings)[0]
     start_from(method, run.folder)
-    known = read_generator(run.generator)[0]["mapping.embedding.weight"]
+    known = read_network(run.generator)[0]["mapping.embedding.weight"]
     assert torch.equal(method.networks["generator"].mapping.embedding.weight, known.flip(0))
 
 
@@ -109,9 +110,8 @@ def test_what_ships_brings_its_discriminator(run, ended, tmp_path, monkeypatch):
     shipped = tmp_path / "weights"
     (shipped / "discriminators").mkdir(parents=True)
     shutil.copy(run.generator, shipped / "eyes.safetensors")
-    (shipped / "discriminators" / "eyes.safetensors").write_bytes(generator_bytes(ended[1], {}))
-    for module in (generate, start):
-        monkeypatch.setattr(module, "SHIPPED", shipped)
+    (shipped / "discriminators" / "eyes.safetensors").write_bytes(network_bytes(ended[1], {}))
+    monkeypatch.setattr(start, "SHIPPED", shipped)
     monkeypatch.chdir(tmp_path)
     method = aligned_gan(tmp_path, seed=1)[0]
     assert start_from(method, "eyes").startswith("Begins from eyes, which knows DRUSEN")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.directions import FAMILIES, POSITIONS, WORDS, Directions
-from helpers.style_plots import (
+from helpers.gan.styles.directions import FAMILIES, POSITIONS, WORDS, Directions
+from helpers.gan.styles.figures import (
     effect_curves,
     effects_matrix,
     film,

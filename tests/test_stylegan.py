@@ -9,15 +9,18 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from methods import CLASSES, METHODS, STYLE, gan, make_data
 
-from helpers import checkpoint, config, load_generator
-from helpers.data import batches
-from helpers.generate import sample
-from helpers.losses.adversarial import path_lengths
-from helpers.methods.gan import PATH_EVERY, PATH_MEMORY
-from helpers.networks.residual_gan import SIZES
-from helpers.networks.stylegan import SLOW, Dense, Generator, Layer, Mapping, Modulated, normalise
-from helpers.recipes import with_recipe
-from helpers.training import train
+from helpers import config
+from helpers.data.batches import batches
+from helpers.gan.gan import PATH_EVERY, PATH_MEMORY
+from helpers.gan.losses import path_lengths
+from helpers.gan.recipes import with_recipe
+from helpers.gan.residual import SIZES
+from helpers.gan.sampling import sample
+from helpers.gan.stylegan import SLOW, Dense, Generator, Layer, Mapping, Modulated, normalise
+from helpers.generate import load_generator
+from helpers.training import checkpoint
+from helpers.training.loop import train
+from helpers.training.network_file import network_bytes
 
 LATENT = 8
 
@@ -65,7 +68,7 @@ def test_two_networks_of_one_seed_are_equal():
 def test_at_256_px_the_generator_fits_into_10_mb():
     settings = with_recipe(config.TrainGan(model="stylegan", framing="stretch", size=256))
     generator = Generator(256, settings.z_dim, settings.width, settings.blocks, classes=4)
-    assert len(checkpoint.generator_bytes(generator.state_dict(), {})) < 10e6
+    assert len(network_bytes(generator.state_dict(), {})) < 10e6
 
 
 def test_the_class_changes_the_picture():

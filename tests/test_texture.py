@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, median_filter
 
-from helpers import rendering
+from helpers.data.pixels import at_size
+from helpers.data.simulated import oct_picture
+from helpers.data.simulated.simulate import CONDITIONS, make_eye
 from helpers.measures import texture
-from helpers.simulate import CONDITIONS, make_eye
+from helpers.measures.effects import compare, effect
 
 
 def levels(images):
@@ -80,13 +82,13 @@ def test_speckle_size_is_that_of_filtered_noise(scans):
 
 
 def test_shadows_are_counted_and_erased_vessels_missed(monkeypatch):
-    draw = rendering.shade_vessels
+    draw = oct_picture.shade_vessels
     vessels = []
 
     def planted(grey, above, crossings, heights, x):
         draw(grey, above, [(place, 90.0) for place in vessels], heights, x)
 
-    monkeypatch.setattr(rendering, "shade_vessels", planted)
+    monkeypatch.setattr(oct_picture, "shade_vessels", planted)
     counts, truth = [], []
     for seed in range(24):
         vessels[:] = np.linspace(-2500, 2500, seed % 8) if seed % 8 > 1 else [900.0] * (seed % 8)
@@ -105,17 +107,17 @@ def test_unusable_pictures_are_nan_and_left_out(scans, plain):
                         rng.normal(120, 25, (256, 256))])[:, None]  # fmt: skip
     found = texture.measure(levels(strange))
     assert all(np.isnan(values[:2]).all() for values in found.values())
-    row = texture.compare(plain, found)["shadow_count"]
+    row = compare(plain, found)["shadow_count"]
     assert row["n_real"] == 24 and row["left_out_synthetic"] + row["n_synthetic"] == 3
-    nothing = texture.compare(plain, {name: np.full(3, np.nan) for name in plain})["speckle_axial"]
+    nothing = compare(plain, {name: np.full(3, np.nan) for name in plain})["speckle_axial"]
     assert nothing["effect"] is None and nothing["real_median"] is not None
     assert set(plain) == set(texture.MEASURES)
 
 
 def test_cliffs_delta_and_its_interval():
-    assert texture.effect(np.zeros(5), np.ones(5))[0] == 1
-    assert texture.effect(np.arange(4), np.arange(4))[0] == 0
-    assert texture.effect(np.array([1.0, 3.0]), np.array([2.0]))[1:] == (None, None)
+    assert effect(np.zeros(5), np.ones(5))[0] == 1
+    assert effect(np.arange(4), np.arange(4))[0] == 0
+    assert effect(np.array([1.0, 3.0]), np.array([2.0]))[1:] == (None, None)
     rng = np.random.default_rng(0)
     delta = 2 * 0.76025 - 1  # of unit normals one apart: P(Y > X) = Phi(1 / sqrt 2)
     covered, widths = [], []
@@ -124,9 +126,9 @@ def test_cliffs_delta_and_its_interval():
         ours = (people[:, None] + rng.normal(0, np.sqrt(1 - 0.49), (20, 6))).ravel()
         theirs = rng.normal(1, 1, 120)
         names = np.repeat(np.arange(20), 6)
-        _, low, high = texture.effect(ours, theirs, names, resamples=200)
+        _, low, high = effect(ours, theirs, names, resamples=200)
         covered.append(low <= delta <= high)
-        alone = texture.effect(ours, theirs, resamples=200)
+        alone = effect(ours, theirs, resamples=200)
         widths.append((high - low) / (alone[2] - alone[1]))
     assert np.mean(covered) >= 0.86  # 95 % wanted; a bootstrap of 20 patients falls a little short
     assert np.mean(widths) > 1.3  # scans of one patient are not independent
@@ -136,7 +138,7 @@ def test_compare_has_a_floor_and_counts(scans, plain):
     half = {name: values[:12] for name, values in plain.items()}
     rest = {name: values[12:] for name, values in plain.items()}
     made = texture.measure(blurred(scans[:6]))
-    table = texture.compare(half, made, np.arange(12) // 2, training=rest, resamples=50)
+    table = compare(half, made, np.arange(12) // 2, training=rest, resamples=50)
     row = table["speckle_axial"]
     assert row["effect"] > 0.9 and row["low"] > 0.5 and row["n_synthetic"] == 6
     assert abs(row["floor"]) < 0.7 and row["floor_low"] <= row["floor"] <= row["floor_high"]
@@ -144,7 +146,7 @@ def test_compare_has_a_floor_and_counts(scans, plain):
 
 
 def test_both_sets_go_through_one_filter_to_the_smaller_size(scans):
-    small = texture.at_size(scans[:2], 128).astype(np.float32) / 127.5 - 1
+    small = at_size(scans[:2], 128).astype(np.float32) / 127.5 - 1
     real, made = texture.at_equal_size(scans[:2], small)
     assert real.shape == made.shape == (2, 1, 128, 128) and real.dtype == made.dtype == np.uint8
     assert (real == made).all()

@@ -18,17 +18,19 @@ import torch
 from accelerate import Accelerator
 from methods import METHODS, make_data
 
-from helpers import budget, checkpoint, config, load_generator, runs
-from helpers.data import batches
-from helpers.generate import sample
+from helpers import config
+from helpers.data.batches import batches
+from helpers.gan.gan import GAN
+from helpers.gan.recipes import with_recipe
+from helpers.gan.sampling import sample
+from helpers.generate import load_generator
 from helpers.measures.distances import kernel_distance
 from helpers.measures.features import Features
-from helpers.methods.gan import GAN
-from helpers.precision import choose_precision
-from helpers.recipes import with_recipe
-from helpers.runs import open_run
-from helpers.state import update_average
-from helpers.training import train
+from helpers.training import budget, checkpoint, runs
+from helpers.training.loop import train
+from helpers.training.precision import choose_precision
+from helpers.training.runs import open_run
+from helpers.training.state import update_average
 
 each_method = pytest.mark.parametrize("method", METHODS)
 

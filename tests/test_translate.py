@@ -8,12 +8,14 @@ import torch
 from methods import METHODS
 from PIL import Image
 
-from helpers import generate, simulate
-from helpers.checkpoint import write_generator
-from helpers.generate import is_synthetic
-from helpers.networks.translators import Translator
-from helpers.training import train
-from helpers.translate import translate_folder
+from helpers import generate
+from helpers.data.marks import is_synthetic
+from helpers.data.simulated import simulate
+from helpers.generate import load_generator
+from helpers.training.loop import train
+from helpers.training.network_file import write_network
+from helpers.translation.folder import translate_folder
+from helpers.translation.networks import Translator
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def photographs(tmp_path):
 
 
 def test_every_photograph_becomes_a_scan_of_its_class(run, photographs, tmp_path):
-    paths = translate_folder(run, photographs, tmp_path / "out", progress=False)
+    paths = translate_folder(load_generator(run), photographs, tmp_path / "out", progress=False)
     rows = list(csv.DictReader((tmp_path / "out" / "images.csv").open()))
     assert len(paths) == len(rows) == 3
     assert [row["class"] for row in rows] == [path.parent.name for path in paths]
@@ -43,7 +45,7 @@ def test_every_photograph_becomes_a_scan_of_its_class(run, photographs, tmp_path
     pictures = [np.asarray(Image.open(path)) for path in paths]
     assert not np.array_equal(pictures[0], pictures[1])
     with pytest.raises(FileExistsError, match="not empty"):
-        translate_folder(run, photographs, tmp_path / "out", progress=False)
+        translate_folder(load_generator(run), photographs, tmp_path / "out", progress=False)
 
 
 def test_a_translator_of_right_eyes_gets_left_ones_mirrored(tmp_path):
@@ -51,14 +53,17 @@ def test_a_translator_of_right_eyes_gets_left_ones_mirrored(tmp_path):
     about = {"network": "translator", "arguments": arguments, "dfe_framing": "full",
              "oriented": True}  # fmt: skip
     torch.manual_seed(0)
-    write_generator(tmp_path / "run.safetensors", Translator(**arguments).state_dict(), about)
+    write_network(tmp_path / "run.safetensors", Translator(**arguments).state_dict(), about)
     picture = simulate.make_eye(1, "DRUSEN", size=64).dfe
     (tmp_path / "dfe").mkdir()
     for name, form in (("1_right", picture), ("2_left", picture[:, ::-1]), ("3", picture)):
         Image.fromarray(form).save(tmp_path / "dfe" / f"{name}.png")
     with pytest.warns(UserWarning, match="3.png: its name does not say which eye it shows"):
         paths = translate_folder(
-            tmp_path / "run.safetensors", tmp_path / "dfe", tmp_path / "out", progress=False
+            load_generator(tmp_path / "run.safetensors"),
+            tmp_path / "dfe",
+            tmp_path / "out",
+            progress=False,
         )
     right, left = (np.asarray(Image.open(path)) for path in sorted(paths))
     assert len(paths) == 2 and np.abs(right - left[:, ::-1].astype(int)).max() <= 1
@@ -72,14 +77,14 @@ def test_what_cannot_be_translated_is_left_out_by_name(run, photographs, tmp_pat
     band[100:130] = (200, 60, 30)
     Image.fromarray(band).save(photographs / "NORMAL" / "no_eye.png")
     with pytest.warns(UserWarning) as caught:
-        paths = translate_folder(run, photographs, tmp_path / "out", progress=False)
+        paths = translate_folder(load_generator(run), photographs, tmp_path / "out", progress=False)
     said = " ".join(str(warning.message) for warning in caught)
     assert "2 left out" in said and len(paths) == 3
     assert "grey.png: is grey" in said and "no_eye.png: no whole field of view" in said
     for name in ("0_left", "1_left", "2_left"):
         next(photographs.rglob(f"{name}.png")).unlink()
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="none of its photographs"):
-        translate_folder(run, photographs, tmp_path / "nothing", progress=False)
+        translate_folder(load_generator(run), photographs, tmp_path / "nothing", progress=False)
 
 
 def test_the_command_line_says_which_kind_of_run_it_needs(run, photographs, tmp_path, capsys):

@@ -8,24 +8,12 @@ import torch
 from methods import Thumbnails, make_domains
 from PIL import Image
 
-from helpers import config, simulate
-from helpers.cache import read_scan
-from helpers.data import Split
-from helpers.losses.contrastive import PLACES, column_places, patch_nce, pixel_places
-from helpers.losses.cycle import grey, identity_loss, with_channels
-from helpers.measures.layers import read_all
-from helpers.networks.translators import (
-    ColumnGenerator,
-    InstanceNorm,
-    PatchDiscriminator,
-    ResNetGenerator,
-    Translator,
-    UNetGenerator,
-    patch_layers,
-)
-from helpers.sources import Scan
-from helpers.translation import Judge, Pool, set_rate
-from helpers.translation_data import (
+from helpers import config
+from helpers.data.cache import read_scan
+from helpers.data.scan import Scan
+from helpers.data.simulated import simulate
+from helpers.data.split import Split
+from helpers.data.two_modalities import (
     evenly,
     eye_name,
     matched,
@@ -34,6 +22,26 @@ from helpers.translation_data import (
     side_of_body,
     truths_of,
     unpaired_batches,
+)
+from helpers.measures.layers import read_all
+from helpers.translation.judge import Judge, Pool, set_rate
+from helpers.translation.losses import (
+    PLACES,
+    column_places,
+    grey,
+    identity_loss,
+    patch_nce,
+    pixel_places,
+    with_channels,
+)
+from helpers.translation.networks import (
+    ColumnGenerator,
+    InstanceNorm,
+    PatchDiscriminator,
+    ResNetGenerator,
+    Translator,
+    UNetGenerator,
+    patch_layers,
 )
 
 

@@ -9,12 +9,12 @@ import torch
 from methods import Thumbnails
 
 from helpers import config
+from helpers.data.two_modalities import prepare_domains, truths_of
 from helpers.measures.features import Features
 from helpers.measures.layers import read_all
-from helpers.networks.translators import Translator
-from helpers.translation_data import prepare_domains, truths_of
-from helpers.translation_plots import in_place, scores_over_time, survival, translated
-from helpers.translation_report import (
+from helpers.translation.figures import in_place, scores_over_time, survival, translated
+from helpers.translation.networks import Translator
+from helpers.translation.report import (
     Pictures,
     measure_translation,
     pictures,

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from helpers.data.simulated.simulate import make_eye
 from helpers.measures import true_layers as module
 from helpers.measures.layers import MEASURES, measure
 from helpers.measures.true_layers import (
@@ -14,7 +15,6 @@ from helpers.measures.true_layers import (
     true_lift,
     true_measures,
 )
-from helpers.simulate import make_eye
 
 SIZE = 128
 DOWN = 15.0  # um per px of 128, so 7.5 um per px of 256

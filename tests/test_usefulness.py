@@ -8,17 +8,17 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 
+from helpers.classifiers.fit import fit
+from helpers.data.pixels import at_size
+from helpers.data.simulated.simulate import make_eyes
 from helpers.measures.learning_curve import nested, worth
 from helpers.measures.scores import auroc_difference, choose_threshold, scores
-from helpers.measures.texture import at_size
 from helpers.measures.usefulness import (
     CONTRASTS,
     joined,
     scans,
     usefulness_report,
 )
-from helpers.methods.classification import fit
-from helpers.simulate import make_eyes
 
 CLASSES = ["NORMAL", "AMD"]
 

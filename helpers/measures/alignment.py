@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from helpers.measures.texture import at_size
+from helpers.data.pixels import at_size
 
 SIZE = 64  # px to which pictures are reduced before they are aligned
 FINEST = 0.2  # cycles per such px: the finest detail compared, which a 64 px generator still draws

@@ -8,7 +8,8 @@ them.
 import numpy as np
 from scipy.sparse import csr_array
 
-from helpers.measures.scores import FIXED_SPECIFICITY, area_under, interval, patient_weights, roc
+from helpers.measures.intervals import interval, patient_weights
+from helpers.measures.scores import FIXED_SPECIFICITY, area_under, roc
 
 BINS = 10  # of the calibration error
 OVERALL = ("map", "auroc", "sensitivity_at_90_specificity", "f1", "kappa", "calibration_error")

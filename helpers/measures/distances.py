@@ -148,7 +148,7 @@ def distance_report(
     seed=0,
     progress=False,
 ):
-    """The parts of report.json that are distances; `helpers.report.complete` adds the others.
+    """The parts of report.json that are distances; `evaluate.report.complete` adds the others.
 
     synthetic: uint8 or float [-1, 1] images (N, C, S, S). training, test: Splits of the same Data
     at full size, 256 px or more (test patients were not used to train or to choose anything).

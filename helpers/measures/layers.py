@@ -17,6 +17,7 @@ from scipy.ndimage import binary_closing, gaussian_filter1d
 from scipy.signal import find_peaks
 from tqdm.auto import tqdm
 
+from helpers.data.padding import without_padding
 from helpers.measures.surfaces import (
     WORK,
     band_edge,
@@ -28,7 +29,6 @@ from helpers.measures.surfaces import (
     settle,
     to_work,
 )
-from helpers.padding import without_padding
 
 SURFACES = ("ILM", "RPE", "BM")
 

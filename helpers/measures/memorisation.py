@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import beta, betabinom
 
 from helpers.measures.alignment import Alignment
-from helpers.measures.texture import effect
+from helpers.measures.effects import effect
 
 FALSE_SHARE = 0.01  # of unseen real scans that may be called copies, where there are enough of them
 HEADLINE = ("copied_share", "low", "high", "expected_share", "excess", "p_value")

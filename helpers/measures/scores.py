@@ -3,6 +3,8 @@
 import numpy as np
 from sklearn.metrics import roc_curve
 
+from helpers.measures.intervals import interval, patient_weights
+
 FIXED_SPECIFICITY = 0.9
 NAMES = ("auroc", "sensitivity", "specificity", "sensitivity_at_90_specificity",
          "balanced_accuracy")  # fmt: skip
@@ -115,14 +117,6 @@ def _stacked(probabilities, labels, classes):
     return stack
 
 
-def patient_weights(patients, resamples, seed):
-    """How often every scan counts: once each, then as often as its patient is drawn."""
-    names, index = np.unique(patients, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    return np.vstack([np.ones(len(index)), draws[:, index]])
-
-
 def _values(labels, stack, classes, positive, threshold, weights):
     """{name: (S, R)} for S seeds and R rows of weights; NaN where a class has no weight."""
     thresholds = np.broadcast_to(threshold, len(stack))
@@ -171,15 +165,3 @@ def roc(is_positive, score, weights):
 
 def area_under(false, true):
     return (np.diff(false, axis=1) * (true[:, 1:] + true[:, :-1]) / 2).sum(1)
-
-
-def interval(values, level):
-    """Estimate, then resamples (1 + R,), to {value, low, high, resamples}."""
-    usable = values[1:][~np.isnan(values[1:])]
-    low, high = (
-        (float(q) for q in np.quantile(usable, [(1 - level) / 2, (1 + level) / 2]))
-        if len(usable) > 1
-        else (None, None)
-    )
-    value = None if np.isnan(values[0]) else float(values[0])
-    return {"value": value, "low": low, "high": high, "resamples": len(usable)}

@@ -1,6 +1,6 @@
 """What the ruler would read off a simulated eye if it made no error, and how large its errors are.
 
-The anatomy of a simulated eye is known (helpers.simulate.Truth). Put into the ruler's own words,
+The anatomy of a simulated eye is known (``simulate.Truth``). Put into the ruler's own words,
 it is what a measured value should be.
 """
 

@@ -2,7 +2,7 @@
 
 ``fit`` is an argument, so that this measure knows no method. It is called as
 ``fit(images, labels, classes, patients=..., seed=...)`` and returns what makes probabilities
-(N, K) of images; ``functools.partial(helpers.methods.classification.fit, whole=True)``, say.
+(N, K) of images; ``functools.partial(helpers.classifiers.fit.fit, whole=True)``, say.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from tqdm.auto import tqdm
 
 from helpers.measures.learning_curve import nested, worth
-from helpers.measures.scores import (
-    auroc_difference,
-    choose_threshold,
-    positive_class,
-    scores,
-)
+from helpers.measures.scores import auroc_difference, choose_threshold, positive_class, scores
 
 CONTRASTS = {
     "synthetic": "Every class was made by a generator of its own, by the same recipe. The "

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from bench import inputs, limits, outputs, quality, steps, timing
-from helpers.precision import choose_precision
+from helpers.training.precision import choose_precision
 
 
 def parts(place: Path) -> dict:

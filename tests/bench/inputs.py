@@ -13,8 +13,9 @@ from torchvision.datasets import ImageFolder
 
 from bench import plain, timing
 from bench.materials import files
-from helpers.augment import augment, mirror
-from helpers.data import batches, prepare
+from helpers.data.augment import augment, mirror
+from helpers.data.batches import batches
+from helpers.data.prepare import prepare
 
 SIZE, BATCH = 128, 64
 WINDOWS = 5  # an epoch is measured so many times

@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from bench import steps, timing
-from helpers.data import batches
-from helpers.precision import choose_precision
+from helpers.data.batches import batches
+from helpers.training.precision import choose_precision
 
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from helpers.simulate import make_eye
+from helpers.data.simulated.simulate import make_eye
 
 EXPORT = (768, 496)  # px, of a Kermany scan
 PHOTOGRAPH = 768  # px a side

@@ -14,19 +14,20 @@ from PIL import Image
 
 from bench import timing
 from bench.materials import arrays
-from helpers import generate, simulate
-from helpers.generate import describe_png, write_png
+from helpers import generate
+from helpers.data.marks import describe_png, write_png
+from helpers.data.simulated import simulate
+from helpers.gan import dcgan, residual
 from helpers.measures import layers, memorisation, texture
 from helpers.measures.distances import kernel_distance_interval
 from helpers.measures.features import Features, packaged_network
-from helpers.networks import dcgan, residual_gan
 
 
 def generators() -> dict:
     torch.manual_seed(0)
     return {
         "DCGAN `best`, 128 px": dcgan.Generator(128, 100, 16),
-        "residual `best`, 128 px": residual_gan.Generator(128, 64, 16, 1),
+        "residual `best`, 128 px": residual.Generator(128, 64, 16, 1),
         "residual, 256 px (shipped)": generate.load_generator("simulated"),
     }
 

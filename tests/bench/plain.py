@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from helpers.losses.cycle import grey
-from helpers.networks.translators import (
+from helpers.translation.losses import grey
+from helpers.translation.networks import (
     InstanceNorm,
     PatchDiscriminator,
     ResNetGenerator,

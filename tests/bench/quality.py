@@ -23,11 +23,12 @@ from scipy import stats
 
 from bench import plain, steps, timing
 from bench.materials import arrays, files
-from helpers.data import batches, prepare
+from helpers.data.batches import batches
+from helpers.data.prepare import prepare
+from helpers.gan import dcgan
 from helpers.measures.distances import kernel_distance
 from helpers.measures.features import Features
-from helpers.networks import dcgan
-from helpers.state import update_average
+from helpers.training.state import update_average
 
 SIZE, EYES, UNSEEN = 64, 400, 200
 GOAL = 300  # kernel distance x1000 that has to be reached

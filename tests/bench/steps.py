@@ -18,17 +18,18 @@ from methods import Thumbnails, make_domains
 from bench import plain, timing
 from bench.materials import CLASSES, files
 from helpers import config
-from helpers.data import batches, prepare
-from helpers.distillation_data import distillation_batches
-from helpers.methods.cut import CUT
-from helpers.methods.cyclegan import CycleGAN
-from helpers.methods.distillation import Distillation
-from helpers.methods.gan import GAN
-from helpers.methods.pix2pix import Pix2pix
-from helpers.networks.classifiers import Classifier, Network
-from helpers.precision import choose_precision
-from helpers.recipes import with_recipe
-from helpers.trained import ready
+from helpers.classifiers.networks import Classifier, Network
+from helpers.data.batches import batches
+from helpers.data.prepare import prepare
+from helpers.distillation.distillation import Distillation
+from helpers.distillation.partners import distillation_batches
+from helpers.gan.gan import GAN
+from helpers.gan.recipes import with_recipe
+from helpers.gan.trained import ready
+from helpers.training.precision import choose_precision
+from helpers.translation.cut import CUT
+from helpers.translation.cyclegan import CycleGAN
+from helpers.translation.pix2pix import Pix2pix
 
 IMAGES = 300  # files of each modality
 LAZY = 4  # steps from one penalty of our recipes to the next: a turn has whole rounds of them
@@ -36,7 +37,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Ours:
-    """A method on its way, as ``helpers.training`` runs it; ``layout`` and ``precision`` for those
+    """A method on its way, as ``training.loop`` runs it; ``layout`` and ``precision`` for those
     cases where nothing plain is published and the same code stands in for it."""
 
     def __init__(self, method, stream, precision="auto", layout=torch.channels_last):

@@ -5,7 +5,7 @@ import warnings
 
 from gpu.result import settings
 from gpu.speed import place_of
-from helpers.data import prepare
+from helpers.data.prepare import prepare
 
 
 def main(folder: str) -> None:

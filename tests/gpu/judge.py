@@ -13,14 +13,14 @@ from joblib import Parallel, delayed
 from PIL import Image
 
 from gpu.tables import DEVICE
-from helpers.generate import classes_of, sample
+from helpers.data.padding import without_padding
+from helpers.data.simulated.simulate import make_eye
+from helpers.gan.sampling import classes_of, sample
 from helpers.measures.coverage import coverage_report
 from helpers.measures.distances import kernel_distance
 from helpers.measures.features import Features
 from helpers.measures.layers import flat_without_drusen, measure
 from helpers.measures.probe import probe_auroc
-from helpers.padding import without_padding
-from helpers.simulate import make_eye
 
 UNSEEN, OTHERS = 100_000, 300_000  # numbers of simulated patients that nobody trains on
 

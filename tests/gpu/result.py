@@ -13,12 +13,14 @@ import numpy as np
 
 from gpu import judge
 from gpu.tables import TINY, Table, work
-from helpers import checkpoint, config
-from helpers.data import prepare
+from helpers import config
+from helpers.data.prepare import prepare
+from helpers.gan.recipes import with_recipe
+from helpers.gan.trained import trained
 from helpers.generate import load_generator
 from helpers.measures.features import Features
-from helpers.recipes import with_recipe
-from helpers.trained import trained
+from helpers.training import checkpoint
+from helpers.training.network_file import read_network, write_network
 
 SIZE, PATIENTS, JUDGED = (64, 24, 12) if TINY else (256, 600, 200)
 ENDING = 15 if TINY else 50  # seconds that judging takes
@@ -50,16 +52,14 @@ def train(table, what: str, folder: Path, seconds: float, **changes):
 
 def keep(run, folder: Path) -> None:
     """The last moving average of ``run`` (the exported one is the best), and its discriminator."""
-    weights, about = checkpoint.read_generator(run.folder / "generator.safetensors")
+    weights, about = read_network(run.folder / "generator.safetensors")
     step, state = checkpoint.load_latest(run.checkpoints)
     name = f"{run.folder.name}.safetensors"
-    checkpoint.write_generator(
-        folder / name, {**weights, **state["average"]}, {**about, "step": step}
-    )
+    write_network(folder / name, {**weights, **state["average"]}, {**about, "step": step})
     (folder / "discriminators").mkdir(exist_ok=True)
     weights = state["networks"]["discriminator"]
     about = {"network": f"discriminator of {run.folder.name}", "step": step}
-    checkpoint.write_generator(folder / "discriminators" / name, weights, about)
+    write_network(folder / "discriminators" / name, weights, about)
 
 
 def main(folder: str, seconds: str, data="") -> None:

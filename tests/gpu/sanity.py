@@ -17,12 +17,13 @@ import torch
 from methods import METHODS, aligned_gan
 
 from gpu.tables import DEVICE, TINY, Table
-from helpers import checkpoint
-from helpers.generate import load_generator, sample
-from helpers.precision import has_bf16
-from helpers.processes import make_accelerator
-from helpers.state import Training
-from helpers.training import train
+from helpers.gan.sampling import sample
+from helpers.generate import load_generator
+from helpers.training import checkpoint
+from helpers.training.loop import train
+from helpers.training.precision import has_bf16
+from helpers.training.processes import make_accelerator
+from helpers.training.state import Training
 
 STEPS = 3
 GRAPHED = 40  # steps, of which the last are replayed

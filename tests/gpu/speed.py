@@ -17,9 +17,9 @@ from bench import limits, steps, timing
 from bench.materials import files
 
 from gpu.tables import DEVICE, TINY, Table, work
-from helpers.cuda_graph import Replayed
-from helpers.data import batches
-from helpers.precision import has_bf16
+from helpers.data.batches import batches
+from helpers.training.cuda_graph import Replayed
+from helpers.training.precision import has_bf16
 
 SIZE = 64 if TINY else 256
 LAZY = 4  # steps from one penalty to the next

@@ -1,0 +1,61 @@
+"""Logistic regression on frozen features, as the weights of a linear layer."""
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+STRENGTHS = np.logspace(-4, -1, 4)  # C of the linear head: small C, strong shrinkage
+
+
+def numbered(labels, classes, multilabel=False) -> np.ndarray:
+    """Labels as numbers: int64 (N,) in the order of `classes`, or float32 0/1 (N, K)."""
+    labels, classes = np.asarray(labels), [str(c) for c in classes]
+    if multilabel:
+        wanted = (len(labels), len(classes))
+        if labels.shape != wanted or not np.isin(labels, (0, 1)).all():
+            raise ValueError(f"Labels must be 0/1 of shape {wanted}, not {labels.shape}")
+        labels = labels.astype(np.float32)
+        missing = [c for c, share in zip(classes, labels.mean(0)) if share in (0, 1)]
+    else:
+        index = {name: i for i, name in enumerate(classes)} | {i: i for i in range(len(classes))}
+        if unknown := set(labels.tolist()) - index.keys():
+            raise ValueError(f"Label {min(unknown)} is none of the classes {', '.join(classes)}")
+        labels = np.array([index[label] for label in labels.tolist()], np.int64)
+        missing = [c for i, c in enumerate(classes) if i not in labels]
+    if missing:
+        raise ValueError(
+            f"{len(labels)} images without contrast: all or none of them are {', '.join(missing)}"
+        )
+    return labels
+
+
+def linear_head(features, labels, patients=None, *, seed=0):
+    """Logistic regression on standardised features (N, d) as weight (K, d) and bias (K,), float32.
+
+    Labels as `numbered` gives them. C is the one of STRENGTHS with the best log-likelihood on
+    held-out patients; the middle one where some class has fewer than two patients.
+    """
+    if labels.ndim == 2:
+        heads = [linear_head(features, c.astype(np.int64), patients, seed=seed) for c in labels.T]
+        return np.stack([w[1] - w[0] for w, _ in heads]), np.stack([b[1] - b[0] for _, b in heads])
+    patients = np.arange(len(labels)) if patients is None else np.asarray(patients)
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)
+    )
+    folds = min(5, *(len(set(patients[labels == k])) for k in set(labels.tolist())))
+    if folds > 1:
+        split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        grid = {"logisticregression__C": STRENGTHS}
+        model = GridSearchCV(model, grid, scoring="neg_log_loss", cv=split)
+        model = model.fit(features, labels, groups=patients).best_estimator_
+    else:
+        model.set_params(logisticregression__C=STRENGTHS[len(STRENGTHS) // 2])
+        model.fit(features, labels)
+    scaler, logistic = model
+    weight = logistic.coef_ / scaler.scale_
+    bias = logistic.intercept_ - weight @ scaler.mean_
+    if len(weight) == 1:  # two classes: the first one's logit is zero
+        weight, bias = np.vstack([0 * weight, weight]), np.append(0 * bias, bias)
+    return weight.astype(np.float32), bias.astype(np.float32)

@@ -1,0 +1,4 @@
+from helpers.evaluate.parts import main
+
+if __name__ == "__main__":
+    main()

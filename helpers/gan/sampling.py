@@ -1,0 +1,108 @@
+"""Synthetic scans from a trained generator: noise, classes, shapes placed back."""
+
+import numpy as np
+import torch
+
+from helpers.data.shape import look, place_back
+from helpers.training.precision import in_bf16
+
+SHAPE_CHOICES = ("drawn", "same", "aligned")
+
+
+def draw_noise(n, z_dim, seed, batch=64):
+    """Noise (up to `batch`, z_dim), N(0, 1), on the CPU, n rows in all, batch by batch.
+
+    Row i depends on the seed and i alone, not on n or the batch.
+    """
+    if n < 1:
+        raise ValueError(f"n={n}: ask for at least one image")
+    source = torch.Generator().manual_seed(seed)
+    return (
+        torch.stack([torch.randn(z_dim, generator=source) for _ in range(min(batch, n - start))])
+        for start in range(0, n, batch)
+    )
+
+
+def classes_of(generator):
+    """The classes that a generator can be asked for; of one class only, that one."""
+    about = getattr(generator, "metadata", {})
+    return about.get("classes", [about.get("class", "synthetic")])
+
+
+def whole_size(generator, size=0) -> int:
+    """px of the scans that leave a generator: its own, or of one of aligned crops ``size``, by
+    default at least 256. ValueError for a size asked of one that draws whole scans."""
+    if getattr(generator, "shapes", None) is None:
+        if size and size != generator.size:
+            raise ValueError(
+                f"size={size}: this generator draws whole scans of {generator.size} px"
+            )
+        return generator.size
+    return size or max(256, generator.size)
+
+
+def sample_batches(generator, n, seed=0, batch=64, class_name=None, exact=True, *, size=0,
+                   shape="drawn"):  # fmt: skip
+    """Images (up to `batch`, C, S, S), float in [-1, 1] on the CPU, batch by batch, n in all.
+
+    exact=False is faster, and rounds by less than a grey level on average, where the machine has
+    bf16 in hardware.
+    class_name: for a generator of several classes, one of them; without it, the one it was judged
+    by in training. ValueError naming its classes if it knows no such class.
+    Of a generator of aligned crops: size, px of the whole scans; shape, where each has its retina
+    and how its device draws: "drawn" a new one each, "same" one for all, so that tissue compares,
+    "aligned" none, the crops themselves, (B, 1, rows, columns).
+    """
+    label, shapes = None, getattr(generator, "shapes", None)
+    if getattr(generator, "classes", 0):
+        known = classes_of(generator)
+        class_name = class_name or getattr(generator, "metadata", {}).get("class", known[0])
+        if class_name not in known:
+            raise ValueError(f"class {class_name}: this generator draws {', '.join(known)}")
+        label = known.index(class_name)
+    if shape not in SHAPE_CHOICES:
+        raise ValueError(f"shape={shape!r}: choose one of {', '.join(SHAPE_CHOICES)}")
+    size = whole_size(generator, size)
+    parts = draw_noise(n, generator.z_dim, seed, batch)
+    if shapes is None:
+        if shape != "drawn":
+            raise ValueError(f"shape={shape}: this generator draws whole scans, whose shape is its "
+                             "own")  # fmt: skip
+        return (_render(generator, noise, label, None, exact) for noise in parts)
+    drawn = shapes.draw(n, None if label is None else class_name, seed=seed)
+    if shape == "same":
+        drawn = np.repeat(shapes.mean(None if label is None else class_name)[None], n, 0)
+    return _placed(generator, parts, label, drawn, exact, size, seed, shape == "aligned")
+
+
+def _placed(generator, parts, label, drawn, exact, size, seed, aligned):
+    start = 0
+    for noise in parts:
+        own = drawn[start : start + len(noise)]
+        crops = _render(generator, noise, label, own, exact)
+        if aligned:
+            yield crops
+        else:
+            levels = place_back(crops.numpy(), own, size, seed, first=start)
+            yield torch.from_numpy(levels)[:, None].float() / 127.5 - 1
+        start += len(noise)
+
+
+@torch.inference_mode()
+def _render(generator, noise, label, shapes, exact):
+    noise = noise.to(next(generator.parameters()).device)
+    told = () if label is None else (noise.new_full((len(noise),), label).long(),)
+    if getattr(generator, "looks", 0):
+        told = (told or (None,)) + (torch.from_numpy(look(shapes)).to(noise.device),)
+    with in_bf16(noise.device, not exact):
+        return generator(noise, *told).float().clamp(-1, 1).cpu()
+
+
+def sample(generator, n, seed=0, batch=64, class_name=None, **how):
+    """Images (n, C, S, S), float in [-1, 1] on the CPU; `class_name` and `how` as in
+    sample_batches.
+
+    The noise is fixed by the seed whatever the batch; pixels differ by rounding at most, since
+    convolutions of another batch size may add up in another order.
+    """
+    return torch.cat(list(sample_batches(generator, n, seed, batch, class_name, **how)))

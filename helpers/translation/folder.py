@@ -1,0 +1,102 @@
+"""A folder of photographs (DFE) through a trained translator, into a labelled synthetic OCT set."""
+
+import csv
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from helpers.data.marks import describe_png, write_png
+from helpers.data.photograph import clean_dfe, crop_field_of_view
+from helpers.data.pixels import read_image
+from helpers.data.sources import load_manifest
+from helpers.data.two_modalities import side_of_body
+from helpers.translation.judge import translate
+
+COLOURLESS = 3  # mean difference of the channels, in grey levels, up to which a picture is grey
+
+
+def read_photograph(path, size: int, framing: str, oriented=False) -> tuple[np.ndarray, str]:
+    """uint8 (3, size, size) of one file and a note ("" if there is none).
+
+    ``oriented``: for a translator that knows right eyes only; a left one is mirrored. Raises
+    ValueError naming the file for a grey picture, for one in which no whole circular field of view
+    is seen (where the macula is, and how large, cannot be told there), and, oriented, for one
+    whose name does not say which eye it shows.
+    """
+    if oriented and side_of_body(path) is None:
+        raise ValueError(f"{path}: its name does not say which eye it shows (OD, OS, left, right)")
+    image = read_image(path)
+    if image.ndim == 2 or np.abs(image - image.mean(2, keepdims=True)).mean() < COLOURLESS:
+        raise ValueError(f"{path}: is grey, and translators learned from colour photographs")
+    if not crop_field_of_view(image)[1]:
+        raise ValueError(f"{path}: no whole field of view is found in it")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cropped, _ = clean_dfe(image, size=size, framing=framing)
+    if oriented and side_of_body(path) == "left":
+        cropped = cropped[:, ::-1]
+    return cropped.transpose(2, 0, 1), " ".join(str(w.message) for w in caught)
+
+
+def translate_folder(generator, source, folder, *, name="it", progress=True) -> list[Path]:
+    """One PNG for every photograph of ``source`` (a folder or a manifest.csv), and images.csv.
+
+    ``generator``: of ``generate.load_generator``; errors call it ``name``.
+
+    folder/CLASS/NAME.png is the scan of NAME, CLASS as ``sources.load_manifest`` finds it.
+    images.csv has file, photograph, class, weights_sha256, size, note. What cannot be read is left
+    out, with a warning that names it. Raises ValueError if the run draws from noise or if nothing
+    can be read, FileExistsError if ``folder`` is not empty.
+    """
+    about = generator.metadata
+    if about["network"] != "translator" or "oct" not in generator.generators:
+        raise ValueError(f"{name}: does not translate photographs into OCT; leave out --from-dfe.")
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder}: not empty. Choose another folder or empty it.")
+    how = (generator.size, about["dfe_framing"], about.get("oriented", False))
+    read, left_out = [], []
+    for scan in tqdm(load_manifest(source, modality="dfe"), "reading", disable=not progress):
+        try:
+            read.append((scan, *read_photograph(scan.path, *how)))
+        except (ValueError, FileNotFoundError) as error:
+            left_out.append(str(error))
+    if left_out:
+        more = ", ..." if len(left_out) > 5 else ""
+        warnings.warn(f"{len(left_out)} left out: {'; '.join(left_out[:5])}{more}", stacklevel=2)
+    if not read:
+        raise ValueError(f"{source}: none of its photographs can be translated.")
+    rows, taken = [], set()
+    for start in range(0, len(read), 16):
+        part = read[start : start + 16]
+        pictures = torch.from_numpy(np.stack([p for _, p, _ in part])).float() / 127.5 - 1
+        drawn = translate(generator, pictures)
+        levels = ((drawn + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        for (scan, _, note), picture in zip(part, levels):
+            if how[-1] and side_of_body(scan.path) == "left":
+                picture = picture[:, ::-1]  # as its photograph was
+            stem = Path(scan.path).stem
+            name = stem if (scan.label, stem) not in taken else f"{stem}_{len(rows)}"
+            taken.add((scan.label, name))
+            file = Path(scan.label) / f"{name}.png"
+            (folder / scan.label).mkdir(parents=True, exist_ok=True)
+            about = {"Class": scan.label, "WeightsSHA256": generator.weights_hash,
+                     "Photograph": Path(scan.path).name}  # fmt: skip
+            write_png(picture, folder / file, describe_png(**about))
+            rows.append([str(file), scan.path, scan.label, generator.weights_hash, generator.size,
+                         note])  # fmt: skip
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["file", "photograph", "class", "weights_sha256", "size", "note"])
+    writer.writerows(rows)
+    (folder / "images.csv").write_text(table.getvalue())
+    unsure = [row[1] for row in rows if row[-1]]
+    if unsure:
+        names = ", ".join(Path(path).name for path in unsure[:5])
+        warnings.warn(f"{len(unsure)} with an unsure fovea (note in images.csv): {names}",
+                      stacklevel=2)  # fmt: skip
+    return [folder / row[0] for row in rows]

@@ -1,0 +1,79 @@
+"""Contrast between places of one image (CUT; Park et al., ECCV 2020): pure functions."""
+
+import torch
+import torch.nn.functional as F
+
+
+def patch_nce(queries: torch.Tensor, keys: torch.Tensor, temperature=0.07) -> torch.Tensor:
+    """-log exp(q_i k_i / t) / sum_j exp(q_i k_j / t), mean over places (Park et al. 2020, eq. 3).
+
+    ``queries`` (B, P, C) are features of P places of the translated images, ``keys`` those of the
+    same places of the originals, both of length 1; the other places of the same image are the
+    negatives. Keys pass no gradient.
+    """
+    likeness = queries @ keys.detach().transpose(1, 2) / temperature
+    places = torch.arange(queries.shape[1], device=queries.device)
+    return F.cross_entropy(likeness.flatten(0, 1), places.repeat(len(queries)))
+
+
+def pixel_places(features: torch.Tensor, count: int, chosen=None):
+    """``count`` random pixels of a map (B, C, H, W) as (B, P, C), and which: the published form."""
+    places = features.flatten(2).transpose(1, 2)
+    if chosen is None:
+        chosen = torch.randperm(places.shape[1], device=features.device)[:count]
+    return places[:, chosen], chosen
+
+
+def column_places(features: torch.Tensor, count: int, chosen=None):
+    """``count`` random columns of a map (B, C, H, W) as (B, P, 2C), and which.
+
+    A column of a DFE that is cropped along the scan line and a column of its OCT are one place on
+    the retina, a row of the one and a row of the other are not. So a place is a whole column, the
+    mean and the largest value of each channel over its rows.
+    """
+    places = torch.cat([features.mean(2), features.amax(2)], 1).transpose(1, 2)
+    if chosen is None:
+        chosen = torch.randperm(places.shape[1], device=features.device)[:count]
+    return places[:, chosen], chosen
+
+
+PLACES = {"pixel": pixel_places, "column": column_places}
+
+
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601)
+
+
+def grey(images: torch.Tensor) -> torch.Tensor:
+    """(B, 1, H, W): the luminance of RGB images, grey ones as they are."""
+    if images.shape[1] == 1:
+        return images
+    weights = torch.tensor(LUMINANCE, device=images.device, dtype=images.dtype)
+    return (images * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
+def with_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
+    """(B, channels, H, W): grey repeated for RGB, the luminance of RGB for grey."""
+    if images.shape[1] == channels:
+        return images
+    return grey(images).expand(-1, channels, -1, -1)
+
+
+def cycle_loss(images: torch.Tensor, there_and_back: torch.Tensor) -> torch.Tensor:
+    """|F(G(x)) - x|, mean over pixels (Zhu et al., ICCV 2017, eq. 2)."""
+    return F.l1_loss(there_and_back, images)
+
+
+def identity_loss(images: torch.Tensor, translated: torch.Tensor) -> torch.Tensor:
+    """|G(y) - y| for images y of the side that G draws (Zhu et al. 2017, section 5.2).
+
+    Published for equal numbers of channels. Where G takes another number, it is given
+    ``with_channels(y, number)``, and what it draws is compared by luminance: no colour is asked
+    for that the input did not have.
+    """
+    return F.l1_loss(grey(translated), grey(images))
+
+
+def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of a frozen classifier's logits (B, K) on translated images against the class
+    (B,) of what they were translated from (semantic loss of CyCADA, Hoffman et al., ICML 2018)."""
+    return F.cross_entropy(logits, labels)

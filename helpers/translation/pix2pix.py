@@ -1,0 +1,79 @@
+"""pix2pix from DFE to OCT (Isola, Zhu, Zhou & Efros, CVPR 2017): two pictures of each eye."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers.data.augment import mirror
+from helpers.gan.losses import LOSSES
+from helpers.training.processes import average_gradients
+from helpers.translation.judge import Judge, architecture, set_rate
+from helpers.translation.networks import PatchDiscriminator, Translator, patch_layers
+
+
+class Pix2pix:
+    """Trains ``settings`` (a ``config.TrainPix2pix``) on batches (both (B, 4, S, S), labels): the
+    photograph's three channels and the scan of the same eye; judged as the unpaired methods are.
+    """
+
+    exported, judged_by = "generator", "score"
+
+    def __init__(self, settings, domains, features):
+        s = self.settings = settings
+        self.architecture = architecture(s, domains, ["oct"])
+        generator = Translator(**self.architecture["arguments"])
+        discriminator = PatchDiscriminator(3 + 1, s.width, patch_layers(s.size), norm="batch")
+        self.networks = {"generator": generator, "discriminator": discriminator}
+        self.averaged = generator
+        self.optimizers = {
+            name: torch.optim.Adam(network.parameters(), s.lr, (s.beta1, 0.999), fused=True)
+            for name, network in self.networks.items()
+        }
+        self.judge = Judge(domains, features, s.size)
+        self.mirrors = not domains.oriented
+        self.steps = 0
+        self.discriminator_loss, self.generator_loss = LOSSES["bce"]
+
+    def step(self, batch, accelerator) -> dict[str, torch.Tensor]:
+        """One update of the discriminator, which sees the photograph too, then of the generator."""
+        s, generator, discriminator = self.settings, *self.networks.values()
+        both = mirror(batch[0]) if self.mirrors else batch[0]  # photograph and scan together
+        photographs, scans = both[:, :3], both[:, 3:]
+        set_rate(self.optimizers, s, self.steps)
+        with accelerator.autocast():
+            drawn = generator(photographs, "oct")
+            on_real = discriminator(both).float()
+            on_fake = discriminator(torch.cat([photographs, drawn.detach()], 1)).float()
+        judged = self.discriminator_loss(on_real, on_fake) / 2
+        self._update("discriminator", judged, accelerator)
+
+        discriminator.requires_grad_(False)
+        with accelerator.autocast():
+            on_fake = discriminator(torch.cat([photographs, drawn], 1)).float()
+        discriminator.requires_grad_(True)
+        losses = {"loss_oct": self.generator_loss(on_fake, on_fake)}
+        losses["loss_l1"] = s.l1 * F.l1_loss(drawn.float(), scans)
+        self._update("generator", sum(losses.values()), accelerator)
+        self.steps += 1
+        record = {"loss_discriminator": judged, **losses}
+        record = {name: value.detach() for name, value in record.items()}
+        return record | self.judge.measured
+
+    def _update(self, name: str, loss: torch.Tensor, accelerator) -> None:
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad()
+        accelerator.backward(loss)
+        average_gradients(self.networks[name], accelerator)
+        optimizer.step()
+
+    def preview(self, network: nn.Module) -> torch.Tensor:
+        return self.judge.preview(network)
+
+    def validate(self, network: nn.Module) -> float:
+        return self.judge(network)
+
+    def state_dict(self) -> dict:
+        return {"steps": self.steps, "measured": self.judge.measured}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.steps, self.judge.measured = state["steps"], state["measured"]
