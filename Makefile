@@ -19,6 +19,7 @@ $(VENV)/installed: requirements.txt pyproject.toml
 	@touch $@
 
 MINUTES ?= 9
+SCRIPTS := tests:notebooks/results
 START ?= simulated
 demo: env ## train a GAN on drusen OCT (6 minutes) and judge it; DATA=folder takes your images
 	MPLBACKEND=Agg OCT_PRESET=demo OCT_RUN=demo OCT_DATA="$(DATA)" \
@@ -29,6 +30,9 @@ test: env ## unit tests, then every notebook under the tiny preset
 	$(RUN) -m ruff format --check .
 	rm -rf runs/test
 	OCT_PRESET=tiny OCT_RUNS=runs/test $(RUN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600
+
+test-fast: env ## the unit tests that take no training, no process and no browser (2 minutes)
+	OCT_PRESET=tiny OCT_RUNS=runs/test-fast $(RUN) -m pytest -m "not slow" tests
 
 notebooks: env ## write each notebook's .ipynb from its .py and run it, figures and all
 	for stem in $(NOTEBOOKS); do \
@@ -47,7 +51,7 @@ kaggle-offline: env ## runs/offline: helpers as a zip, and notebooks that find i
 	$(RUN) kaggle_kernel_metadata/push.py --pack runs/offline
 
 gpu: ## 9 minutes on a CUDA machine, with its own torch: MINUTES=60 PARTS="result speed" DATA=folder
-	PYTHONPATH=.:tests $(or $(wildcard $(RUN)),$(PYTHON)) -m gpu --minutes $(MINUTES) \
+	PYTHONPATH=.:$(SCRIPTS) $(or $(wildcard $(RUN)),$(PYTHON)) -m gpu --minutes $(MINUTES) \
 		--parts "$(PARTS)" --data "$(DATA)"
 
 links: env ## write the repository's address (REPO=owner/name) into badges and first cells
@@ -57,10 +61,10 @@ clean: ## remove runs and caches, keep .venv
 	rm -rf runs .pytest_cache .ruff_cache
 
 bench: env ## speed beside the plain recipes and the machine's limits (25 minutes); PARTS="steps limits"
-	PYTHONPATH=tests $(RUN) -m bench $(PARTS)
+	PYTHONPATH=$(SCRIPTS) $(RUN) -m bench $(PARTS)
 
-.PHONY: help env demo test notebooks kaggle kaggle-check kaggle-offline links clean bench gpu
+.PHONY: help env demo test test-fast notebooks kaggle kaggle-check kaggle-offline links clean bench gpu
 
 chaos: env ## kill, fill the disk, damage files while every method trains; 60 events (20 minutes)
-	PYTHONPATH=. $(RUN) tests/chaos.py
+	PYTHONPATH=.:tests $(RUN) tests/support/chaos.py
 .PHONY: chaos

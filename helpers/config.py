@@ -79,7 +79,6 @@ class TrainGan(Training):
     z_dim: int | None = None  # length of the noise vector
     width: int | None = None  # channels next to the image, doubled with every halving
     blocks: int | None = None  # residual blocks at each resolution; stylegan: of the mapping
-    upsample: str | None = None  # dcgan: transposed | nearest; the others: bilinear
     norm: str | None = None  # of the discriminator: batch | none
     mirror: bool | None = None  # real scans are mirrored at random (right eye, left eye)
     augment: float | None = None  # share of scans shown changed to the discriminator; 0: off

@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from helpers.data.marks import describe_png, write_png
+from helpers.data.pixels import to_levels
 from helpers.data.shape import Shapes
 from helpers.gan import dcgan, residual, stylegan
 from helpers.gan.sampling import SHAPE_CHOICES, classes_of, sample_batches, whole_size
@@ -111,7 +112,7 @@ def export(
         writing = ()
         for images in (batch for batches in drawn.values() for batch in batches):
             bar.update(len(list(writing)))  # the batch before was written while this one was drawn
-            levels = ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+            levels = to_levels(images.permute(0, 2, 3, 1))
             places, texts = zip(*(next(todo) for _ in levels))
             writing = pool.map(write_png, levels, places, texts)
         bar.update(len(list(writing)))

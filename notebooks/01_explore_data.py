@@ -52,32 +52,19 @@ if not util.find_spec("helpers"):  # on Kaggle or Colab; the torch that is there
     assert not os.system(pip), "pip failed, see above. No address, or no internet: README, Kaggle"
 
 # %%
-import csv
-import shutil
-import tempfile
 import warnings
-from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
-from scipy.spatial.distance import cdist
 
 from helpers import config, plots
-from helpers.data.bscan import clean_oct, padding_mask
-from helpers.data.photograph import clean_dfe
-from helpers.data.pixels import read_image, resize
 from helpers.data.prepare import prepare
-from helpers.data.simulated.simulate import CONDITIONS, make_eye
-from helpers.data.sources import load_manifest
+from helpers.data.simulated.simulate import make_eye
 from helpers.data.split import describe
-from helpers.measures.features import Features
 
 plt.rcParams.update(plots.STYLE)
 warnings.simplefilter("ignore", UserWarning)  # prepare's warnings are shown by describe()
-
 
 # %% [markdown]
 # One small thing for the pages below: `picture` puts a caption under a figure and turns it into a
@@ -191,6 +178,10 @@ picture(figure, "The same B-scan; on the right half the boundaries that the simu
 # consecutive files stand in, and you are told so.
 
 # %%
+from collections import Counter
+
+from helpers.data.sources import load_manifest
+
 listed = {
     "oct": load_manifest(settings.data, modality="oct", n_simulated=settings.n_simulated),
     "dfe": load_manifest(settings.dfe, modality="dfe", n_simulated=settings.n_simulated),
@@ -210,6 +201,11 @@ for modality, scans in listed.items():
 # another name; and three that are unusual but fine (16 bits per pixel, transparency, CMYK).
 
 # %%
+import shutil
+import tempfile
+
+from PIL import Image
+
 temporary = tempfile.TemporaryDirectory()
 folder = Path(temporary.name) / "found_images"
 for patient in range(3):
@@ -226,6 +222,8 @@ shutil.copy(here / "OD.png", folder / "DRUSEN/patient1/copy.png")
 print(sorted(path.name for path in here.iterdir()))
 
 # %%
+from helpers.data.pixels import read_image
+
 level = make_eye(7, "DRUSEN").oct
 Image.fromarray(level[:1, :1]).save(here / "one_pixel.png")
 Image.fromarray(0 * level).save(here / "black.png")
@@ -256,6 +254,8 @@ temporary.cleanup()
 # (near-white, flat, at the border) and filled with that scan's own background, grain included.
 
 # %%
+from helpers.data.bscan import clean_oct, padding_mask
+
 wedged = next(e for e in (make_eye(n, "NORMAL", wedge=True) for n in range(40))
               if e.truth.wedge.mean() > 0.07)  # fmt: skip
 found, filled = padding_mask(wedged.oct), clean_oct(wedged.oct, size=256)
@@ -277,26 +277,27 @@ print(
 # %% [markdown]
 # ### One form for all: the framing
 #
-# Exports differ in shape, and networks take squares. Five ways to get there, one setting
-# (`OCT_FRAMING`): **stretch** uses the whole scan and bends its proportions; **aspect** keeps them
-# and pads with background; **retina** crops to the rows of the retina, so that fewer pixels are
-# spent on vitreous; **flatten** shifts every column until the RPE is level, which takes away tilt
-# and curvature that come from how the patient was positioned, *and* those that come from disease;
-# **band** does so too and keeps 2.25 thicknesses of the retina above the RPE and 1.5 below it:
-# scans of all devices then have the retina at one place and one size (for notebooks 03 and 06).
+# Exports differ in shape, and networks take squares. Two ways to get there (`OCT_FRAMING`):
+# **stretch** uses the whole scan and bends its proportions; **band** shifts every column until the
+# RPE is level and keeps 2.25 thicknesses of the retina above it and 1.5 below it. That takes away
+# tilt and curvature that come from how the patient was positioned, *and* those that come from
+# disease; scans of all devices then have the retina at one place and one size (for notebooks 03
+# and 06).
 
 # %%
+from helpers.data.pixels import resize
+
 files = [scan.path for scan in listed["oct"] if Path(scan.path).is_file()]
 export = read_image(files[0]) if files else resize(make_eye(30, "DRUSEN", size=512).oct, 496, 768)
-framings = ("stretch", "aspect", "retina", "flatten", "band")
+framings = ("stretch", "band")
 framed = [clean_oct(export, size=256, framing=framing) for framing in framings]
-widths = [export.shape[1] / export.shape[0], 1, 1, 1, 1, 1]
-figure, axes = plt.subplots(1, 6, figsize=(8, 2), width_ratios=widths)
+widths = [export.shape[1] / export.shape[0], 1, 1]
+figure, axes = plt.subplots(1, 3, figsize=(8, 2.6), width_ratios=widths)
 for axis, image, title in zip(axes, [export, *framed], ("export", *framings)):
     axis.imshow(image, "gray", vmin=0, vmax=255)
     axis.set_title(title)
     axis.axis("off")
-picture(figure, f"One scan of {export.shape[1]} x {export.shape[0]} px, and the five framings at "
+picture(figure, f"One scan of {export.shape[1]} x {export.shape[0]} px, and its two framings at "
         f"256 px. This notebook goes on with {settings.framing}.")  # fmt: skip
 
 # %% [markdown]
@@ -308,6 +309,8 @@ picture(figure, f"One scan of {export.shape[1]} x {export.shape[0]} px, and the 
 # and faint background texture look like findings, so it is off unless asked for.
 
 # %%
+from helpers.data.photograph import clean_dfe
+
 small = make_eye(11, "DRUSEN", size=256, grade=0.6).dfe
 crops = [
     clean_dfe(small, size=256, framing="full")[0],
@@ -348,6 +351,9 @@ for modality, each in (("OCT", data), ("DFE", photos)):
     print(f"{modality} · {describe(each)}\n")
 
 # %%
+import csv
+from dataclasses import asdict
+
 sides = ("train", "validation", "test")
 table = []
 for each in (data, photos):
@@ -384,6 +390,8 @@ print(f"read again: {len(load_manifest(explore / 'manifest.csv'))} scans of moda
 #   membrane: a detached RPE, hyperreflective tissue, dark **fluid** under the retina, blood.
 
 # %%
+from helpers.data.simulated.simulate import CONDITIONS
+
 GRADES = {"subtle": 0.1, "moderate": 0.5, "plain": 1.0}
 patient = [
     [make_eye(10, condition, grade=grade) for condition in CONDITIONS] for grade in GRADES.values()
@@ -605,6 +613,10 @@ picture(figure, "How often each grey level occurs in the training scans of each 
 # scan** (in the features of a network trained on photographs). At most about 400 scans are used.
 
 # %%
+from scipy.spatial.distance import cdist
+
+from helpers.measures.features import Features
+
 pool = [data.train, data.validation, data.test]
 everyone = np.concatenate([split.patients for split in pool])
 names = np.random.default_rng(settings.seed).permutation(np.unique(everyone))

@@ -64,7 +64,6 @@ if not util.find_spec("helpers"):  # on Kaggle or Colab; the torch that is there
     assert not os.system(pip), "pip failed, see above. No address, or no internet: README, Kaggle"
 
 # %%
-import inspect
 import json
 import shutil
 from functools import partial
@@ -73,7 +72,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from IPython.display import Markdown, display
 
 from helpers import config, plots
 from helpers.data import shape
@@ -95,14 +93,7 @@ from helpers.measures.probe import probe_auroc
 from helpers.training import checkpoint
 from helpers.training.loop import train
 from helpers.training.processes import launch
-from helpers.training.runs import open_run
-
-
-def show_source(*things):
-    """The code that matters, where it is explained."""
-    code = "\n\n".join(inspect.getsource(thing).rstrip() for thing in things)
-    display(Markdown(f"```python\n{code}\n```"))
-
+from helpers.training.runs import count_parameters, open_run
 
 # %% [markdown]
 # ## Settings
@@ -362,7 +353,7 @@ shown = {
     ),
     "stylegan": (stylegan.Modulated, stylegan.Generator),
 }
-show_source(*shown[settings.model])
+plots.show_source(*shown[settings.model])
 
 # %%
 torch.manual_seed(settings.seed)
@@ -370,11 +361,7 @@ names = tuple(map(str, classes)) if settings.conditional else ()
 method = gan.GAN(settings, every.images, features, names, labels=every.labels, shapes=bank)
 if settings.start:
     print(start_from(method, settings.start))
-parameters = {
-    name: sum(weight.numel() for weight in network.parameters())
-    for name, network in method.networks.items()
-}
-for name, count in parameters.items():
+for name, count in count_parameters(method.networks).items():
     print(f"{name:14} {count / 1e6:6.2f} million parameters")
 
 # %% [markdown]
@@ -557,7 +544,7 @@ plots.compact(figure, caption=f"Left: the smallest GAN; after 400 steps its gene
 # trials.
 
 # %%
-show_source(*losses.LOSSES[settings.loss], losses.zero_centred_penalty, gan.GAN.learn)
+plots.show_source(*losses.LOSSES[settings.loss], losses.zero_centred_penalty, gan.GAN.learn)
 
 # %% [markdown]
 # ## Train
@@ -583,7 +570,7 @@ show_source(*losses.LOSSES[settings.loss], losses.zero_centred_penalty, gan.GAN.
 # Kaggle, and shown without training if it is finished.
 
 # %%
-run = open_run(settings, full, parameters, learned)
+run = open_run(settings, full, method.networks, learned)
 told = {}
 if settings.conditional or method.looks:
     told = {"labels": labels, "index": evenly(labels)}  # every class as often as the others
@@ -678,8 +665,7 @@ plots.compact(figure)
 # %% [markdown]
 # What mends it: the relativistic loss, whose pairs give no rest to a generator that leaves eyes
 # out; penalties, since a discriminator with steep slopes chases the generator from one scan to the
-# next; larger batches, or a smaller learning rate. A DCGAN may be shown the spread of its batch
-# (`OCT_MINIBATCH_STD=1`), which gives a collapse away.
+# next; larger batches, or a smaller learning rate.
 #
 # **Fourth failure: the discriminator memorises.** With some hundred scans it need not learn what a
 # retina looks like; it can learn *these* scans by heart. Then scans of other patients look false to
@@ -743,15 +729,14 @@ plots.compact(figure, caption=f"What the discriminator of step {step} thinks of 
 # validation together and synthetic apart: it knows retinas. Validation between them, or with the
 # synthetic ones: it memorises, and what follows is worse and worse pictures from ever smaller
 # losses. (After a few steps, or where training and synthetic means are nearly one, the ratio says
-# nothing and may leave 0 to 1. The scans are shown unchanged, and as the moving average draws
-# them, so training's own `overfitting` reads a little differently.)
+# nothing and may leave 0 to 1.)
 #
 # What mends it: **augmentation**, the same random shifts, tilts and greys for real *and* synthetic
 # scans, on a share `OCT_AUGMENT` of them, so that no scan comes twice, and yet the generator need
-# not draw the changes. `OCT_OVERFITTING=0.3` moves the share while it trains, so that $r_v$ stays
-# near 0.3. A larger **gamma**: to single out one scan among its like takes a steep slope just
-# there, and that is what R1 forbids. More patients, or other classes (`OCT_CONDITIONAL=1`). And the
-# stop rule, which ends what cannot be mended.
+# not draw the changes. (Adapting the share while it trains, to keep $r_v$ at a value, was tried and
+# not shown to help: results/generators.md.) A larger **gamma**: to single out one scan among its
+# like takes a steep slope just there, and that is what R1 forbids. More patients, or other classes
+# (`OCT_CONDITIONAL=1`). And the stop rule, which ends what cannot be mended.
 
 # %% [markdown]
 # ## Measure

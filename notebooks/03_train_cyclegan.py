@@ -64,41 +64,9 @@ if not util.find_spec("helpers"):  # on Kaggle or Colab; the torch that is there
     assert not os.system(pip), "pip failed, see above. No address, or no internet: README, Kaggle"
 
 # %%
-import inspect
-import json
-from functools import partial
-from pathlib import Path
-
-import numpy as np
-import torch
-from IPython.display import Markdown, display
-
-from helpers import config, plots
-from helpers.classifiers.fit import fit
-from helpers.data.bscan import clean_oct
-from helpers.data.cache import simulated_eye
-from helpers.data.pixels import read_image
+from helpers import config
 from helpers.data.split import describe
-from helpers.data.two_modalities import as_taken, prepare_domains, truths_of, unpaired_batches
-from helpers.generate import load_generator
-from helpers.measures.features import Features
-from helpers.measures.layers import read_all
-from helpers.training.loop import train
-from helpers.training.processes import launch
-from helpers.training.runs import open_run
-from helpers.translation import figures, losses, networks
-from helpers.translation.cut import CUT
-from helpers.translation.cyclegan import CycleGAN
-from helpers.translation.judge import translate
-from helpers.translation.lesions import as_a_file
-from helpers.translation.report import READER, measure_translation, pictures, print_table
-
-
-def show_source(*things):
-    """The code that matters, where it is explained."""
-    code = "\n\n".join(inspect.getsource(thing).rstrip() for thing in things)
-    display(Markdown(f"```python\n{code}\n```"))
-
+from helpers.data.two_modalities import prepare_domains
 
 # %% [markdown]
 # ## Settings
@@ -142,8 +110,15 @@ for modality, source in (("photographs", domains.dfe), ("scans", domains.oct)):
 # warning says so and the centre of the field is used. Where the line really lay is known for the
 # simulated eyes only.
 
-
 # %%
+import numpy as np
+
+from helpers import plots
+from helpers.data.cache import simulated_eye
+from helpers.data.pixels import read_image
+from helpers.translation import figures
+
+
 def both_pictures(place):
     """Photograph and scan of one test eye as they come, and where the scan line's middle lies."""
     photograph = domains.dfe.test.scans[place]
@@ -171,6 +146,8 @@ plots.compact(figure)
 # kept. What is left to draw is what the eye decides: the pit, the layers, the drusen.
 
 # %%
+from helpers.data.bscan import clean_oct
+
 rows = []
 for place in np.linspace(0, len(domains.oct.test) - 1, 8).round().astype(int):
     source = domains.oct.test.scans[place]
@@ -203,14 +180,26 @@ plots.compact(figure)
 # surroundings (and, weakly, from the whole picture: normalisation takes a mean over all of it).
 
 # %%
+from helpers.translation import networks
+
 shown = {"resnet": networks.ResNetGenerator, "column": networks.ColumnGenerator}
-show_source(shown[settings.network], networks.PatchDiscriminator)
+plots.show_source(shown[settings.network], networks.PatchDiscriminator)
 
 # %% [markdown]
 # **The discriminator** sees patches only, 70 x 70 px of 256 (a smaller share of the picture would
 # not show a retina, a larger one would be learned by heart), and gives each a mark.
 
 # %%
+from pathlib import Path
+
+import torch
+
+from helpers.classifiers.fit import fit
+from helpers.measures.features import Features
+from helpers.training.runs import count_parameters
+from helpers.translation.cut import CUT
+from helpers.translation.cyclegan import CycleGAN
+
 torch.manual_seed(settings.seed)
 features = Features(cache=Path(settings.runs) / "cache" / "features")
 reader = None
@@ -220,11 +209,7 @@ if settings.class_weight:  # a frozen judge of OCT in the loss; not the one that
                 patients=taught.patients, size=96, device="cpu")  # fmt: skip
     reader = judge.network
 method = {"cyclegan": CycleGAN, "cut": CUT}[settings.model](settings, domains, features, reader)
-parameters = {
-    name: sum(weight.numel() for weight in network.parameters())
-    for name, network in method.networks.items()
-}
-for name, count in parameters.items():
+for name, count in count_parameters(method.networks).items():
     print(f"{name:14} {count / 1e6:6.2f} million parameters")
 
 # %% [markdown]
@@ -250,10 +235,12 @@ for name, count in parameters.items():
 # (`contrast`), because that is what photograph and scan share.
 
 # %%
+from helpers.translation import losses
+
 if settings.model == "cyclegan":
-    show_source(losses.cycle_loss, losses.identity_loss, CycleGAN.step)
+    plots.show_source(losses.cycle_loss, losses.identity_loss, CycleGAN.step)
 else:
-    show_source(losses.patch_nce, losses.column_places, CUT.step)
+    plots.show_source(losses.patch_nce, losses.column_places, CUT.step)
 
 # %% [markdown]
 # Two **remedies** are there, both off until asked for (results/translation.md has what they did).
@@ -273,7 +260,14 @@ else:
 # budget is given in steps.
 
 # %%
-run = open_run(settings, domains.oct, parameters)
+from functools import partial
+
+from helpers.data.two_modalities import unpaired_batches
+from helpers.training.loop import train
+from helpers.training.processes import launch
+from helpers.training.runs import open_run
+
+run = open_run(settings, domains.oct, method.networks)
 paths = partial(unpaired_batches, domains, settings.batch_size, seed=settings.seed)
 launch(train, method, paths, run, settings, processes=settings.processes)
 if os.environ.get("RANK", "0") != "0":
@@ -298,6 +292,10 @@ figure = figures.scores_over_time(
 plots.compact(figure)
 
 # %%
+from helpers.generate import load_generator
+from helpers.translation.judge import translate
+from helpers.translation.report import pictures
+
 generator = load_generator(run.folder, "cuda" if torch.cuda.is_available() else "cpu")
 test = pictures(domains.dfe.test)
 chosen = [i for c in domains.classes for i in np.flatnonzero(test.labels == c)[:4]][:8]
@@ -327,6 +325,10 @@ plots.compact(figure)
 # scan it knows. They are shown translated scans as 8 bit and slightly blurred.
 
 # %%
+import json
+
+from helpers.translation.report import READER, measure_translation, print_table
+
 scorer = Features(features.device, cache=features.cache, name=READER)
 report = measure_translation(generator, domains, settings, features, scorer)
 report["run"] = {
@@ -337,6 +339,8 @@ report["run"] = {
 print_table(report)
 
 # %%
+from IPython.display import display
+
 if report["class"]:
     figure = figures.survival(report, caption="What survives the translation.")
     display(plots.compact(figure))
@@ -346,6 +350,9 @@ if report["class"]:
 # finds them all. The ruler has a ceiling of its own at this size. Below, place by place:
 
 # %%
+from helpers.data.two_modalities import as_taken, truths_of
+from helpers.measures.layers import read_all
+
 ill = [i for i in chosen if test.labels[i] == "DRUSEN"][:4]
 if simulated and ill:
     picked = [domains.dfe.test.scans[i] for i in ill]
@@ -365,6 +372,8 @@ else:
 # lost in between is the most that can have been hidden; part of it is honest detail.
 
 # %%
+from helpers.translation.lesions import as_a_file
+
 if "dfe" in generator.generators:
     plain = translate(generator, drawn, "dfe")
     honest = translate(generator, as_a_file(drawn), "dfe")

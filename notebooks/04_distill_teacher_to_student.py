@@ -63,55 +63,9 @@ if not util.find_spec("helpers"):  # on Kaggle or Colab; the torch that is there
     assert not os.system(pip), "pip failed, see above. No address, or no internet: README, Kaggle"
 
 # %%
-import hashlib
-import inspect
-import json
-import re
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
-
-import numpy as np
-import torch
-from IPython.display import Markdown, display
-
-from helpers import config, plots
-from helpers.classifiers import networks
-from helpers.classifiers.classification import Classification
-from helpers.classifiers.grad_cam import grad_cam
-from helpers.classifiers.networks import load_classifier
-from helpers.data.batches import batches
+from helpers import config
 from helpers.data.split import describe
-from helpers.distillation import figures, losses, study
-from helpers.distillation.distillation import Distillation
-from helpers.distillation.partners import (
-    distillation_batches,
-    eyes_of,
-    images_of,
-    modalities,
-    prepare_both,
-)
-from helpers.distillation.report import (
-    chosen_of,
-    class_similarities,
-    compared,
-    prevalence_of,
-    print_scores,
-    print_table,
-)
-from helpers.distillation.world import gain_map, overlaps, simulate_world
-from helpers.measures.diagnosis import as_matrix
-from helpers.measures.features import PACKAGED, Features
-from helpers.training.loop import train
-from helpers.training.processes import launch
-from helpers.training.runs import open_run
-
-
-def show_source(*things):
-    """The code that matters, where it is explained."""
-    code = "\n\n".join(inspect.getsource(thing).rstrip() for thing in things)
-    display(Markdown(f"```python\n{code}\n```"))
-
+from helpers.distillation.partners import modalities, prepare_both
 
 # %% [markdown]
 # ## Settings
@@ -142,6 +96,13 @@ for modality in (learning, teaching):
     print(f"{modality.upper()}: {describe(getattr(domains, modality))}\n")
 
 # %%
+import numpy as np
+from IPython.display import display
+
+from helpers import plots
+from helpers.distillation.partners import images_of
+from helpers.training.loop import train
+
 for modality in (learning, teaching):
     seen = images_of(domains, modality, "train")
     chosen = [i for k in range(len(classes)) for i in np.flatnonzero(seen.labels == k)[:3]]
@@ -163,7 +124,10 @@ for modality in (learning, teaching):
 # happens to mean. The projector is thrown away after training.
 
 # %%
-show_source(networks.Embedding, networks.Network.forward, study.distil)
+from helpers.classifiers import networks
+from helpers.distillation import study
+
+plots.show_source(networks.Embedding, networks.Network.forward, study.distil)
 
 # %% [markdown]
 # ## Loss
@@ -180,7 +144,9 @@ show_source(networks.Embedding, networks.Network.forward, study.distil)
 # than to a healthy eye, so should the student.
 
 # %%
-show_source(losses.class_prototype_matching, losses.class_similarity_alignment)
+from helpers.distillation import losses
+
+plots.show_source(losses.class_prototype_matching, losses.class_similarity_alignment)
 
 # %% [markdown]
 # **By sample**: six known losses, made for two networks that look at the *same* image. Plain
@@ -201,6 +167,12 @@ show_source(losses.class_prototype_matching, losses.class_similarity_alignment)
 # in its training.
 
 # %%
+from dataclasses import replace
+from pathlib import Path
+
+from helpers.distillation import figures
+from helpers.measures.features import PACKAGED, Features
+
 features = Features(cache=Path(settings.runs) / "cache" / "features")
 
 
@@ -237,6 +209,8 @@ plots.compact(figure)
 # of earlier batches' prototypes, and draws that do not match labels.
 
 # %%
+from helpers.distillation.report import compared, prevalence_of
+
 predicted = study.out_of_fold(pupils, masters, classes, quick, arms)
 usual = prevalence_of(pupils, classes)
 screened = compared(pupils, predicted, classes, settings, prevalence=usual)
@@ -248,6 +222,8 @@ figure = figures.gains(
 plots.compact(figure)
 
 # %%
+from helpers.distillation.report import chosen_of, print_table
+
 print_table(screened)
 chosen = settings.arm or chosen_of(screened)
 print(f"\nchosen, to be fine-tuned beside the student alone and plain KD: {chosen}")
@@ -268,17 +244,25 @@ print(f"\nchosen, to be fine-tuned beside the student alone and plain KD: {chose
 # what it says of its scans is computed once, so that the three cost nearly the same.
 
 # %%
-show_source(Distillation.step, Distillation.terms)
+from helpers.distillation.distillation import Distillation
 
+plots.show_source(Distillation.step, Distillation.terms)
 
 # %%
+from functools import partial
+
+import torch
+
+from helpers.classifiers.classification import Classification
+from helpers.data.batches import batches
+from helpers.training.processes import launch
+from helpers.training.runs import open_run
+
+
 def trained(name, method, draw, own):
     """The run of one classifier, trained, continued, or found finished."""
-    parameters = {
-        n: sum(w.numel() for w in part.parameters()) for n, part in method.networks.items()
-    }
     own.run = f"{settings.run}-{name}"
-    run = open_run(own, domains.oct, parameters)
+    run = open_run(own, domains.oct, method.networks)
     launch(train, method, draw, run, own, processes=settings.processes)
     if not run.finished(own.steps, own.hours):
         raise RuntimeError(f"{own.run} was interrupted: run this cell again to finish it.")
@@ -298,6 +282,12 @@ if not settings.teacher:
     runs["teacher"] = trained("teacher", master, draw, own)
 
 # %%
+import hashlib
+import re
+
+from helpers.classifiers.networks import load_classifier
+from helpers.distillation.partners import distillation_batches
+
 teacher = load_classifier(settings.teacher or runs["teacher"].folder)
 ways = [scans.images] if pairs else [scans.images, scans.images[..., ::-1].copy()]  # mirrored
 said, their_labels = np.concatenate([teacher.features(way) for way in ways]), scans.labels
@@ -329,6 +319,11 @@ if os.environ.get("RANK", "0") != "0":
 # a warning. Shown are the class that gained most and the one that lost most on test patients.
 
 # %%
+from helpers.classifiers.grad_cam import grad_cam
+from helpers.data.pixels import to_float
+from helpers.distillation.partners import eyes_of
+from helpers.measures.diagnosis import as_matrix
+
 device = "cuda" if torch.cuda.is_available() else "cpu"
 students = {
     name: load_classifier(run.folder, device) for name, run in runs.items() if name != "teacher"
@@ -341,7 +336,7 @@ gain = {c: tested[chosen]["gain"][f"map {c}"]["value"] or 0.0 for c in classes}
 looked_at = [max(gain, key=gain.get), min(gain, key=gain.get)]
 truth = as_matrix(test.labels, len(classes))
 shown = [(c, i) for c in looked_at for i in np.flatnonzero(truth[:, classes.index(c)])[:4]]
-images = torch.from_numpy(test.images[[i for _, i in shown]]).float() / 127.5 - 1
+images = to_float(test.images[[i for _, i in shown]])
 try:
     maps = {
         name: torch.cat([
@@ -370,6 +365,8 @@ plots.compact(figure)
 # for both.
 
 # %%
+from helpers.distillation.report import print_scores
+
 print_scores(tested)
 
 # %%
@@ -390,6 +387,8 @@ else:
 # (the paper has eleven classes in a multilabel task, fifty-five numbers).
 
 # %%
+from helpers.distillation.report import class_similarities
+
 alike = {"teacher, on its modality": class_similarities(teacher, own_eyes, classes)}
 alike |= {name: class_similarities(student, test, classes) for name, student in students.items()}
 figure = figures.similarity_matrices(
@@ -404,6 +403,8 @@ plots.compact(figure)
 # the disease each modality shows.
 
 # %%
+from helpers.distillation.world import overlaps, simulate_world
+
 tiny = settings.preset == "tiny"
 shows = (0.3, 1.0) if tiny else (0.0, 0.3, 1.0)
 world = simulate_world(
@@ -433,6 +434,8 @@ plots.compact(figure)
 # little; results/distillation.md has the map with three seeds and 300 test eyes.
 
 # %%
+from helpers.distillation.world import gain_map
+
 cells = gain_map(
     world, quick, labelled=(1, 3) if tiny else (5, 20, 40), noise=(0.0,) if tiny else (0.0, 0.4)
 )
@@ -460,6 +463,8 @@ plots.compact(figure)
 # helped nowhere.
 
 # %%
+import json
+
 report = {"screened": screened, "chosen": chosen, "tested": tested, "map": cells, "pull": pulls,
           "complementarity": misread}  # fmt: skip
 target = runs[chosen].folder / "report.json"

@@ -61,38 +61,15 @@ if not util.find_spec("helpers"):  # on Kaggle or Colab; the torch that is there
     assert not os.system(pip), "pip failed, see above. No address, or no internet: README, Kaggle"
 
 # %%
-import json
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import numpy as np
 import torch
 
-from helpers import config, plots
-from helpers.data.pixels import at_size
-from helpers.evaluate import known_damage, reading_analysis, reading_test
-from helpers.evaluate.page import verdict_figure
-from helpers.evaluate.parts import (
-    complete_report,
-    measure_distances,
-    measure_memorisation,
-    measure_shifts,
-    measure_usefulness,
-    write_all,
-)
-from helpers.evaluate.reading_widget import ReadingTest
-from helpers.evaluate.report import complete, print_table
-from helpers.evaluate.sides import read_sides
-from helpers.evaluate.verdict import verdict
+from helpers import config
 from helpers.gan.recipes import with_recipe
-from helpers.gan.sampling import classes_of
 from helpers.gan.trained import trained
-from helpers.generate import load_generator
-from helpers.measures import layers
-from helpers.measures import texture as grain
 from helpers.measures.features import Features
-from helpers.training.runs import Run
 
 # %% [markdown]
 # ## Settings
@@ -126,6 +103,12 @@ def run_of(name, gan_settings):
 
 
 # %%
+import json
+
+from helpers.gan.sampling import classes_of
+from helpers.generate import load_generator
+from helpers.training.runs import Run
+
 synthetic, contrast = settings.synthetic, settings.contrast_run or None
 if not synthetic:
     files = sorted(runs.glob("*/generator.safetensors"), key=lambda f: f.stat().st_mtime)
@@ -152,6 +135,8 @@ if not synthetic:
 # *unseen* by everything (they are the measure).
 
 # %%
+from helpers.evaluate.sides import read_sides
+
 sides = read_sides(
     settings.data, synthetic, class_=settings.class_, contrast=contrast,
     n=settings.report_images, size=settings.size, framing=settings.framing,
@@ -182,6 +167,11 @@ print(sides)
 # there. Of 76 real scans looked at one by one it accepted 72, and 70 of those had no wrong surface.
 
 # %%
+import numpy as np
+
+from helpers import plots
+from helpers.measures import layers
+
 chosen = np.linspace(0, len(sides.real.test) - 1, 4).astype(int)
 shown = sides.real.test.images[chosen]
 plots.compact(plots.show_layers(shown, layers.read_all(shown), caption=(
@@ -218,10 +208,15 @@ plots.compact(plots.show_layers(made, layers.read_all(made), caption=caption))
 # is synthetic too.
 
 # %%
+from helpers.evaluate.parts import measure_usefulness
+from helpers.evaluate.report import complete, print_table
+
 useful = measure_usefulness(sides, features, classifier=settings.classifier, seed=settings.seed)
 _ = print_table(complete({"usefulness": useful}), ["usefulness"])
 
 # %%
+import matplotlib.pyplot as plt
+
 figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
 if useful["auroc"] is not None:
     count = [point["n"] for point in useful["curve"]]
@@ -258,12 +253,15 @@ plots.compact(plots.gallery(sides.real.test.images, sides.synthetic.images, rows
 # **coverage** when kinds are missing (Kynkaanniemi et al., 2019; Naeem et al., 2020). They depend
 # on how many scans are compared, hence equal numbers and a floor.
 #
-# The **Frechet distance** (FID) fits a covariance of 1,280 (Inception: 2,048) dimensions and needs
-# ten times as many images; below that it measures the count of images, and it is left out.
+# The **Fréchet distance** (FID) fits a covariance of 2,048 dimensions of Inception, and takes ten
+# times as many images to be steady; of fewer it tells their number first. The report of the command
+# line prints it where the weights can be had, with its n and that warning.
 
 # %%
+from helpers.evaluate.parts import measure_distances
+
 distances = measure_distances(sides, features, seed=settings.seed)
-_ = print_table(complete(distances), ["kernel_distance", "coverage", "frechet_distance"])
+_ = print_table(complete(distances), ["kernel_distance", "coverage"])
 
 # %%
 plots.distance_bars(complete(distances), caption="How far from unseen patients. Log axis.")
@@ -279,6 +277,9 @@ plots.distance_bars(complete(distances), caption="How far from unseen patients. 
 # same between real training scans and unseen ones.
 
 # %%
+from helpers.evaluate.parts import measure_shifts
+from helpers.measures import texture as grain
+
 anatomy, texture = measure_shifts(sides, layers), measure_shifts(sides, grain)
 _ = print_table(complete({"anatomy": anatomy, "texture": texture}), ["anatomy", "texture"])
 
@@ -296,10 +297,14 @@ plots.power_spectra(
 # without anyone having copied anything. What is nearer than nearly all of *those* is called a copy.
 
 # %%
+from helpers.evaluate.parts import measure_memorisation
+
 memory = measure_memorisation(sides, features)
 _ = print_table(complete({"memorisation": memory}), ["memorisation"])
 
 # %%
+from helpers.data.pixels import at_size
+
 pairs = memory.get("closest", [])[:5]
 nearest = at_size(
     sides.real.seen.images[[pair["training"] for pair in pairs]], sides.synthetic.images.shape[-1]
@@ -327,6 +332,9 @@ plots.compact(plots.grid(np.concatenate([made, nearest]), names, columns=5, capt
 # ![The kit: a scan, buttons for real or synthetic, confidence, diagnosis](images/reading_test.png)
 
 # %%
+from helpers.evaluate import reading_test
+from helpers.evaluate.reading_widget import ReadingTest
+
 kit = reading_test.prepare_test(
     list(sides.real.test.images), list(sides.synthetic.images), out / "reading_test",
     n=settings.reading_scans, real_labels=sides.real.class_, synthetic_labels=sides.real.class_,
@@ -342,6 +350,8 @@ ReadingTest(kit)
 # in standard deviations, whatever the bias towards one answer.
 
 # %%
+from helpers.evaluate import reading_analysis
+
 readers = [
     reading_analysis.simulate_reader(kit, skill, seed=number)
     for number, skill in enumerate((0.0, 1.0, 3.0))
@@ -362,6 +372,8 @@ reading_analysis.accuracy_figure(
 # against undamaged scans, and the colour says whether it went the way it should.
 
 # %%
+from helpers.evaluate import known_damage
+
 noticed = known_damage.responses(sides.real, features, other=sides.other_real)
 known_damage.response_figure(noticed, caption=(
     "Damaged real scans against unseen patients. Green: the measure went the way it has to; red: "
@@ -375,6 +387,9 @@ known_damage.response_figure(noticed, caption=(
 # `helpers/evaluate/verdict.py`, so that one can disagree with them.
 
 # %%
+from helpers.evaluate.parts import complete_report, write_all
+from helpers.evaluate.verdict import verdict
+
 parts = {**distances, "usefulness": useful, "anatomy": anatomy, "texture": texture,
          "memorisation": memory}  # fmt: skip
 if analysis["human_readers"]:
@@ -385,6 +400,8 @@ for line in verdict(report):
     print(f"{line['question']:<42} {line['answer']}")
 
 # %%
+from helpers.evaluate.page import verdict_figure
+
 seen = sides.real.seen.images
 plots.compact(verdict_figure(report, sides.real.test.images, sides.synthetic.images, seen))
 

@@ -57,37 +57,9 @@ if not util.find_spec("helpers"):  # on Kaggle or Colab; the torch that is there
     assert not os.system(pip), "pip failed, see above. No address, or no internet: README, Kaggle"
 
 # %%
-import inspect
-import json
-from functools import partial
-from pathlib import Path
-
-import numpy as np
-import torch
-from IPython.display import Markdown, display
-
-from helpers import config, plots
-from helpers.data.cache import simulated_eye
-from helpers.data.pixels import read_image
+from helpers import config
 from helpers.data.split import describe
-from helpers.data.two_modalities import as_taken, paired_batches, prepare_domains, truths_of
-from helpers.generate import load_generator
-from helpers.measures.features import Features
-from helpers.measures.layers import read_all
-from helpers.training.loop import train
-from helpers.training.processes import launch
-from helpers.training.runs import open_run
-from helpers.translation import figures, networks
-from helpers.translation.judge import translate
-from helpers.translation.pix2pix import Pix2pix
-from helpers.translation.report import READER, measure_translation, pictures, print_table
-
-
-def show_source(*things):
-    """The code that matters, where it is explained."""
-    code = "\n\n".join(inspect.getsource(thing).rstrip() for thing in things)
-    display(Markdown(f"```python\n{code}\n```"))
-
+from helpers.data.two_modalities import prepare_domains
 
 # %% [markdown]
 # ## Settings
@@ -118,8 +90,15 @@ print(describe(domains.oct))
 # scan is levelled and cropped to the retina (framing `band`), because how deep and how tilted it
 # lies is nothing that a photograph could tell.
 
-
 # %%
+import numpy as np
+
+from helpers import plots
+from helpers.data.cache import simulated_eye
+from helpers.data.pixels import read_image
+from helpers.translation import figures
+
+
 def both_pictures(place):
     """Photograph and scan of one test eye as they come, and where the scan line's middle lies."""
     one, other = domains.dfe.test.scans[place], domains.oct.test.scans[place]
@@ -139,6 +118,9 @@ figure = figures.geometry(
 plots.compact(figure)
 
 # %%
+from helpers.translation import networks
+from helpers.translation.report import pictures
+
 ends = np.linspace(0, len(domains.oct.train) - 1, 8).round().astype(int)
 figure = figures.translated(
     pictures(domains.dfe.train).images[ends], pictures(domains.oct.train).images[ends],
@@ -161,17 +143,21 @@ plots.compact(figure)
 
 # %%
 shown = {"unet": networks.UNetGenerator, "column": networks.ColumnGenerator}
-show_source(shown[settings.network])
+plots.show_source(shown[settings.network])
 
 # %%
+from pathlib import Path
+
+import torch
+
+from helpers.measures.features import Features
+from helpers.training.runs import count_parameters
+from helpers.translation.pix2pix import Pix2pix
+
 torch.manual_seed(settings.seed)
 features = Features(cache=Path(settings.runs) / "cache" / "features")
 method = Pix2pix(settings, domains, features)
-parameters = {
-    name: sum(weight.numel() for weight in network.parameters())
-    for name, network in method.networks.items()
-}
-for name, count in parameters.items():
+for name, count in count_parameters(method.networks).items():
     print(f"{name:14} {count / 1e6:6.2f} million parameters")
 
 # %% [markdown]
@@ -186,7 +172,7 @@ for name, count in parameters.items():
 # the second they are crisp and invented. Whether a druse is drawn crisp *and in place* is the test.
 
 # %%
-show_source(Pix2pix.step)
+plots.show_source(Pix2pix.step)
 
 # %% [markdown]
 # ## Train
@@ -196,7 +182,14 @@ show_source(Pix2pix.step)
 # `patience` validations without a better one.
 
 # %%
-run = open_run(settings, domains.oct, parameters)
+from functools import partial
+
+from helpers.data.two_modalities import paired_batches
+from helpers.training.loop import train
+from helpers.training.processes import launch
+from helpers.training.runs import open_run
+
+run = open_run(settings, domains.oct, method.networks)
 paths = partial(paired_batches, domains, settings.batch_size, seed=settings.seed)
 launch(train, method, paths, run, settings, processes=settings.processes)
 if os.environ.get("RANK", "0") != "0":
@@ -218,6 +211,9 @@ figure = figures.scores_over_time(
 plots.compact(figure)
 
 # %%
+from helpers.generate import load_generator
+from helpers.translation.judge import translate
+
 generator = load_generator(run.folder, "cuda" if torch.cuda.is_available() else "cpu")
 test, true = pictures(domains.dfe.test), pictures(domains.oct.test).images
 chosen = [i for c in domains.classes for i in np.flatnonzero(test.labels == c)[:4]][:8]
@@ -237,6 +233,10 @@ plots.compact(figure)
 # ruler on the true scans. Everything is measured on test patients.
 
 # %%
+import json
+
+from helpers.translation.report import READER, measure_translation, print_table
+
 scorer = Features(features.device, cache=features.cache, name=READER)
 report = measure_translation(generator, domains, settings, features, scorer)
 report["run"] = {
@@ -247,6 +247,8 @@ report["run"] = {
 print_table(report)
 
 # %%
+from IPython.display import display
+
 if report["class"]:
     figure = figures.survival(report, caption="What survives the translation.")
     display(plots.compact(figure))
@@ -261,6 +263,9 @@ if report["class"]:
 # **Place by place.** Where the truth is known, the rise of the RPE along the scan says it all:
 
 # %%
+from helpers.data.two_modalities import as_taken, truths_of
+from helpers.measures.layers import read_all
+
 both = {scan.dataset for side in (domains.dfe, domains.oct) for scan in side.test.scans}
 ill = [i for i in chosen if test.labels[i] == "DRUSEN"][:4]
 if both == {"simulated"} and ill:

@@ -58,7 +58,6 @@ if not util.find_spec("helpers"):  # on Kaggle or Colab; the torch that is there
     assert not os.system(pip), "pip failed, see above. No address, or no internet: README, Kaggle"
 
 # %%
-import inspect
 import json
 from dataclasses import fields, replace
 from functools import partial
@@ -66,7 +65,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from IPython.display import Image, Markdown, display
+from IPython.display import Image, Markdown
 
 from helpers import config, plots
 from helpers.data.batches import batches
@@ -115,14 +114,7 @@ from helpers.measures.layers import flat_without_drusen
 from helpers.measures.true_layers import ruler_errors, true_measures
 from helpers.training.loop import train
 from helpers.training.processes import launch
-from helpers.training.runs import open_run
-
-
-def show_source(*things):
-    """The code that matters, where it is explained."""
-    code = "\n\n".join(inspect.getsource(thing).rstrip() for thing in things)
-    display(Markdown(f"```python\n{code}\n```"))
-
+from helpers.training.runs import count_parameters, open_run
 
 # %% [markdown]
 # ## Settings
@@ -198,33 +190,34 @@ plots.compact(figure)
 # discriminator, the loss and the augmentation are those of the residual GAN of notebook 02.
 
 # %%
-show_source(stylegan.Mapping.forward, stylegan.Modulated.forward, stylegan.Generator.draw)
+plots.show_source(stylegan.Mapping.forward, stylegan.Modulated.forward, stylegan.Generator.draw)
 
 # %%
 torch.manual_seed(settings.seed)
 features = Features()  # no GPU is touched before the training is launched on all of them
 training = config.TrainGan(**{f.name: getattr(settings, f.name) for f in fields(config.TrainGan)})
 needs_styles(gan.build(training)[0])
-for name, network in zip(("generator", "discriminator"), gan.build(training)):
-    print(f"{name:14} {sum(w.numel() for w in network.parameters()) / 1e6:6.2f} million parameters")
+built = dict(zip(("generator", "discriminator"), gan.build(training)))
+for name, count in count_parameters(built).items():
+    print(f"{name:14} {count / 1e6:6.2f} million parameters")
 
 # %% [markdown]
 # ## Loss
 #
 # The relativistic loss with the penalties R1 and R2, as in notebook 02. StyleGAN adds two ideas to
-# make $W$ smooth. Both are here as settings, and both are **off**: in trainings as short as ours
+# make $W$ smooth. Training on both was tried and is **left out**: in trainings as short as ours
 # neither was shown to help, and mixing looked worse (results/styles.md):
 #
-# - **style mixing** (`OCT_MIXING`): some scans get the coarse styles of one $z$ and the fine ones
-#   of another. Levels learn not to rely on each other. But which layers lie where, and where their
-#   edges are, do belong together in a retina;
-# - the **path-length penalty** (`OCT_PATH_LENGTH`): a step of one size in $W$ should change every
-#   picture by the same amount, $\bigl(\lVert J_w^\top y\rVert - a\bigr)^2$. $J_w$ holds the
-#   derivatives of all pixels by $w$, $y$ is a picture of random numbers over $\sqrt{HW}$, and $a$
-#   the running mean. How uneven it is without the penalty is measured below.
+# - **style mixing**: some scans get the coarse styles of one $z$ and the fine ones of another.
+#   Levels learn not to rely on each other. But which layers lie where, and where their edges are,
+#   do belong together in a retina;
+# - the **path-length penalty**: a step of one size in $W$ should change every picture by the same
+#   amount, $\bigl(\lVert J_w^\top y\rVert - a\bigr)^2$. $J_w$ holds the derivatives of all pixels
+#   by $w$, $y$ is a picture of random numbers over $\sqrt{HW}$, and $a$ the running mean. How
+#   uneven the lengths are without the penalty is measured below.
 
 # %%
-show_source(path_lengths)
+plots.show_source(path_lengths)
 
 # %% [markdown]
 # ## Train
@@ -238,8 +231,7 @@ for number in range(settings.n_runs):
     own = replace(training, seed=seed, run=f"{settings.run}-{seed}")
     torch.manual_seed(seed)
     method = gan.GAN(own, full.validation.images, features)
-    parameters = {n: sum(w.numel() for w in k.parameters()) for n, k in method.networks.items()}
-    run = open_run(own, data, parameters)
+    run = open_run(own, data, method.networks)
     shuffled = partial(batches, data.train.images, own.batch_size, seed=seed)
     launch(train, method, shuffled, run, own, processes=own.processes)
     runs.append(run)
@@ -365,7 +357,7 @@ plots.compact(figure)
 # network does what it is there for, $W$ is the straighter of the two.
 
 # %%
-show_source(fit)
+plots.show_source(fit)
 
 # %%
 samples = [draw_sample(one, settings.n_drawn, settings.seed) for one in generators]
@@ -481,7 +473,7 @@ print(f"path length {np.mean(lengths):.3f}, its standard deviation over eyes {un
 # was found.
 
 # %%
-show_source(Projector.__call__)
+plots.show_source(Projector.__call__)
 
 
 # %%

@@ -4,12 +4,13 @@ import csv
 import json
 import shutil
 
-import methods
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from methods import (
+from PIL import Image
+from support import methods
+from support.methods import (
     CLASSES,
     METHODS,
     STYLE,
@@ -19,12 +20,11 @@ from methods import (
     gan_settings,
     retinas,
 )
-from PIL import Image
 
 from helpers import generate
 from helpers.data import shape
 from helpers.evaluate.sides import read_sides
-from helpers.gan import dcgan, residual, stylegan, trained
+from helpers.gan import dcgan, residual, sampling, stylegan, trained
 from helpers.gan.gan import DOUBLES_ALIGNED, GAN, HELD, PROBE, SHAPES_KEPT
 from helpers.gan.sampling import draw_noise, sample
 from helpers.gan.start import start_from
@@ -51,11 +51,11 @@ SIZE, ROWS = 128, 64
 NETWORKS = {
     "dcgan": (
         lambda: dcgan.Generator(SIZE, 10, 4, rows=ROWS),
-        lambda: dcgan.Discriminator(SIZE, 4, norm="none", minibatch_std=True, rows=ROWS),
+        lambda: dcgan.Discriminator(SIZE, 4, norm="none", rows=ROWS),
     ),
     "residual": (
         lambda: residual.Generator(SIZE, 8, 4, classes=2, rows=ROWS, looks=3),
-        lambda: residual.Discriminator(SIZE, 4, blocks=1, classes=2, rows=ROWS, looks=3),
+        lambda: residual.Discriminator(SIZE, 4, classes=2, rows=ROWS, looks=3),
     ),
     "stylegan": (
         lambda: stylegan.Generator(SIZE, 8, 4, 2, classes=2, rows=ROWS, looks=3),
@@ -113,9 +113,6 @@ def test_a_style_of_another_look_is_another_style():
         assert not torch.allclose(styles, generator.styles(z, labels))
         drawn = generator.draw(styles, z[:, generator.latent :])
         assert torch.equal(drawn, generator(z, labels, looks))
-        torch.manual_seed(1)
-        mixed = generator.mixed(z, 0.0, labels, looks)  # a share of none
-        torch.testing.assert_close(mixed, drawn)
 
 
 # --- training
@@ -219,23 +216,21 @@ def test_a_preview_shows_whole_scans_of_every_class(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("model", ["residual", "stylegan"])
 def test_scans_of_several_classes_can_be_learned_as_one(tmp_path, model):
-    method, draw, *_ = aligned_gan(tmp_path, model=model, conditional=0, overfitting=0.3)
-    stream = draw()
-    for _ in range(4):  # the share is adapted in the fourth step
-        batch = next(stream)
-        assert len(set(batch[1].tolist())) == 2
-        record = method.step(batch, Accelerator())
+    method, draw, *_ = aligned_gan(tmp_path, model=model, conditional=0)
+    batch = next(draw())
+    assert len(set(batch[1].tolist())) == 2
+    record = method.step(batch, Accelerator())
     assert np.isfinite(list(record.values())).all()
     assert np.isfinite(method.validate(method.networks["generator"]))
     assert set(method.judgement) == {"kernel_distance"}
     assert (method.kept["shape_labels"] == 0).all() and len(method.kept["shapes"]) == SHAPES_KEPT
 
 
-def test_a_style_based_gan_of_crops_takes_a_step_with_all_it_has(tmp_path):
-    method, draw, *_ = aligned_gan(tmp_path, **STYLE, path_length=2, mixing=0.9)
+def test_a_style_based_gan_of_crops_takes_a_step(tmp_path):
+    method, draw, *_ = aligned_gan(tmp_path, **STYLE)
     before = [w.clone() for w in method.networks["generator"].parameters()]
     record = method.step(next(draw()), Accelerator())
-    assert {"path_length", "penalty"} < set(record) and np.isfinite(list(record.values())).all()
+    assert "penalty" in record and np.isfinite(list(record.values())).all()
     moved = zip(before, method.networks["generator"].named_parameters())
     assert [n for b, (n, w) in moved if torch.equal(b, w) and n.startswith("mapping")] == []
     assert method.preview(method.networks["generator"]).shape == (16, 1, 64, 64)
@@ -310,7 +305,7 @@ def test_the_same_shape_for_all_lets_tissue_be_compared(generator, monkeypatch):
         used.append(shapes)
         return shape.place_back(crops, shapes, size, seed, first)
 
-    monkeypatch.setattr(generate, "place_back", spy)
+    monkeypatch.setattr(sampling, "place_back", spy)
     sample(generator, 3, batch=2, shape="same", class_name="NORMAL", size=64)
     same = np.concatenate(used)
     assert (same == generator.shapes.mean("NORMAL")).all()

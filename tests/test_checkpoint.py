@@ -177,10 +177,10 @@ def test_a_killed_writer_leaves_nothing_that_reads_as_whole(tmp_path):
 
 WRITE = """
 import sys, torch
-from helpers import checkpoint
+from helpers.training import network_file
 metadata = dict(zip("zyxwv", range(5))) | {"network": "dcgan", "arguments": {"size": 64, "b": 1}}
 weights = {"b.weight": torch.arange(6.0).reshape(2, 3), "a": torch.ones(2).bfloat16()}
-checkpoint.write_network(sys.argv[1], weights, metadata)
+network_file.write_network(sys.argv[1], weights, metadata)
 """
 
 

@@ -49,13 +49,14 @@ def test_report_compares_equal_numbers_and_says_when_there_are_too_few():
     assert few["value"] is None and "not 4" in few["reason"]
 
 
-def test_frechet_distance_of_known_gaussians_and_its_rule():
+def test_frechet_distance_of_known_gaussians_and_its_warning():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(20_000, 3)), rng.normal(2, 3, size=(20_000, 3))
     # |2 - 0|^2 * 3 dimensions + 3 * (1 + 9 - 2 * 3)
     assert inception.frechet_distance(x, y)["value"] == pytest.approx(24, rel=0.03)
+    assert inception.frechet_distance(x, y)["warning"] is None
     few = inception.frechet_distance(x[:29], y)
-    assert few["value"] is None and "29 images for 3 dimensions" in few["reason"]
+    assert few["value"] > 0 and "of 29 images for 3 dimensions" in few["warning"]
 
 
 class Means(torch.nn.Module):
@@ -65,7 +66,7 @@ class Means(torch.nn.Module):
         return torch.nn.functional.adaptive_avg_pool2d(images[:, :1].float(), 2).flatten(1) / 64
 
 
-def test_kid_is_torchmetrics_and_fid_obeys_the_rule():
+def test_kid_is_torchmetrics_and_fid_warns_of_few():
     rng = np.random.default_rng(1)
     x, y = (rng.integers(0, top, (60, 1, 8, 8)).astype("u1") for top in (200, 256))
     report = inception.inception_report(x, y, network=Means())
@@ -75,7 +76,7 @@ def test_kid_is_torchmetrics_and_fid_obeys_the_rule():
     assert report["kid"]["value"] == pytest.approx(1000 * metric.compute()[0].item(), rel=1e-3)
     assert report["fid"]["value"] > 0
     few = inception.inception_report(x[:30], y, network=Means())
-    assert few["fid"]["value"] is None and "30 images for 4" in few["fid"]["reason"]
+    assert few["fid"]["n"] == 30 and "30 images for 4" in few["fid"]["warning"]
 
 
 def test_without_weights_there_is_a_reason(monkeypatch):

@@ -4,14 +4,13 @@ import csv
 import errno
 import io
 import json
-import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from methods import retinas
 from PIL import Image
+from support.methods import retinas
 
 from helpers.data import bscan, pixels, public_sets, shape
 from helpers.data import cache as cache_module
@@ -320,22 +319,6 @@ def test_a_data_set_in_one_file(tmp_path):
     np.savez(tmp_path / "float.npz", images=images / 255, labels=labels, patients=patients)
     with pytest.raises(ValueError, match="float.npz: images float64"):
         load_manifest(tmp_path / "float.npz")
-
-
-def test_octmnist_keeps_its_split(tmp_path, monkeypatch):
-    def split_of(split, size):
-        random = np.random.default_rng(len(split))
-        images = random.integers(0, 200, (40, size, size), dtype=np.uint8)
-        return types.SimpleNamespace(imgs=images, labels=np.arange(40)[:, None] % 4)
-
-    monkeypatch.setattr(public_sets, "octmnist_split", split_of)
-    monkeypatch.setattr(cache_module, "octmnist_split", split_of)
-    data = prepare("octmnist", class_="DRUSEN", size=64, cache=tmp_path, progress=False)
-    assert [len(s) for s in (data.train, data.validation, data.test)] == [10, 10, 10]
-    assert all("/train/" in scan.path and "/64/" in scan.path for scan in data.train.scans)
-    assert all("/test/" in scan.path for scan in data.test.scans)
-    assert any("share patients" in note for note in data.notes)
-    assert load_manifest("octmnist", size=100)[0].path.startswith("octmnist/128/")
 
 
 def test_simulated_eyes(tmp_path):

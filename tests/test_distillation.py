@@ -11,6 +11,7 @@ from helpers.classifiers.fit import OneProcess
 from helpers.classifiers.grad_cam import grad_cam
 from helpers.classifiers.networks import Classifier, Network, load_classifier
 from helpers.data.scan import Scan
+from helpers.data.split import Labelled
 from helpers.distillation.distillation import BY_SAMPLE, Distillation, distil, loss_weights
 from helpers.distillation.partners import (
     distillation_batches,
@@ -32,7 +33,6 @@ from helpers.distillation.study import (
 )
 from helpers.distillation.world import gain_map, overlaps, simulate_world, thirds
 from helpers.measures.diagnosis import diagnosis
-from helpers.measures.usefulness import Scans
 
 CLASSES = ["NORMAL", "AMD", "DME"]
 SMALL = ["--backbone=test_efficientnet", "--teacher_backbone=test_efficientnet", "--pretrained=0",
@@ -52,7 +52,7 @@ def rows(count, seed, skill=2.0, patients="p", shares=(0.4, 0.3, 0.3)):
     features = rng.normal(0, 1, (count, WIDTH)).astype(np.float32)
     for k in range(3):
         features[labels == k, 5 * k : 5 * k + 5] += skill
-    return Scans(features, labels, np.array([f"{patients}{i // 2}" for i in range(count)]))
+    return Labelled(features, labels, np.array([f"{patients}{i // 2}" for i in range(count)]))
 
 
 def mean_precision(student, scans):
@@ -250,7 +250,7 @@ def test_multilabel_students_learn_classes_that_the_teacher_lacks():
         labels = (rng.random((count, 3)) < 0.3).astype(np.float32)
         x = rng.normal(0, 1, (count, WIDTH)).astype(np.float32)
         x[:, :15] += 2 * np.repeat(labels, 5, 1)
-        return Scans(x, labels, np.array([f"{patients}{i}" for i in range(count)]))
+        return Labelled(x, labels, np.array([f"{patients}{i}" for i in range(count)]))
 
     s = settings_of("--multilabel=1", "--losses=cpm=2,csa=1,kd=1")
     master = teach(replace(several(150, 1, "o"), labels=several(150, 1, "o").labels[:, :2]),
@@ -360,7 +360,7 @@ def test_images_of_one_eye_answer_together():
     p = np.full((1, 6, 3), 0.2)
     p[0, np.arange(6), [0, 0, 1, 0, 2, 2]] = 0.6  # one scan of the second eye is misread
     p[0, 3] = [0.4, 0.35, 0.25]
-    scans = Scans(np.zeros((6, 1)), labels, np.array(list("aabbcc")))
+    scans = Labelled(np.zeros((6, 1)), labels, np.array(list("aabbcc")))
     eyes = np.array(["a", "a", "b", "b", "c", "c"])
     one = compared(scans, {ALONE: p}, CLASSES, settings_of())[ALONE]
     together = compared(scans, {ALONE: p}, CLASSES, settings_of(), eyes=eyes)[ALONE]

@@ -70,7 +70,7 @@ def test_two_classes_by_patient_give_every_part(tmp_path, eyes):
         lay(tmp_path / "real" / name, eyes[name][:26], patients=8)
         lay(tmp_path / "made" / name, eyes[name][26:])
     report = run(tmp_path, tmp_path / "real", tmp_path / "made")
-    assert report["not_measured"] == ["frechet_distance", "inception", "reading"]
+    assert report["not_measured"] == ["inception", "reading"]
     assert report["synthetic"]["contrast"] == "conditional"
     assert report["usefulness"]["arms"]["synthetic"]["auroc"]["value"] is not None
     assert report["real"]["class"] == "DRUSEN" and report["real"]["patients_known"]

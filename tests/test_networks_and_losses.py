@@ -1,14 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 
 from helpers.config import TrainGan
-from helpers.data.augment import MOST, AdaptiveShare, augment, mirror
+from helpers.data.augment import augment, mirror
 from helpers.gan.dcgan import SIZES, Discriminator, Generator
 from helpers.gan.losses import LOSSES, zero_centred_penalty
 from helpers.gan.recipes import with_recipe
-from helpers.training import checkpoint
 
 
 def count(network):
@@ -19,37 +17,25 @@ def test_paper_recipe_has_the_parameter_counts_of_the_published_example():
     # The PyTorch example for three channels has 3,576,704 and 2,765,568. One channel saves
     # 2 x 64 filters of 4 x 4 at the image end of each network.
     settings = with_recipe(TrainGan(model="dcgan", framing="stretch", recipe="paper", size=64))
-    generator = Generator(64, settings.z_dim, settings.width, settings.upsample)
+    generator = Generator(64, settings.z_dim, settings.width)
     discriminator = Discriminator(64, settings.width, settings.norm)
     assert count(generator) == 3_576_704 - 2 * 64 * 16
     assert count(discriminator) == 2_765_568 - 2 * 64 * 16
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("upsample", ["transposed", "nearest"])
-def test_shapes_and_range_at_every_size(size, upsample):
-    generator = Generator(size, 100, width=2, upsample=upsample)
+def test_shapes_and_range_at_every_size(size):
+    generator = Generator(size, 100, width=2)
     images = generator(torch.randn(2, 100))
     assert images.shape == (2, 1, size, size)
     assert images.abs().max() <= 1
     for norm in ("batch", "none"):
-        discriminator = Discriminator(size, 2, norm=norm, minibatch_std=True)
-        assert discriminator(images).shape == (2,)
+        assert Discriminator(size, 2, norm=norm)(images).shape == (2,)
 
 
 def test_a_size_that_cannot_be_built_is_named():
     with pytest.raises(ValueError, match="size=100.*64, 128, 256, 512"):
         Generator(100)
-
-
-def test_minibatch_std_tells_a_collapsed_batch_from_a_varied_one():
-    torch.manual_seed(0)
-    discriminator = Discriminator(64, 4, norm="none", minibatch_std=True)
-    torch.nn.init.ones_(discriminator.head.weight)
-    varied = torch.randn(4, 1, 64, 64)
-    collapsed = varied[:1].expand(4, -1, -1, -1)
-    alone = discriminator(collapsed)[0] - discriminator(varied)[0]
-    assert abs(alone) > 1e-4
 
 
 def test_penalty_of_a_function_with_a_known_gradient():
@@ -128,63 +114,3 @@ def test_mirror_swaps_left_and_right_of_about_half():
     swapped = (mirror(images)[:, 0, 0, 0] > 0).float().mean()
     assert 0.35 < swapped < 0.65
     assert np.allclose(mirror(images).mean((1, 2, 3)), images.mean((1, 2, 3)), atol=1e-6)
-
-
-def share_after(calls, on_unseen, share=None, value=0.3, target=0.5, batch=500):
-    """The share, and what it noted, after `calls` steps; the discriminator gives real scans 1,
-    synthetic ones -1 and scans of patients it never saw `on_unseen`."""
-    share = share or AdaptiveShare(value, target, np.zeros((10, 1, 8, 8), np.uint8))
-    records = [
-        share.adapt(lambda scans: torch.full((len(scans),), on_unseen), torch.ones(batch),
-                    -torch.ones(batch), None, Accelerator()) for _ in range(calls)
-    ]  # fmt: skip
-    return share, records
-
-
-def test_the_share_rises_where_unseen_scans_look_synthetic_and_falls_where_they_look_real():
-    for on_unseen, signal, share in [(-1.0, 1, 0.4), (1.0, 0, 0.2), (-0.2, 0.6, 0.4)]:
-        _, records = share_after(4, on_unseen)
-        assert [r["augment"] for r in records[:3]] == [0.3] * 3  # it moves at every fourth step
-        assert records[3]["augment"] == pytest.approx(share)  # by 4 x 500 of 20,000 images
-        assert records[3]["overfitting"] == pytest.approx(signal)
-
-
-def test_the_share_keeps_its_bounds():
-    assert share_after(80, -1.0)[0].value == MOST == 0.8
-    share, records = share_after(80, 1.0)
-    assert share.value == 0
-    assert share_after(4, -1.0, share, batch=5)[0].value == 0  # a few steps say little yet
-    assert share_after(80, -1.0, share)[0].value == MOST
-
-
-def test_the_share_settles_where_overfitting_is_as_wanted():
-    share = AdaptiveShare(0.3, 0.5, np.zeros((10, 1, 8, 8), np.uint8))
-    for _ in range(50):  # the more is changed, the less it overfits
-        share_after(4, 1 - 2 * (0.9 - share.value), share, batch=50)
-    assert share.value == pytest.approx(0.4, abs=0.05)
-
-
-def test_the_share_is_restored_in_the_middle_of_its_way(tmp_path):
-    share, _ = share_after(6, -0.5)
-    checkpoint.save(tmp_path, 6, {"share": share.state_dict()})
-    fresh = AdaptiveShare(0.3, 0.5, np.zeros((10, 1, 8, 8), np.uint8))
-    fresh.load_state_dict(checkpoint.load_latest(tmp_path)[1]["share"])
-    assert share_after(7, 0.9, fresh)[1] == share_after(7, 0.9, share)[1]
-    assert fresh.value != 0.3
-
-
-def test_the_unseen_scans_are_changed_like_the_others_and_of_the_class_asked_for():
-    seen = []
-
-    def discriminator(scans, labels):
-        seen.append((scans, labels))
-        return scans.mean((1, 2, 3))
-
-    torch.manual_seed(0)
-    share = AdaptiveShare(0.5, 0.5, np.full((10, 1, 8, 8), 255, np.uint8))
-    for _ in range(4):
-        share.adapt(discriminator, torch.ones(50), torch.zeros(50), 2, Accelerator())
-    ((scans, labels),) = seen
-    assert labels.tolist() == [2] * 50 and labels.dtype == torch.long
-    touched = ((scans - 1).abs().amax((1, 2, 3)) > 1e-3).float().mean()
-    assert abs(touched - 0.75) < 0.2  # gain and offset, each of a half; a shift does not show

@@ -97,14 +97,6 @@ def test_power_spectrum_finds_the_axis_and_the_frequency():
     assert power.mean() == pytest.approx(400, rel=0.05)  # the variance, by Parseval
 
 
-def test_grey_levels_have_area_one():
-    figure = plots.grey_levels(scans(4, 20), scans(4, 200))
-    for patch, level in zip(figure.axes[0].patches, (20, 200), strict=True):
-        values, edges, _ = patch.get_data()
-        assert (values * np.diff(edges)).sum() == pytest.approx(1)
-        assert edges[np.argmax(values)] <= level <= edges[np.argmax(values) + 1]
-
-
 def test_filmstrip_shows_first_and_last_previews(tmp_path):
     with pytest.raises(FileNotFoundError, match="no previews"):
         plots.filmstrip(tmp_path)

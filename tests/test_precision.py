@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
-from methods import METHODS
+from support.methods import METHODS
 
 from helpers.training import checkpoint
 from helpers.training.state import Training

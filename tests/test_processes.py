@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from chaos import differences, end_of
-from methods import METHODS
-from ranks import few_steps
+from support.chaos import differences, end_of
+from support.methods import METHODS
+from support.ranks import few_steps
 
 from helpers.data.batches import batches
 
@@ -26,10 +26,10 @@ def environment(**more):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What two ranks of tests/ranks.py left, and their folder."""
+    """What two ranks of tests/support/ranks.py left, and their folder."""
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-               str(ROOT / "tests" / "ranks.py"), str(folder)]  # fmt: skip
+               str(ROOT / "tests" / "support" / "ranks.py"), str(folder)]  # fmt: skip
     done = subprocess.run(
         command, env=environment(), capture_output=True, text=True, timeout=900, cwd=folder
     )
@@ -139,7 +139,7 @@ assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)
 run = names.get("run") or names["runs"]["teacher"]
 print("images", run.metrics()[-1]["images"], "steps", run.metrics()[-1]["step"])
 
-from helpers.processes import launch
+from helpers.training.processes import launch
 def fails(rank_one_says):
     if os.environ["RANK"] == "1":
         raise ValueError(rank_one_says)
@@ -149,7 +149,7 @@ except RuntimeError as error:
     print("failed", error)
 
 def asks(path):
-    from helpers.processes import interruptible
+    from helpers.training.processes import interruptible
     with interruptible() as asked:
         open(f"{path}/ready{os.environ['RANK']}", "w").close()
         import time

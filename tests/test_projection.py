@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from methods import Thumbnails
+from support.methods import Thumbnails
 
 from helpers.data.simulated.simulate import make_eye
 from helpers.gan import residual, stylegan

@@ -188,7 +188,7 @@ def test_answers_are_on_disk_at_once_and_survive_a_broken_line(test):
 def test_a_name_is_held_against_other_processes(test):
     code = """
 import sys
-from helpers.measures.blinding import Reader, open_test
+from helpers.evaluate.reading_test import Reader, open_test
 reader = Reader(open_test(sys.argv[1]), "ann")
 print("held", flush=True)
 input()

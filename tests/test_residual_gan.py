@@ -1,15 +1,15 @@
-"""The residual GAN: networks that start plain, penalties now and then, classes, an end in time."""
+"""The residual GAN: its blocks, penalties and their weight, classes, an end in time."""
 
 import shutil
 import warnings
 
-import methods
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from methods import CLASSES, METHODS, RESIDUAL, Thumbnails, gan, make_data, split
+from support import methods
+from support.methods import CLASSES, METHODS, Thumbnails, gan, make_data, split
 
 from helpers import config
 from helpers.data.batches import batches
@@ -17,82 +17,21 @@ from helpers.data.split import Data
 from helpers.gan.gan import GAN, build
 from helpers.gan.losses import zero_centred_penalty
 from helpers.gan.recipes import with_recipe
-from helpers.gan.residual import SIZES, Block, Discriminator, Generator, Grain, Height
-from helpers.gan.sampling import sample
+from helpers.gan.residual import SLOPE, Block, Discriminator, Generator, Grain, Height
 from helpers.generate import load_generator
 from helpers.measures.texture import line_spectra
 from helpers.training import checkpoint
 from helpers.training.loop import train
-from helpers.training.network_file import network_bytes
-
-
-def grown(network):
-    """The network as if it had been trained: no weight is zero any more."""
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.add_(torch.randn_like(weight) * 0.1)
-    return network
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_shapes_at_every_size_and_the_same_picture_for_the_same_noise(size):
-    torch.manual_seed(0)
-    generator, discriminator = Generator(size, 8, width=2), Discriminator(size, width=2)
-    assert generator.z_dim == 8 + size**2
-    z = torch.randn(2, generator.z_dim)
-    images = grown(generator)(z)
-    assert images.shape == (2, 1, size, size) and images.isfinite().all()
-    assert torch.equal(generator(z), images)
-    assert not torch.allclose(images[0], images[1], atol=0.01)
-    assert discriminator(images).shape == (2,)
-
-
-def test_two_networks_of_one_seed_are_equal():
-    for network in (Generator, Discriminator):
-        states = []
-        for seed in (0, 0, 1):
-            torch.manual_seed(seed)
-            states.append(torch.cat([w.flatten() for w in network(64, width=2).parameters()]))
-        assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
-
-
-def test_a_size_that_cannot_be_built_is_named():
-    for network in (Generator, Discriminator):
-        with pytest.raises(ValueError, match="size=100.*64, 128, 256, 512"):
-            network(100)
-
-
-def test_no_scan_sees_the_others_of_its_batch():
-    torch.manual_seed(0)
-    images = torch.randn(4, 1, 64, 64)
-    for classes in (0, 3):
-        discriminator = grown(Discriminator(64, 4, classes=classes))
-        labels = torch.tensor([0, 1, 2, 0]) if classes else None
-        together = discriminator(images, labels)
-        alone = [discriminator(images[i : i + 1], labels if labels is None else labels[i : i + 1])
-                 for i in range(4)]  # fmt: skip
-        torch.testing.assert_close(torch.cat(alone), together)
-
-
-def test_at_256_px_the_generator_fits_into_10_mb():
-    settings = with_recipe(config.TrainGan(model="residual", framing="stretch", size=256))
-    generator = Generator(256, settings.z_dim, settings.width, settings.blocks, classes=4)
-    assert len(network_bytes(generator.state_dict(), {})) < 10e6
-    wider = Generator(256, settings.z_dim, 2 * settings.width, settings.blocks)
-    assert sum(w.numel() for w in wider.parameters()) > sum(
-        w.numel() for w in generator.parameters()
-    )
 
 
 def test_a_block_is_the_identity_at_the_start_and_learns():
     torch.manual_seed(0)
     x = torch.randn(2, 8, 16, 16)
     assert torch.equal(Block(8, 4)(x), x)
-    for network in (Generator(64, width=4, blocks=2), Discriminator(64, width=4, blocks=2)):
-        for stage in network.stages:
-            assert len(stage) == 2
-            x = torch.randn(1, stage[0].first.in_channels, 8, 8)
-            assert torch.equal(stage(x), x)
+    for stage in Generator(64, width=4, blocks=2).stages:
+        assert len(stage) == 2
+        x = torch.randn(1, stage[0].first.in_channels, 8, 8)
+        assert torch.equal(stage(x), x)
     stage(x).square().sum().backward()
     assert all(block.second.weight.grad.abs().sum() > 0 for block in stage)
 
@@ -111,28 +50,6 @@ def test_no_checkerboard_at_the_start(axis):
         assert power[away < 0.017].max() < 10**0.1 * around, place
 
 
-def test_the_grain_is_faint_at_the_start_and_then_changes_texture_and_not_layout():
-    torch.manual_seed(0)
-    generator = Generator(128, width=8)
-    one, other = torch.randn(2, 1, generator.z_dim)
-    grains = torch.randn(32, generator.z_dim - 64)
-    same_eye = torch.cat([one[:, :64].expand(32, -1), grains], 1)
-    with torch.no_grad():
-        assert (generator(same_eye) - generator(one)).std() < 0.15
-        generator.finest.bias[1:] = 0.0
-        changes = generator(same_eye) - generator(one)
-        by_eye = generator(other) - generator(one)
-
-    def coarse(change):
-        return F.avg_pool2d(change, 16).square().mean().sqrt()
-
-    def fine(change):
-        return (change - F.interpolate(F.avg_pool2d(change, 16), 128)).square().mean().sqrt()
-
-    assert fine(changes) > 2 * coarse(changes) and fine(changes) > 0.1
-    assert coarse(by_eye) > 5 * coarse(changes - changes.mean(0))
-
-
 def test_each_number_of_the_grain_works_where_it_lies():
     torch.manual_seed(0)
     generator = Generator(64, 8, width=4)
@@ -143,22 +60,6 @@ def test_each_number_of_the_grain_works_where_it_lies():
     rows, columns = torch.nonzero(change > 1e-7, as_tuple=True)
     assert (rows.min() + rows.max()) / 2 == 40 and (columns.min() + columns.max()) / 2 == 10
     assert 3 <= rows.max() - rows.min() <= 6 and change.argmax() == 40 * 64 + 10
-
-
-def test_noise_in_the_features_is_off_at_the_start_and_then_works_where_it_lies():
-    torch.manual_seed(0)
-    generator = Generator(128, 8, width=4)
-    with torch.no_grad():
-        z = torch.zeros(1, generator.z_dim)
-        still = generator(z)
-        z[0, 8:].view(128, 128)[96:, :32] = 1  # the lower left corner
-        for strength in generator.rough:
-            strength.fill_(1.0)
-        generator.finest.bias[1:] = -50.0  # no speckle
-        change = (generator(z) - still).abs()[0, 0]
-    # one per channel, at 8, 16 and 32 px
-    assert [len(strength) for strength in generator.rough] == [32, 16, 8]
-    assert change[96:, :32].mean() > 20 * change[:64, 64:].mean()
 
 
 @pytest.mark.parametrize(("size", "alike"), [(64, (0.0, 0.36)), (256, (0.0, 0.36, 0.81))])
@@ -173,38 +74,16 @@ def test_speckle_has_variance_one_and_the_likeness_of_its_gaussians(size, alike)
             assert beside == pytest.approx(expected, abs=0.05)
 
 
-def test_grey_levels_outside_the_range_count_a_tenth():
-    torch.manual_seed(0)
-    generator = Generator(64, 8, width=4)
-    with torch.no_grad():
-        for layer in (*generator.to_image, generator.finest):
-            layer.weight.zero_(), layer.bias.zero_()
-        generator.finest.bias[1:] = -50.0  # no speckle
-        for level, counted in ((0.5, 0.5), (-0.9, -0.9), (3.0, 1.2), (-2.0, -1.1)):
-            generator.finest.bias[0] = level
-            image = generator(torch.randn(2, generator.z_dim))
-            torch.testing.assert_close(image, torch.full_like(image, counted))
-
-
-def test_the_class_changes_the_picture():
-    torch.manual_seed(0)
-    generator = Generator(64, 8, width=4, classes=3)
-    z = torch.randn(1, generator.z_dim).expand(3, -1)
-    pictures = generator(z, torch.arange(3))
-    assert torch.equal(generator(z, torch.tensor([1, 1, 1]))[0], pictures[1])
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        assert (pictures[one] - pictures[other]).abs().max() > 0.05
-
-
 @pytest.mark.parametrize("classes", [0, 3])
 def test_the_logit_is_the_inner_product_of_features_and_class(classes):
     torch.manual_seed(0)
     discriminator, seen = Discriminator(64, 4, classes=classes), []
-    discriminator.stages[-1].register_forward_hook(lambda *args: seen.append(args[2]))
+    discriminator.halve[-1].register_forward_hook(lambda *args: seen.append(args[2]))
     images, labels = torch.randn(4, 1, 64, 64), torch.tensor([2, 0, 1, 2]) if classes else None
     logits = discriminator(images, labels)
     width = len(discriminator.gather)
-    depthwise = F.conv2d(seen[0], discriminator.gather[:, None], groups=width).flatten(1)
+    last = F.leaky_relu(seen[0], SLOPE)
+    depthwise = F.conv2d(last, discriminator.gather[:, None], groups=width).flatten(1)
     table = depthwise @ discriminator.embedding.weight.T  # (4, classes)
     assert table.shape == (4, max(1, classes))
     expected = table[range(4), labels] if classes else table[:, 0]
@@ -247,16 +126,6 @@ def test_the_penalty_is_of_real_and_synthetic_scans(tmp_path):
     assert record["penalty"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_penalty_is_due_in_the_first_step_of_every_three_also_after_a_break(tmp_path):
-    stream, accelerator = batches(make_data().train.images, 8), Accelerator()
-    method = gan(tmp_path, **RESIDUAL)[0]
-    due = ["penalty" in method.step(next(stream), accelerator) for _ in range(5)]
-    assert due == [True, False, False, True, False]
-    resumed = gan(tmp_path / "resumed", **RESIDUAL)[0]
-    resumed.load_state_dict(method.state_dict())
-    assert ["penalty" in resumed.step(next(stream), accelerator) for _ in range(2)] == [False, True]
-
-
 def test_a_network_of_classes_needs_their_names(tmp_path):
     settings = gan(tmp_path, model="residual", conditional=1)[3]
     images = make_data().validation.images
@@ -266,7 +135,7 @@ def test_a_network_of_classes_needs_their_names(tmp_path):
 
 
 def test_the_preview_shows_every_class_and_validation_the_one_asked_for(tmp_path):
-    method = METHODS["gan conditional, adaptive"](tmp_path)[0]
+    method = METHODS["gan conditional"](tmp_path)[0]
     asked = []
 
     class Spy(torch.nn.Module):
@@ -282,27 +151,6 @@ def test_the_preview_shows_every_class_and_validation_the_one_asked_for(tmp_path
     method.validate(Spy())
     assert asked[0] == 2 * ([0] * 4 + [1] * 4)  # two rows of eight
     assert asked[1] == [CLASSES.index("DRUSEN")] * 8
-
-
-def test_what_is_true_of_the_class_alone_is_no_overfitting(tmp_path):
-    class Offset(torch.nn.Module):
-        """One class is given more than the other, in the way that no loss here minds."""
-
-        def __init__(self):
-            super().__init__()
-            self.scale = torch.nn.Parameter(torch.tensor(1.0))
-
-        def forward(self, images, labels):
-            return 10 * labels - self.scale * images.mean((1, 2, 3))
-
-    start = METHODS["gan conditional, adaptive"]
-    method, draw, *_ = start(tmp_path, augment=0, gamma=0, batch_size=32)
-    method.networks["discriminator"] = Offset()
-    method.optimizers["discriminator"] = torch.optim.Adam(Offset().parameters())
-    stream = draw()
-    for _ in range(4):
-        record = method.step(next(stream), Accelerator())
-    assert abs(record["overfitting"]) < 0.2
 
 
 class Shows(torch.nn.Module):
@@ -416,32 +264,13 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path, change):
         train(*other)
 
 
-@pytest.mark.parametrize("method", ["gan residual", "gan conditional, adaptive"])
+@pytest.mark.parametrize("method", ["gan residual", "gan conditional"])
 def test_twenty_scans_are_enough_to_train(tmp_path, monkeypatch, method):
     few = Data(split(20, 1), split(4, 2), split(4, 3), "bands", "DRUSEN", "0123456789abcdef")
     monkeypatch.setattr(methods, "make_data", lambda: few)
     run = train(*METHODS[method](tmp_path, steps=6, batch_size=16, log_every=16))
     losses = [r["loss_generator"] for r in run.metrics() if "loss_generator" in r]
     assert len(losses) == 6 and np.isfinite(losses).all()
-    if "adaptive" in method:
-        shares = [r["augment"] for r in run.metrics() if "augment" in r]
-        assert len(set(shares)) > 1  # the fourth step moved it
-
-
-def test_a_trained_generator_is_loaded_as_it_was(tmp_path):
-    run = train(*METHODS["gan conditional, adaptive"](tmp_path, steps=4))
-    generator = load_generator(run.folder)
-    assert generator.metadata["classes"] == list(CLASSES)
-    state = checkpoint.load_latest(run.checkpoints)[1]["average"]
-    assert state.keys() == generator.state_dict().keys()
-    assert all(torch.equal(state[k], v) for k, v in generator.state_dict().items())
-    network = Generator(64, generator.latent, 4, classes=2)
-    network.load_state_dict(state)
-    noise = torch.randn(generator.z_dim, generator=torch.Generator().manual_seed(5))
-    with torch.no_grad():
-        expected = network(noise[None], torch.tensor([1])).clamp(-1, 1)
-    drawn = sample(generator, 1, seed=5, class_name="NORMAL")
-    torch.testing.assert_close(drawn, expected)
 
 
 def test_real_and_synthetic_scans_in_one_pass_have_the_penalties_of_two():

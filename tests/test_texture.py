@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, median_filter
 
-from helpers.data.pixels import at_size
 from helpers.data.simulated import oct_picture
 from helpers.data.simulated.simulate import CONDITIONS, make_eye
 from helpers.measures import texture
@@ -143,12 +142,3 @@ def test_compare_has_a_floor_and_counts(scans, plain):
     assert row["effect"] > 0.9 and row["low"] > 0.5 and row["n_synthetic"] == 6
     assert abs(row["floor"]) < 0.7 and row["floor_low"] <= row["floor"] <= row["floor_high"]
     assert row["synthetic_median"] > row["real_median"]
-
-
-def test_both_sets_go_through_one_filter_to_the_smaller_size(scans):
-    small = at_size(scans[:2], 128).astype(np.float32) / 127.5 - 1
-    real, made = texture.at_equal_size(scans[:2], small)
-    assert real.shape == made.shape == (2, 1, 128, 128) and real.dtype == made.dtype == np.uint8
-    assert (real == made).all()
-    real, made = texture.at_equal_size([scans[0], scans[1][:, :200]], scans)
-    assert real.shape[-2:] == made.shape[-2:] == (200, 200)

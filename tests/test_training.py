@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from methods import METHODS, make_data
+from support.methods import METHODS, make_data
 
 from helpers import config
 from helpers.data.batches import batches
@@ -32,6 +32,7 @@ from helpers.training.precision import choose_precision
 from helpers.training.runs import open_run
 from helpers.training.state import update_average
 
+ROOT = Path(__file__).parents[1]
 each_method = pytest.mark.parametrize("method", METHODS)
 
 
@@ -72,7 +73,7 @@ def test_every_method_has_an_entry_in_the_table(tmp_path):
     folder = Path(__file__).parents[1] / "helpers" / "methods"
     files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
     made = {type(make(tmp_path / name, steps=1)[0]).__module__ for name, make in METHODS.items()}
-    assert files == {module.rsplit(".", 1)[1] for module in made}, "add a line to tests/methods.py"
+    assert files == {module.rsplit(".", 1)[1] for module in made}, "add a line to tests/support/methods.py"
 
 
 def test_a_short_training_lowers_the_kernel_distance(tmp_path, data, features):
@@ -162,7 +163,7 @@ def test_a_folder_has_one_writer(tmp_path, data, features):
     folder = tmp_path / "test"
     folder.mkdir()
     hold = (
-        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX);"
+        "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire();"
         "print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
@@ -179,9 +180,9 @@ def test_a_folder_has_one_writer(tmp_path, data, features):
 @pytest.fixture(scope="module")
 def survived():
     """What chaos.py reports of every method, killed once and once on a full disk."""
-    command = [sys.executable, str(Path(__file__).with_name("chaos.py")), "--events=2",
+    command = [sys.executable, str(ROOT / "tests" / "support" / "chaos.py"), "--events=2",
                "--kinds=kill;full", "--steps=24"]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.stdout.startswith(("{", "No mount")), done.stderr[-3000:]
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -313,8 +314,8 @@ def test_a_killed_run_repeats_what_it_logged_after_its_last_checkpoint(tmp_path,
 
 @pytest.mark.parametrize("loss", ["bce", "hinge", "relativistic"])
 def test_every_loss_takes_a_step_with_penalties_and_augmentation(tmp_path, data, features, loss):
-    settings = settings_for(tmp_path, f"--loss={loss}", "--gamma=1", "--norm=none", "--augment=0.5",
-                            "--minibatch_std=1")  # fmt: skip
+    given = (f"--loss={loss}", "--gamma=1", "--norm=none", "--augment=0.5")
+    settings = settings_for(tmp_path, *given)
     method, _ = start(settings, data, features)
     before = copy.deepcopy(method.averaged.state_dict())
     record = method.step(next(batches(data.train.images, 8)), Accelerator())

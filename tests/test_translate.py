@@ -5,8 +5,8 @@ import csv
 import numpy as np
 import pytest
 import torch
-from methods import METHODS
 from PIL import Image
+from support.methods import METHODS
 
 from helpers import generate
 from helpers.data.marks import is_synthetic

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from methods import Thumbnails, make_domains
 from PIL import Image
+from support.methods import Thumbnails, make_domains
 
 from helpers import config
 from helpers.data.cache import read_scan
@@ -355,10 +355,10 @@ def test_classes_bring_labels_together_and_a_missing_one_is_named(cached):
         )  # fmt: skip
 
 
-def test_a_small_flattened_scan_of_a_simulated_eye_has_a_smooth_rpe():
+def test_a_small_band_of_a_simulated_eye_has_a_smooth_rpe():
     """Flattened at 64 px its columns would jump by whole pixels."""
     scan = Scan("simulated/NORMAL/P00003_OD", "oct", "simulated", "NORMAL", "P00003")
-    small, large = (read_scan(scan, size, "flatten")[0] for size in (64, 256))
+    small, large = (read_scan(scan, size, "band")[0] for size in (64, 256))
     assert small.shape == (64, 64)
     reduced = np.asarray(Image.fromarray(large).resize((64, 64), Image.Resampling.BICUBIC), float)
     assert np.abs(small - reduced).mean() < 0.5

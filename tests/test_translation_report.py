@@ -6,16 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from methods import Thumbnails
+from support.methods import Thumbnails
 
 from helpers import config
+from helpers.data.split import Labelled
 from helpers.data.two_modalities import prepare_domains, truths_of
 from helpers.measures.features import Features
 from helpers.measures.layers import read_all
 from helpers.translation.figures import in_place, scores_over_time, survival, translated
 from helpers.translation.networks import Translator
 from helpers.translation.report import (
-    Pictures,
     measure_translation,
     pictures,
     print_table,
@@ -122,13 +122,13 @@ def test_no_reader_has_seen_the_patient_it_reads():
     labels = np.array(["NORMAL", "DRUSEN"] * 20)
     images = torch.full((40, 1, 40, 1), -1.0)
     images[range(40), 0, range(40), 0] = torch.where(torch.tensor(labels == "DRUSEN"), 1.0, 0.0)
-    part = Pictures(images, labels, np.array([f"p{i}" for i in range(40)]))
+    part = Labelled(images, labels, np.array([f"p{i}" for i in range(40)]))
     (found,) = read_by_others(part, [part], ["NORMAL", "DRUSEN"], lambda x: x.flatten(1).numpy())
     sick = labels == "DRUSEN"
     assert np.abs(found[sick, 1].mean() - found[~sick, 1].mean()) < 0.2
     assert np.allclose(found.sum(1), 1)
     with pytest.raises(ValueError, match="too few patients of DRUSEN"):
-        few = Pictures(images[[0, 1, 2]], labels[[0, 1, 2]], part.patients[[0, 1, 2]])
+        few = Labelled(images[[0, 1, 2]], labels[[0, 1, 2]], part.patients[[0, 1, 2]])
         read_by_others(few, [few], ["NORMAL", "DRUSEN"], lambda x: x.flatten(1).numpy())
 
 

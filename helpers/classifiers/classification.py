@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from helpers.classifiers.networks import Classifier, Network
 from helpers.data.augment import augment, mirror
-from helpers.data.pixels import levels_of
+from helpers.data.pixels import to_float, to_levels
 from helpers.measures.features import PACKAGED
 from helpers.training.loop import average_gradients
 
@@ -122,7 +122,7 @@ class Classification:
     def _judge(self, network):
         """Validation images in [-1, 1], labels, and logits; on the CPU."""
         images, labels = self.validation
-        images = torch.from_numpy(np.asarray(images)).float() / 127.5 - 1
+        images = to_float(images)
         device = network.head.weight.device
         logits = torch.cat([network(part.to(device)).float().cpu() for part in images.split(64)])
         return images, torch.as_tensor(labels), logits
@@ -166,6 +166,11 @@ def varied(images: torch.Tensor, settings) -> torch.Tensor:
         return images
     images = augment(mirror(images) if settings.mirror else images, settings.augment)
     return images.contiguous(memory_format=torch.channels_last)
+
+
+def levels_of(images) -> np.ndarray:
+    """What ``batches`` takes: features (N, d) float32, images as uint8."""
+    return np.asarray(images, np.float32) if np.ndim(images) == 2 else to_levels(images)
 
 
 def centre(network: Network, arguments: dict, shown, most=512) -> None:

@@ -10,11 +10,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from tqdm.auto import trange
 
-from helpers.classifiers.classification import Classification, ClassifierSettings
+from helpers.classifiers.classification import Classification, ClassifierSettings, levels_of
 from helpers.classifiers.linear_head import linear_head, numbered
 from helpers.classifiers.networks import Classifier
 from helpers.data.batches import batches
-from helpers.data.pixels import levels_of
 from helpers.training.loop import choose_precision
 
 # What `fit` fine-tunes with: 40 s of one core. By two-fold cross-validation over 38 patients

@@ -7,6 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
+from helpers.data.pixels import to_float
 from helpers.measures.features import PACKAGED, packaged_network
 from helpers.training.network_file import read_network, write_network
 
@@ -143,8 +144,7 @@ class Classifier:
             part = torch.as_tensor(images[start : start + batch_size]).to(device)
             if part.ndim != 4 or part.shape[1] not in (1, 3):
                 raise ValueError(f"Images must be (N, 1 or 3, H, W), not {tuple(part.shape)}")
-            part = part.float() / 127.5 - 1 if part.dtype == torch.uint8 else part.float()
-            part = part.to(memory_format=torch.channels_last)
+            part = to_float(part).to(memory_format=torch.channels_last)
             parts.append(self.network.features(part).float().cpu().numpy())
         if not parts:
             raise ValueError("No images to classify: the set is empty")

@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
+from helpers.data.pixels import to_float
+
 
 def batches(
     images, batch_size, *, labels=None, looks=None, index=None, seed=0, device="cpu", start=0,
@@ -30,8 +32,7 @@ def batches(
             if values is not None]  # fmt: skip
 
     def batch(levels, those):
-        pixels = levels.to(device)
-        pixels = pixels.float() / 127.5 - 1 if pixels.dtype == torch.uint8 else pixels
+        pixels = to_float(levels.to(device))
         return (pixels, *(values[those.to(device)] for values in told)) if told else pixels
 
     room = 2 * 2**30

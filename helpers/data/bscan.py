@@ -5,72 +5,32 @@ Everything here takes and gives uint8 arrays, is deterministic, and never looks 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from scipy import ndimage
 
 from helpers.data.padding import fill_background, without_padding
 from helpers.data.pixels import resize, to_grey
 
-OCT_FRAMINGS = ("stretch", "aspect", "retina", "flatten", "band")
-RPE_AT = 0.65  # of the height, in the framing "flatten"
+OCT_FRAMINGS = ("stretch", "band")
+RPE_AT = 0.65  # of the height, once flattened
 BAND = (2.25, 1.5)  # thicknesses of the retina above and below the RPE, in the framing "band"
 
 
 def clean_oct(image, *, size, framing="stretch") -> np.ndarray:
     """One OCT B-scan, uint8 (H, W) or (H, W, 3), to uint8 (size, size), one channel.
 
-    White wedges and padding are filled with the scan's own background. ``framing``:
-    "stretch" the whole scan to the square; "aspect" keep its shape and pad with background;
-    "retina" crop to the retina's rows; "flatten" shift columns so that the RPE is level; "band"
-    does so and keeps 2.25 thicknesses of the retina above it and 1.5 below, so that scans of
-    all devices have the retina at one place and one size.
+    White wedges and padding are filled with the scan's own background. ``framing``: "stretch" the
+    whole scan to the square; "band" shifts columns so that the RPE is level, and keeps 2.25
+    thicknesses of the retina above it and 1.5 below, so that scans of all devices have the retina
+    at one place and one size. (The framing "aligned" of a GAN is ``shape.align``.)
     Raises ValueError for another framing, or if more than nine tenths of the scan are padding.
     """
     if framing not in OCT_FRAMINGS:
         raise ValueError(f"framing={framing!r}: an OCT takes one of {', '.join(OCT_FRAMINGS)}")
     grey = without_padding(to_grey(image))
-    if framing == "aspect":
-        grey = pad_to_square(grey)
-    elif framing == "retina":
-        top, bottom = retina_rows(grey)
-        grey = grey[top:bottom]
-    elif framing == "flatten":
-        grey = flatten_rpe(grey)
-    elif framing == "band":
+    if framing == "band":
         grey = band(grey)
     return resize(grey, size, size)
-
-
-def pad_to_square(grey) -> np.ndarray:
-    """Pad the shorter side, both ends alike, with the scan's background."""
-    height, width = grey.shape
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    padded = np.zeros((side, side), np.uint8)
-    mask = np.ones((side, side), bool)
-    padded[top : top + height, left : left + width] = grey
-    mask[top : top + height, left : left + width] = False
-    return fill_background(padded, mask)
-
-
-def retina_rows(grey, margin=0.12) -> tuple[int, int]:
-    """First and last row of the retina band, with a margin (a share of the band's height)."""
-    rpe = rpe_rows(grey)
-    smooth = ndimage.gaussian_filter(grey.astype(np.float32), grey.shape[0] / 100)
-    dark, bright = np.percentile(smooth, (20, 99))
-    rows = np.arange(grey.shape[0])[:, None]
-    inner = (smooth > dark + 0.3 * (bright - dark)) & (rows < rpe[None])
-    labels, count = ndimage.label(inner)
-    if count:
-        inner = labels == 1 + np.argmax(ndimage.sum(inner, labels, np.arange(1, count + 1)))
-        top = float(np.nonzero(inner.sum(1) >= 0.01 * grey.shape[1])[0][:1].sum())
-    else:
-        top = rpe.min() - 0.2 * grey.shape[0]
-    bottom = rpe.max() + 0.08 * grey.shape[0]
-    extra = margin * (bottom - top)
-    return max(0, math.floor(top - extra)), min(grey.shape[0], math.ceil(bottom + extra))
 
 
 def find_rpe(grey) -> tuple[np.ndarray, float]:

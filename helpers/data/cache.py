@@ -16,7 +16,6 @@ from helpers.data import bscan, pixels, shape
 from helpers.data.padding import without_padding
 from helpers.data.photograph import clean_dfe
 from helpers.data.pixels import read_image, to_grey
-from helpers.data.public_sets import octmnist_split
 from helpers.data.scan import Scan
 from helpers.data.simulated import simulate
 from helpers.data.sources import packed_image
@@ -24,7 +23,7 @@ from helpers.data.sources import packed_image
 MANY = 1000  # scans from which on processes are worth their start, where there are cores for them
 
 
-def read_scan(scan: Scan, size: int, framing: str, clahe=False):
+def read_scan(scan: Scan, size: int, framing: str):
     """One scan decoded and cleaned: uint8 (C, size, size); of the framing "aligned" a pair, its
     crop (1, rows, size) and its shape."""
     centre = None
@@ -37,9 +36,6 @@ def read_scan(scan: Scan, size: int, framing: str, clahe=False):
         eye = simulated_eye(scan, size_made, [scan.modality])
         image = eye.oct if scan.modality == "oct" else eye.dfe
         centre = eye.truth.dfe_pixel(eye.truth.x_um.mean(), 0.0)[::-1]  # of the scan's line
-    elif scan.dataset == "octmnist":
-        _, native, split, index = scan.path.split("/")
-        image = octmnist_split(split, int(native)).imgs[int(index)]
     elif scan.dataset == "npz":
         image = packed_image(scan.path)
     else:
@@ -51,9 +47,7 @@ def read_scan(scan: Scan, size: int, framing: str, clahe=False):
     if scan.modality == "oct":
         return bscan.clean_oct(image, size=size, framing=framing)[None]
     framing = "full" if framing == "stretch" else framing
-    return clean_dfe(image, size=size, framing=framing, clahe=clahe, centre=centre)[0].transpose(
-        2, 0, 1
-    )
+    return clean_dfe(image, size=size, framing=framing, centre=centre)[0].transpose(2, 0, 1)
 
 
 def _attempt(scan: Scan, **how):
@@ -71,7 +65,7 @@ def simulated_eye(scan: Scan, size: int, pictures=("oct", "dfe")) -> simulate.Ey
     return simulate.make_eye(int(patient[1:]), label, eye=eye, size=size, pictures=pictures)
 
 
-def decode(scans, hashes, cache: Path, *, size, framing, clahe=False, progress=True):
+def decode(scans, hashes, cache: Path, *, size, framing, progress=True):
     """All scans as one read-only uint8 array (N, C, size, size), [(path, reason)] of the bad, and
     of the framing "aligned" their shapes (``shape.FIELDS``), else None.
 
@@ -85,7 +79,7 @@ def decode(scans, hashes, cache: Path, *, size, framing, clahe=False, progress=T
         versions["shape"] = shape.VERSION
     if scans[0].dataset == "simulated":
         versions["simulation"] = simulate.VERSION
-    settings = [scans[0].modality, size, framing, clahe, versions]
+    settings = [scans[0].modality, size, framing, versions]
     key = hashlib.sha256(json.dumps([settings, hashes]).encode()).hexdigest()[:24]
     raw, note = cache / f"{key}.u8", cache / f"{key}.json"
     if note.exists():
@@ -98,7 +92,7 @@ def decode(scans, hashes, cache: Path, *, size, framing, clahe=False, progress=T
     cores = os.cpu_count() or 1
     prefer = "processes" if cores > 2 and len(scans) >= MANY else "threads"
     pool = Parallel(cores, prefer=prefer, return_as="generator", batch_size=8)
-    one = delayed(partial(_attempt, size=size, framing=framing, clahe=clahe))
+    one = delayed(partial(_attempt, size=size, framing=framing))
     bad, good, sha256, shapes = [], 0, hashlib.sha256(), []
     part = raw.with_suffix(f".{os.getpid()}.part")
     try:

@@ -10,6 +10,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+VERSION = (
+    1  # of what cleaning (here, in bscan and photograph) makes of a file: new ones, new caches
+)
+SMALLEST = 16  # pixels: no retina can be seen in less
+
 
 def at_size(images, size):
     """Images as for `Features`, as uint8 (N, C, size, size): stretched, antialiased bicubic.
@@ -29,18 +34,18 @@ def at_size(images, size):
     return torch.cat(parts).numpy()
 
 
-def levels_of(images) -> np.ndarray:
-    """What ``data.batches`` takes: features (N, d) float32, images as uint8."""
-    levels = np.asarray(images)
-    if levels.ndim == 2:
-        return levels.astype(np.float32)
-    if levels.dtype != np.uint8:
-        levels = ((levels + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
-    return levels
+def to_float(images) -> torch.Tensor:
+    """Grey levels, uint8, as float32 in [-1, 1]; what is float already only as float32."""
+    images = torch.as_tensor(images if torch.is_tensor(images) else np.array(images))
+    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images.float()
 
 
-VERSION = 1  # of what cleaning makes of a file; a new one makes new caches
-SMALLEST = 16  # pixels: no retina can be seen in less
+def to_levels(images) -> np.ndarray:
+    """Floats in [-1, 1], of any shape, as uint8; what is uint8 already as it is."""
+    images = images.detach().cpu().numpy() if torch.is_tensor(images) else np.asarray(images)
+    if images.dtype == np.uint8:
+        return images
+    return ((images.astype(np.float32) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
 
 
 def read_image(path) -> np.ndarray:

@@ -23,17 +23,17 @@ from helpers.data.split import SIDES, TOO_FEW, Data, Split, choose_class, split_
 
 
 def prepare(
-    source, *, modality="oct", class_="DRUSEN", size=256, framing="stretch", clahe=False,
+    source, *, modality="oct", class_="DRUSEN", size=256, framing="stretch",
     cache=None, seed=0, n_simulated=600, most=None, sides=SIDES, progress=True,
 ) -> Data:  # fmt: skip
     """Find, split by patient, choose, de-duplicate and decode; uint8, ready to train on.
 
     ``source`` as in ``sources.load_manifest``; ``class_`` is one of its classes, several joined by
-    +, or "all" (a source of one class trains on that one); ``framing`` and, for photographs,
-    ``clahe`` as in ``bscan.clean_oct`` and ``photograph.clean_dfe``; ``cache`` a folder (default:
-    cache in OCT_RUNS). ``most`` limits the scans of each side, where a sample is enough, and only
-    the ``sides`` named are decoded; the others are empty. The split is that of the whole source, so
-    that a patient is on the same side in every class.
+    +, or "all" (a source of one class trains on that one); ``framing`` as in ``bscan.clean_oct``
+    and ``photograph.clean_dfe``; ``cache`` a folder (default: cache in OCT_RUNS). ``most`` limits
+    the scans of each side, where a sample is enough, and only the ``sides`` named are decoded; the
+    others are empty. The split is that of the whole source, so that a patient is on the same side
+    in every class.
     Files that cannot be read are listed in ``left_out``. Raises ValueError for a class that the
     source lacks, for fewer than three patients, or if no file can be read; OSError naming OCT_RUNS
     if the cache cannot be written.
@@ -62,7 +62,7 @@ def prepare(
             those = [scan for scan in hashes if side_of[scan] == side]
             kept += sorted(those, key=hashes.get)[:most] if most else those
         images, bad, shapes = decode(
-            kept, [hashes[scan] for scan in kept], cache, size=size, framing=framing, clahe=clahe,
+            kept, [hashes[scan] for scan in kept], cache, size=size, framing=framing,
             progress=progress,
         )  # fmt: skip
         if bad:
@@ -97,7 +97,7 @@ def content_hashes(scans: list[Scan], progress=True) -> dict[Scan, str]:
         if scan.dataset == "npz":
             return hashlib.sha256(np.ascontiguousarray(packed_image(scan.path))).hexdigest()
         path = Path(scan.path)
-        virtual = scan.dataset in ("simulated", "octmnist")
+        virtual = scan.dataset == "simulated"
         return hashlib.sha256(
             scan.path.encode() if virtual or not path.is_file() else path.read_bytes()
         ).hexdigest()

@@ -1,4 +1,4 @@
-"""Public data sets: OCT2017 and ODIR-5K from Kaggle, OCTMNIST from medmnist.
+"""Public data sets: OCT2017 and ODIR-5K from Kaggle.
 
 They are read where Kaggle mounts them, or where kagglehub put them; else they are downloaded once.
 """
@@ -9,7 +9,7 @@ import shutil
 import warnings
 from pathlib import Path
 
-from helpers.data.scan import BLOCK, OCT2017_NAME, ODIR_NAME, Scan, natural_order
+from helpers.data.scan import OCT2017_NAME, ODIR_NAME, Scan, natural_order
 
 KAGGLE_INPUT = Path("/kaggle/input")
 HOSTED = {
@@ -146,33 +146,3 @@ def odir(path: Path | None = None) -> list[Scan]:
     if not scans:
         raise FileNotFoundError(f"{path}: no photograph that full_df.csv describes.")
     return scans
-
-
-def octmnist(size=224) -> list[Scan]:
-    """OCTMNIST (Yang et al. 2023) at 64, 128 or 224 px. It names no patients: its split is kept."""
-    labels = {0: "CNV", 1: "DME", 2: "DRUSEN", 3: "NORMAL"}
-    scans = []
-    for split, side in (("train", "train"), ("val", "validation"), ("test", "test")):
-        for index, label in enumerate(octmnist_split(split, size).labels[:, 0]):
-            path = f"octmnist/{size}/{split}/{index}"
-            patient = f"{side}-{index // BLOCK}"
-            scans.append(Scan(path, "oct", "octmnist", labels[int(label)], patient, size, size,
-                              side=side))  # fmt: skip
-    warnings.warn(
-        f"octmnist names no patients: its published split is kept, and {BLOCK} consecutive scans "
-        "stand in for a patient. Its training and validation scans share patients.",
-        stacklevel=3,
-    )
-    return scans
-
-
-def octmnist_split(split: str, size: int, _open={}):  # noqa: B006  one open file per split
-    """medmnist's data set object of one split; downloaded on first use."""
-    if (split, size) not in _open:
-        import medmnist
-
-        try:
-            _open[split, size] = medmnist.OCTMNIST(split=split, download=True, size=size)
-        except RuntimeError as error:
-            raise FileNotFoundError(f"octmnist could not be downloaded: {error}") from error
-    return _open[split, size]

@@ -13,8 +13,7 @@ ODIR_NAME = re.compile(r"^(?P<patient>\d+)_(left|right)", re.IGNORECASE)
 class Scan:
     """One image before it is decoded.
 
-    ``path`` is a file, or virtual: simulated/CLASS/PATIENT_EYE, octmnist/SIZE/SPLIT/INDEX, or
-    FILE.npz#INDEX.
+    ``path`` is a file, or virtual: simulated/CLASS/PATIENT_EYE, or FILE.npz#INDEX.
     ``frame`` is the position among consecutive frames where ``patient`` is only a stand-in block;
     ``side`` is set where a published split has to be kept.
     ``width`` and ``height`` in px and the scale in micrometres per px are None where unknown.

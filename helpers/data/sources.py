@@ -20,7 +20,7 @@ from helpers.data.simulated import anatomy, photograph_picture
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
 CLASSES = ("NORMAL", "DRUSEN", "DME", "CNV")
-NAMED = ("simulated", "oct2017", "odir", "octmnist")
+NAMED = ("simulated", "oct2017", "odir")
 BLOCK_PATIENT = re.compile(r"block(\d+)$")
 
 # other spellings of a manifest's columns
@@ -36,28 +36,20 @@ CONDITIONS = CLASSES + ("AMD", "DR", "GLAUCOMA", "CATARACT", "MYOPIA", "HYPERTEN
 def load_manifest(source, *, modality="oct", n_simulated=600, size=224) -> list[Scan]:
     """Every scan of ``modality`` ("oct" or "dfe") that ``source`` has.
 
-    ``source`` is "simulated", "oct2017", "odir", "octmnist", a manifest.csv, a folder, or a .npz
+    ``source`` is "simulated", "oct2017", "odir", a manifest.csv, a folder, or a .npz
     with ``images`` uint8 (N, H, W) or (N, H, W, 3), and names ``labels`` and ``patients`` (N,).
-    ``n_simulated`` counts patients per class, of two eyes each; ``size`` chooses among OCTMNIST's
-    64, 128 and 224 px. Raises FileNotFoundError or ValueError that names the source and says what
-    was looked for.
+    ``n_simulated`` counts patients per class, of two eyes each, ``size`` their px. Raises
+    FileNotFoundError or ValueError that names the source and says what was looked for.
     """
     name = str(source)
     if name == "simulated":
         return simulated(n_simulated, modality, max(size, 64))
-    if (
-        name in ("oct2017", "octmnist")
-        and modality != "oct"
-        or name == "odir"
-        and modality != "dfe"
-    ):
+    if (name, modality) in (("oct2017", "dfe"), ("odir", "oct")):
         raise ValueError(f"{name} has no {modality.upper()} images: use it for the other modality.")
     if name == "oct2017":
         return public_sets.oct2017()
     if name == "odir":
         return public_sets.odir()
-    if name == "octmnist":
-        return public_sets.octmnist(min((n for n in (64, 128, 224) if n >= size), default=224))
     path = Path(name)
     if path.suffix == ".csv" and path.is_file():
         return manifest(path, modality)
@@ -130,7 +122,7 @@ def manifest(path: Path, modality: str) -> list[Scan]:
             raise ValueError(f"{path}, line {line}: {error}") from None
         digits = re.findall(r"\d+", Path(row["path"]).stem)
         is_block = BLOCK_PATIENT.search(row["patient"]) and digits
-        is_virtual = row.get("dataset") in ("simulated", "octmnist")
+        is_virtual = row.get("dataset") == "simulated"
         scans.append(
             Scan(
                 row["path"] if is_virtual else str(path.parent / row["path"]),

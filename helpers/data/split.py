@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from helpers.data.scan import BLOCK, Scan
 
@@ -17,6 +18,21 @@ TOO_FEW = (
     "patients, put each into a subfolder of its own, or name them in a manifest.csv."
 )
 MARGIN = 3  # frames left out where a stand-in block meets one of another side
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """images (N, C, S, S) or features (N, d), and of each its label (N,) and its patient (N,)."""
+
+    images: np.ndarray | torch.Tensor
+    labels: np.ndarray
+    patients: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index) -> "Labelled":
+        return Labelled(self.images[index], self.labels[index], self.patients[index])
 
 
 @dataclass

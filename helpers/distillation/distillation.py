@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers.classifiers.classification import centre, set_rate, varied
+from helpers.classifiers.classification import centre, levels_of, set_rate, varied
 from helpers.classifiers.fit import run_steps, seeded
 from helpers.classifiers.networks import Classifier, Network
-from helpers.data.pixels import levels_of
+from helpers.data.pixels import to_float
 from helpers.distillation import losses
 from helpers.distillation.partners import PARTNERS, distillation_batches, one_hot
 from helpers.training.processes import average_gradients, everyones
@@ -311,9 +311,7 @@ class Distillation:
         images = torch.from_numpy(np.asarray(images))
         logits = []
         for part in images.split(64):
-            part = part.to(device)
-            part = part.float() / 127.5 - 1 if part.dtype == torch.uint8 else part
-            logits.append(network(part).float().cpu())
+            logits.append(network(to_float(part.to(device))).float().cpu())
         labels = one_hot(torch.as_tensor(np.asarray(labels)), network.head.out_features)
         return images, labels, torch.cat(logits)
 
@@ -328,7 +326,7 @@ class Distillation:
         """The (up to) 16 validation images about which it is most wrong, the worst first."""
         images, labels, logits = self._judge(network)
         worst = images[np.argsort(-self._losses(labels, logits).numpy())[:16].copy()]
-        return worst.float() / 127.5 - 1 if worst.dtype == torch.uint8 else worst
+        return to_float(worst)
 
     def validate(self, network) -> float:
         """Mean loss of validation patients' images, each class weighing the same."""

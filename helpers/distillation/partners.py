@@ -5,9 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from helpers.data.batches import batches, evenly
-from helpers.data.split import SIDES
+from helpers.data.split import SIDES, Labelled
 from helpers.data.two_modalities import Domains, prepare_domains, side_of_body
-from helpers.measures.usefulness import Scans
 
 PARTNERS = ("label", "independent", "eye")
 EPOCHS = 20  # for which partners are dealt out ahead
@@ -31,7 +30,7 @@ def modalities(settings) -> tuple[str, str]:
     return teacher, student
 
 
-def images_of(domains: Domains, modality: str, *sides: str, multilabel=False) -> Scans:
+def images_of(domains: Domains, modality: str, *sides: str, multilabel=False) -> Labelled:
     """Images uint8 of some SIDES (none named: of all), labels as places in the classes (N,) or,
     ``multilabel``, as 0/1 (N, K), and patients."""
     splits = [getattr(getattr(domains, modality), side) for side in sides or SIDES]
@@ -39,7 +38,7 @@ def images_of(domains: Domains, modality: str, *sides: str, multilabel=False) ->
         [domains.matrix(split) if multilabel else domains.numbers(split) for split in splits]
     )
     images = np.concatenate([np.asarray(split.images) for split in splits])
-    return Scans(images, labels, np.concatenate([split.patients for split in splits]))
+    return Labelled(images, labels, np.concatenate([split.patients for split in splits]))
 
 
 def eyes_of(scans) -> np.ndarray:

@@ -13,9 +13,9 @@ from helpers.classifiers.classification import ClassifierSettings
 from helpers.classifiers.fit import fit, run_steps, seeded
 from helpers.classifiers.networks import Classifier
 from helpers.config import Distil
+from helpers.data.split import Labelled
 from helpers.distillation.distillation import Distillation, Side, distil
 from helpers.distillation.partners import distillation_batches, one_hot
-from helpers.measures.usefulness import Scans
 
 ALONE = "student alone"
 ARMS = {  # what differs from the settings; CPM and CSA weigh what the paper gives them
@@ -78,14 +78,14 @@ def teacher_settings(settings, classes, seed=0) -> ClassifierSettings:
     )  # fmt: skip
 
 
-def teach(scans: Scans, classes, settings, *, seed=0, start=None) -> Classifier:
+def teach(scans: Labelled, classes, settings, *, seed=0, start=None) -> Classifier:
     """A teacher from images or features, without a run's folder."""
     return fit(scans.images, scans.labels, classes, whole=True, seed=seed, start=start,
                settings=teacher_settings(settings, classes, seed),
                multilabel=settings.multilabel)  # fmt: skip
 
 
-def head_start(scans: Scans, classes, settings, *, backbone=None) -> Classifier:
+def head_start(scans: Labelled, classes, settings, *, backbone=None) -> Classifier:
     """A student alone (or a teacher, with its ``backbone``) whose embedding and head have learned
     on features of the untouched backbone: what fine-tuning begins with. From a random head it
     would first tear the backbone's features apart (Kumar et al., ICLR 2022)."""
@@ -98,7 +98,7 @@ def head_start(scans: Scans, classes, settings, *, backbone=None) -> Classifier:
     return distil(rows, scans.labels, classes, screening(s), start=start)
 
 
-def folds_of(scans: Scans, classes, folds: int, seed=0) -> np.ndarray:
+def folds_of(scans: Labelled, classes, folds: int, seed=0) -> np.ndarray:
     """Which fold each scan is in, (N,): whole patients, classes spread over all folds.
 
     ValueError naming a class that has fewer patients than there are folds.
@@ -121,7 +121,9 @@ def folds_of(scans: Scans, classes, folds: int, seed=0) -> np.ndarray:
     return place
 
 
-def out_of_fold(student: Scans, teacher: Scans, classes, settings, arms=None, *, progress=True):
+def out_of_fold(
+    student: Labelled, teacher: Labelled, classes, settings, arms=None, *, progress=True
+):
     """{arm: probabilities (S, N, K)} of ``student``'s scans, each by a student that saw nothing of
     its patient, for ``settings.seeds`` seeds.
 
@@ -162,14 +164,14 @@ def out_of_fold(student: Scans, teacher: Scans, classes, settings, arms=None, *,
     return found
 
 
-def classes_of(scans: Scans, classes) -> list[str]:
+def classes_of(scans: Labelled, classes) -> list[str]:
     """Those of ``classes`` that have a scan."""
     labels = np.asarray(scans.labels)
     has = labels.any(0) if labels.ndim == 2 else [k in labels for k in range(len(classes))]
     return [name for name, there in zip(classes, has) if there]
 
 
-def of_classes(scans: Scans, classes, wanted) -> Scans:
+def of_classes(scans: Labelled, classes, wanted) -> Labelled:
     """``scans`` labelled by places in ``wanted``, which are some of ``classes``; those of one label
     that is not wanted are left out."""
     labels, places = np.asarray(scans.labels), [list(classes).index(name) for name in wanted]
@@ -179,7 +181,7 @@ def of_classes(scans: Scans, classes, wanted) -> Scans:
     return replace(kept, labels=np.array([places.index(k) for k in kept.labels], np.int64))
 
 
-def pull_of(student: Scans, teacher: Scans, classes, settings,
+def pull_of(student: Labelled, teacher: Labelled, classes, settings,
             temperatures=(0.1, 0.25, 0.5, 1, 2, 4, 8, 16)):  # fmt: skip
     """How hard each loss pulls at a student: {loss: {T: |its gradient| / |the gradient of the
     cross-entropy|}}, weighted as in the paper, over the weights of embedding and head.

@@ -8,11 +8,11 @@ from tqdm.auto import tqdm
 
 from helpers.data.photograph import clean_dfe
 from helpers.data.simulated.simulate import make_eye
+from helpers.data.split import Labelled
 from helpers.distillation.complementarity import complementarity
 from helpers.distillation.distillation import distil
 from helpers.distillation.study import ALONE, teach
 from helpers.measures.diagnosis import diagnosis, difference
-from helpers.measures.usefulness import Scans
 
 MAPPED = {  # the arms of the map
     ALONE: dict(losses=""),
@@ -73,7 +73,7 @@ def thirds(world: World):
 
 def taught(rows, labels, classes, settings, seed=0):
     """A classifier of either modality's features, by the recipe of the teachers."""
-    return teach(Scans(rows, labels, np.arange(len(labels))), classes, settings, seed=seed)
+    return teach(Labelled(rows, labels, np.arange(len(labels))), classes, settings, seed=seed)
 
 
 def gain_map(world: World, settings, *, labelled=(5, 20, 80), noise=(0.0, 0.4), progress=True):
@@ -85,7 +85,8 @@ def gain_map(world: World, settings, *, labelled=(5, 20, 80), noise=(0.0, 0.4), 
     share of these labels that are wrong (another class, at random). Teacher, student and test have
     a third of the eyes each. The teacher learned from true labels; partners="eye" shows it the
     scans of the student's own eyes, which it has not seen before. Means over ``settings.seeds``
-    choices of labelled eyes, wrong labels, and starts. ValueError if there are fewer eyes than labelled.
+    choices of labelled eyes, wrong labels, and starts. ValueError if there are fewer eyes than
+    labelled.
     """
     settings = replace(settings, multilabel=False, partners="label")  # as this world and MAPPED are
     classes, count = world.classes, len(world.classes)

@@ -30,7 +30,7 @@ from helpers.measures.features import Features
 
 
 def measure_distances(sides: Sides, features: Features, *, seed=0, progress=True) -> dict:
-    """kernel_distance, scale, resolution, coverage and frechet_distance, and warnings."""
+    """kernel_distance, scale, resolution, coverage, and warnings."""
     real, synthetic = sides.real, sides.synthetic.images
     other = {}
     if sides.other_real is not None:
@@ -44,7 +44,6 @@ def measure_distances(sides: Sides, features: Features, *, seed=0, progress=True
     made, test = features(synthetic, progress), features(real.test.images, progress)
     training = features(real.training.images, progress)
     parts["coverage"] = coverage.coverage_report(made, training, test, seed=seed)
-    parts["frechet_distance"] = inception.frechet_distance(made, test)
     return parts
 
 
@@ -191,7 +190,7 @@ def main(arguments=None):
     what = "Synthetic scans against real patients."
     parser = argparse.ArgumentParser(prog="python -m helpers.evaluate", description=what)
     add = parser.add_argument
-    add("--real", required=True, help="a folder, a manifest.csv, simulated, oct2017 or octmnist")
+    add("--real", required=True, help="a folder, a manifest.csv, simulated or oct2017")
     add("--synthetic", required=True, help="a run's folder, or a folder of images")
     add("--out", required=True, help="where report.json, report.html and verdict.png go")
     add("--contrast", help="the same recipe trained on another class: a run or a folder")

@@ -9,7 +9,6 @@ To send a test elsewhere, send the folder alone. ``reading_widget.ReadingTest`` 
 """
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -21,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from helpers.data.pixels import resize
@@ -245,16 +245,15 @@ class Reader:
     def __init__(self, test: BlindedTest, name: str):
         self.test, self.path = test, test.reader_file(name)
         self.path.parent.mkdir(exist_ok=True)
-        self._lock = self.path.with_suffix(".lock").open("w")
+        self._lock = FileLock(self.path.with_suffix(".lock"))
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
+            self._lock.acquire(timeout=0)
+        except Timeout:
             raise RuntimeError(
                 f"Somebody is answering as {name.strip()} right now in another notebook. Press "
                 "Pause there or shut down its kernel, or choose another name."
             ) from None
-        except OSError:
+        except (NotImplementedError, OSError):
             pass  # some network drives cannot lock
         try:
             if self.path.exists():  # a crash may have broken the last line
@@ -288,4 +287,4 @@ class Reader:
         self.left.pop(0)
 
     def close(self):
-        self._lock.close()
+        self._lock.release()

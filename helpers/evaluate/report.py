@@ -20,7 +20,6 @@ PARTS = {
     "scale": {"other_class": None, "blur": None, "noise": None},
     "resolution": {"size": None, "value": None},
     "coverage": {"value": None, "floor": None},
-    "frechet_distance": {"value": None},
     "inception": {"fid": None, "kid": None},
     "anatomy": {"measures": None},
     "texture": {"measures": None},
@@ -116,10 +115,10 @@ def _distances(report, _):
     kid = report["inception"]["kid"]
     if kid is not None:
         rows.append(("KID x1000 (Inception)", number(kid["value"]), "all images at once"))
-    for name, part in (("Frechet distance", report["frechet_distance"]),
-                       ("FID (Inception)", report["inception"]["fid"])):  # fmt: skip
-        if part is not None and part["value"] is not None:
-            rows.append((name, number(part["value"]), f"{part['n']} a side"))
+    fid = report["inception"]["fid"]
+    if fid is not None:
+        few = ": too few to compare" if fid["warning"] else ""
+        rows.append(("FID (Inception)", number(fid["value"]), f"{fid['n']} a side{few}"))
     return (
         f"Kernel distance x1000: {distance['n_synthetic']} synthetic, {distance['n_real']} real "
         f"scans of {distance['patients']} unseen patients", rows,

@@ -19,7 +19,7 @@ from PIL import Image
 from helpers.config import root
 from helpers.data import cache
 from helpers.data.marks import is_synthetic
-from helpers.data.pixels import at_size
+from helpers.data.pixels import at_size, to_levels
 from helpers.data.prepare import content_hashes, prepare
 from helpers.data.sources import load_manifest
 from helpers.data.split import Split, choose_class
@@ -153,8 +153,7 @@ def read_synthetic(source, class_="", *, n=1000, seed=0, folder=None, device="cp
         made = []
         for name in sorted(classes, key=lambda name: name != judged):  # the one judged first
             images = sample(generator, n, seed, class_name=name)
-            levels = ((images + 1) * 127.5).round().byte().numpy()
-            made.append(Synthetic(levels, name, run | {"class": name}, run["name"]))
+            made.append(Synthetic(to_levels(images), name, run | {"class": name}, run["name"]))
         return made
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of stand-in patients: synthetic scans have none

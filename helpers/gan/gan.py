@@ -4,7 +4,6 @@ A plain object for ``training.loop.train``: it knows its networks, optimisers, l
 pictures; the loop knows the device, the clock, the average of the weights and the checkpoints.
 """
 
-import contextlib
 import math
 import warnings
 
@@ -12,10 +11,9 @@ import numpy as np
 import torch
 
 from helpers.data import shape
-from helpers.data.augment import AdaptiveShare, augment, mirror
-from helpers.data.pixels import at_size
+from helpers.data.augment import augment, mirror
 from helpers.gan import dcgan, residual, stylegan
-from helpers.gan.losses import LOSSES, path_lengths, zero_centred_penalty
+from helpers.gan.losses import LOSSES, zero_centred_penalty
 from helpers.measures.distances import kernel_distance
 from helpers.measures.probe import probe_auroc
 from helpers.training.cuda_graph import Replayed
@@ -26,7 +24,6 @@ COLLAPSED = 0.05  # of the validation scans' variance in features, that of the s
 DOUBLES = 4000  # images in which gamma doubles or halves while it is adapted
 DOUBLES_ALIGNED, HELD = 1000, 3000  # of aligned crops; images before which it is not moved there
 MEMORY = 0.98  # of the mean of the discriminator's loss, per step
-PATH_EVERY, PATH_MEMORY = 8, 0.99  # steps from one path-length penalty to the next; of its mean
 PROBE = 400  # that a whole AUROC counts in the score: a tenth of it as much as a distance of 40
 SHAPES_KEPT = 256  # of each class, in an exported generator
 BLIND, SURE = 0.68, 0.02  # losses of a relativistic discriminator that tells nothing; everything
@@ -41,32 +38,18 @@ def build(settings, classes=()):
         arguments["rows"] = shape.crop_rows(s.size)
     if s.model in ("residual", "stylegan"):
         arguments |= {"classes": len(classes), "looks": len(shape.LOOK) if aligned else 0}
-        discriminator = residual.Discriminator(
-            blocks=s.blocks_discriminator, height=aligned, **arguments
-        )
+        discriminator = residual.Discriminator(height=aligned, **arguments)
         arguments |= {"latent": s.z_dim}
         arguments |= {"layers": s.blocks} if s.model == "stylegan" else {"blocks": s.blocks}
         generator = (stylegan if s.model == "stylegan" else residual).Generator(**arguments)
     else:
-        discriminator = dcgan.Discriminator(norm=s.norm, minibatch_std=s.minibatch_std, **arguments)
-        arguments |= {"z_dim": s.z_dim, "upsample": s.upsample}
+        discriminator = dcgan.Discriminator(norm=s.norm, **arguments)
+        arguments |= {"z_dim": s.z_dim}
         generator = dcgan.Generator(**arguments)
     about = {"network": s.model, "arguments": arguments, "framing": s.framing}
     if classes:
         about["classes"] = list(classes)
     return generator, discriminator, about
-
-
-def crops_of(scans: np.ndarray, size: int) -> np.ndarray:
-    """Aligned crops, uint8 (N, 1, rows, size), of whole scans (N, 1, S, S) whose RPE is found."""
-    crops = []
-    for scan in scans[:, 0]:
-        with contextlib.suppress(ValueError):
-            crops.append(shape.align(scan, shape.crop_rows(size), size)[0])
-    if not crops:
-        raise ValueError(f"no RPE found in any of {len(scans)} validation scans: overfitting=0 "
-                         "does without them")  # fmt: skip
-    return np.stack(crops)[:, None]
 
 
 class GAN:
@@ -129,16 +112,9 @@ class GAN:
         self.validation_features = features(own)
         self.probed = labels if self.conditional and len(set(labels)) > 1 else None
         self.probe_features = features(validation) if self.probed is not None else None
-        unseen = (
-            (at_size(own, s.size) if shapes is None else crops_of(own, s.size))
-            if s.overfitting
-            else None
-        )
-        self.share = AdaptiveShare(s.augment, s.overfitting, unseen)
         # gamma and the mean loss: on the device, so that no step waits for the GPU to tell them
         self.weighed = torch.tensor([s.gamma, s.balance or math.log(2) / 2], dtype=torch.float64)
-        self.steps, self.path_mean, self.judgement = 0, 0.0, {}
-        self.replayed = None
+        self.steps, self.judgement, self.replayed = 0, {}, None
 
     @property
     def gamma(self) -> float:
@@ -175,13 +151,11 @@ class GAN:
 
         On a GPU of its own the step is captured once and replayed (``cuda_graph``).
         """
-        s = self.settings
         real, *told = batch if isinstance(batch, (tuple, list)) else (batch,)
         if self.weighed.device != real.device:
             self.weighed = self.weighed.to(real.device)
         way = self._way(len(real) * accelerator.num_processes)
-        straight = not (s.overfitting or s.mixing or s.path_length)  # nothing else does
-        if straight and real.is_cuda and accelerator.num_processes == 1:
+        if real.is_cuda and accelerator.num_processes == 1:
             if self.replayed is None:
                 self.replayed = Replayed(self.learn, self.optimizers.values())
             record = self.replayed(way, accelerator, real, *told)
@@ -212,11 +186,11 @@ class GAN:
             real = mirror(real)
         z = torch.randn(len(real), generator.z_dim, device=real.device)
         with accelerator.autocast():
-            fake = generator.mixed(z, s.mixing, *told) if s.mixing else generator(z, *told)
+            fake = generator(z, *told)
 
-        shown = augment(torch.cat([real, fake.detach()]), self.share.value).requires_grad_(due)
+        shown = augment(torch.cat([real, fake.detach()]), s.augment).requires_grad_(due)
         with accelerator.autocast():
-            if s.norm == "batch" or s.minibatch_std:  # a layer that looks across the batch
+            if s.norm == "batch":  # a layer that looks across the batch
                 logits = torch.cat([discriminator(half, *told) for half in shown.chunk(2)])
             else:
                 logits = discriminator(shown, *(torch.cat([part, part]) for part in told))
@@ -231,39 +205,18 @@ class GAN:
 
         discriminator.requires_grad_(False)  # its gradients are not needed on the generator's way
         with accelerator.autocast():
-            on_fake = discriminator(augment(fake, self.share.value), *told).float()
+            on_fake = discriminator(augment(fake, s.augment), *told).float()
             if s.loss == "relativistic":  # the only loss whose generator looks at real scans too
                 on_real = discriminator(shown[: len(real)].detach(), *told).float()
         loss = self.generator_loss(on_real.detach(), on_fake)
-        if s.overfitting:
-            labels = told[:1] if self.conditional else ()
-            record |= self.share.adapt(discriminator, on_real, on_fake, self.judged, accelerator,
-                                       *labels)  # fmt: skip
         discriminator.requires_grad_(True)
         record["loss_generator"] = loss.detach()
-        if s.path_length and self.steps % PATH_EVERY == 0:
-            loss = loss + PATH_EVERY * s.path_length * self._bends(z, told, record, accelerator)
         self._update("generator", loss, accelerator)
         margin = on_real - on_fake if s.loss == "relativistic" else on_real
         record["sign_real"] = margin.detach().sign().mean()  # 1: every real scan is recognised
         if s.gamma:
             self._weigh(record, len(real), moved, accelerator)
         return record
-
-    def _bends(self, z, told: list, record: dict, accelerator) -> torch.Tensor:
-        """The path-length penalty (StyleGAN2, equation 4): squared distance of the lengths, at
-        these z, from their running mean."""
-        generator = self.networks["generator"]
-        with accelerator.autocast():
-            styles = generator.styles(z, *told[:1], look=told[1] if self.looks else None)
-            images = generator.draw(styles, z[:, generator.latent :])
-        lengths = path_lengths(images, styles)
-        mean = lengths.detach().mean()
-        if accelerator.num_processes > 1:
-            mean = accelerator.reduce(mean, reduction="mean")
-        self.path_mean += (1 - PATH_MEMORY) * (mean.item() - self.path_mean)
-        record["path_length"] = mean
-        return (lengths - self.path_mean).square().mean()
 
     def _weigh(self, record: dict, count: int, moved: bool, accelerator) -> None:
         """Adapt gamma so that the discriminator's mean loss stays near ``settings.balance``.
@@ -384,10 +337,8 @@ class GAN:
 
     def state_dict(self) -> dict:
         """Steps taken, which decide when a penalty is due, and what is adapted on the way."""
-        names = ("steps", "gamma", "mean_loss", "path_mean")
-        return {name: getattr(self, name) for name in names} | {"share": self.share.state_dict()}
+        return {name: getattr(self, name) for name in ("steps", "gamma", "mean_loss")}
 
     def load_state_dict(self, state: dict) -> None:
-        self.share.load_state_dict(state["share"])
-        for name in ("steps", "gamma", "mean_loss", "path_mean"):
+        for name in ("steps", "gamma", "mean_loss"):
             setattr(self, name, state[name])

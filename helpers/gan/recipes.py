@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-from helpers.data.augment import MOST
 from helpers.data.bscan import OCT_FRAMINGS
 from helpers.data.shape import crop_rows
 from helpers.gan import dcgan, residual
@@ -16,38 +15,34 @@ RECIPES = {
         # Radford et al. 2016 in the form everybody runs (the PyTorch example).
         "paper": dict(
             loss="bce", gamma=0.0, balance=0.0, penalty_every=1, penalty_fine=1.0, z_dim=100,
-            channels=512, blocks=0, blocks_discriminator=0, upsample="transposed", norm="batch",
-            minibatch_std=False, mixing=0.0, path_length=0.0, mirror=False, augment=0.0,
-            overfitting=0.0, batch_size=64, lr=2e-4, lr_discriminator=2e-4, beta1=0.5, beta2=0.999,
-            ema_half_life=0.0, ema_ramp=0.0, precision="fp32",
+            channels=512, blocks=0, norm="batch", mirror=False, augment=0.0, batch_size=64,
+            lr=2e-4, lr_discriminator=2e-4, beta1=0.5, beta2=0.999, ema_half_life=0.0,
+            ema_ramp=0.0, precision="fp32",
         ),
         # What trains better on OCT; results/generators.md says by how much each does.
         "best": dict(
             loss="bce", gamma=0.0, balance=0.0, penalty_every=1, penalty_fine=1.0, z_dim=100,
-            channels=256, blocks=0, blocks_discriminator=0, upsample="transposed", norm="batch",
-            minibatch_std=False, mixing=0.0, path_length=0.0, mirror=True, augment=0.3,
-            overfitting=0.0, batch_size=16, lr=4e-4, lr_discriminator=4e-4, beta1=0.5, beta2=0.999,
-            ema_half_life=2_000.0, ema_ramp=0.3, precision="auto",
+            channels=256, blocks=0, norm="batch", mirror=True, augment=0.3, batch_size=16,
+            lr=4e-4, lr_discriminator=4e-4, beta1=0.5, beta2=0.999, ema_half_life=2_000.0,
+            ema_ramp=0.3, precision="auto",
         ),
     },
     "residual": {
         # R3GAN's losses; the rest by trials on scans of another class than the one reported.
         "best": dict(
             loss="relativistic", balance=0.5, penalty_every=4, penalty_fine=0.1, z_dim=64,
-            channels=256, blocks=1, blocks_discriminator=0, upsample="bilinear", norm="none",
-            minibatch_std=False, mixing=0.0, path_length=0.0, mirror=True, augment=0.3,
-            overfitting=0.0, batch_size=16, lr=5e-4, lr_discriminator=5e-4, beta1=0.5, beta2=0.9,
-            ema_half_life=1_000.0, ema_ramp=0.3, precision="auto",
+            channels=256, blocks=1, norm="none", mirror=True, augment=0.3, batch_size=16,
+            lr=5e-4, lr_discriminator=5e-4, beta1=0.5, beta2=0.9, ema_half_life=1_000.0,
+            ema_ramp=0.3, precision="auto",
         ),
     },
     "stylegan": {
         # The residual GAN's discriminator, losses and augmentation.
         "best": dict(
             loss="relativistic", balance=0.5, penalty_every=4, penalty_fine=0.1, z_dim=128,
-            channels=256, blocks=4, blocks_discriminator=0, upsample="bilinear", norm="none",
-            minibatch_std=False, mirror=True, augment=0.3, overfitting=0.0, mixing=0.0,
-            path_length=0.0, batch_size=16, lr=5e-3, lr_discriminator=5e-4, beta1=0.5, beta2=0.9,
-            ema_half_life=1_000.0, ema_ramp=0.3, precision="auto",
+            channels=256, blocks=4, norm="none", mirror=True, augment=0.3, batch_size=16,
+            lr=5e-3, lr_discriminator=5e-4, beta1=0.5, beta2=0.9, ema_half_life=1_000.0,
+            ema_ramp=0.3, precision="auto",
         ),
     },
 }  # fmt: skip
@@ -97,9 +92,8 @@ def with_recipe(settings):
             recipe["balance"] = 0.0  # a gamma that was asked for stays
     missing = {name: value for name, value in recipe.items() if getattr(settings, name) is None}
     settings = dataclasses.replace(settings, **missing)
-    networks = residual if plain else dcgan
-    choices = {"loss": LOSSES, "norm": networks.NORMS, "upsample": networks.UPSAMPLES}
-    _check(settings, {**choices, "precision": PRECISIONS})
+    norms = (residual if plain else dcgan).NORMS
+    _check(settings, {"loss": LOSSES, "norm": norms, "precision": PRECISIONS})
     if settings.gamma and settings.norm == "batch":
         raise ValueError(
             f"gamma={settings.gamma} with norm='batch': a gradient penalty needs a discriminator "
@@ -117,28 +111,13 @@ def with_recipe(settings):
         )
     if settings.conditional and not plain:
         raise ValueError("conditional=1: only residual and stylegan take a class; set it, or 0.")
-    if plain and settings.minibatch_std:
-        raise ValueError("minibatch_std=1: the residual discriminator judges each scan alone.")
-    if settings.model != "stylegan" and (settings.mixing or settings.path_length):
-        raise ValueError("mixing and path_length are of styles: set model=stylegan, or both to 0.")
-    if not 0 <= settings.mixing <= 1 or settings.path_length < 0:
-        raise ValueError(
-            f"mixing={settings.mixing}, path_length={settings.path_length}: choose a share between "
-            "0 and 1, and a weight of 0 or more."
-        )
-    least = {"penalty_every": 1, "blocks": int(plain), "blocks_discriminator": 0}
-    for name, low in least.items():
+    for name, low in {"penalty_every": 1, "blocks": int(plain)}.items():
         if getattr(settings, name) < low:
             raise ValueError(f"{name}={getattr(settings, name)}: choose at least {low}.")
     if not 0 <= settings.penalty_fine <= 1:
         raise ValueError(f"penalty_fine={settings.penalty_fine}: choose a weight between 0 and 1.")
     if not 0 <= settings.augment <= 1:
         raise ValueError(f"augment={settings.augment}: choose a share between 0 (off) and 1.")
-    if not 0 <= settings.overfitting < 1 or (settings.overfitting and settings.augment > MOST):
-        raise ValueError(
-            f"overfitting={settings.overfitting} with augment={settings.augment}: choose 0 (a "
-            f"fixed share) or a value below 1, and a share of at most {MOST} to begin with."
-        )
     if min(settings.batch_size, settings.validation_images, settings.report_images) < 2:
         raise ValueError("batch_size, validation_images and report_images: choose at least 2.")
     return settings

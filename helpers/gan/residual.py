@@ -9,8 +9,7 @@ and for machines without a large GPU, each after trials (results/generators.md):
 - plain 3 x 3 convolutions in place of grouped ones in an inverted bottleneck: three to four times
   faster on a CPU;
 - no blocks at the picture's own resolution, where they would cost as much as all others together;
-- the discriminator halves by strided 4 x 4 convolutions, with residual blocks between them only
-  where asked for;
+- the discriminator halves by strided 4 x 4 convolutions, without residual blocks between them;
 - the picture is the sum of what every resolution draws (the skip outputs of StyleGAN2, Karras et
   al., CVPR 2020), so that the layers of the retina are learned first and fast;
 - speckle comes from noise, one number per pixel, and not out of the few numbers that describe the
@@ -32,7 +31,7 @@ import torch.nn.functional as F
 from torch import nn
 
 SIZES = (64, 128, 256, 512)
-UPSAMPLES, NORMS = ("bilinear",), ("none",)  # no others, unlike a DCGAN
+NORMS = ("none",)  # no other, unlike a DCGAN
 WIDEST = 256  # channels at most
 FINE = 8  # channels at the picture's own resolution
 # px of speckle's Gaussians up to 128 px: white noise, and as alike to its neighbours as real scans'
@@ -76,12 +75,6 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.second(F.leaky_relu(self.first(x), SLOPE))
-
-
-def stages(widths: list[int], blocks: int) -> nn.ModuleList:
-    """One list of blocks per resolution."""
-    depth = blocks * len(widths)
-    return nn.ModuleList(nn.Sequential(*(Block(w, depth) for _ in range(blocks))) for w in widths)
 
 
 def double(x: torch.Tensor) -> torch.Tensor:
@@ -133,7 +126,10 @@ class Generator(nn.Module):
         inputs = latent * (2 if classes else 1) + looks
         self.strengths = nn.Linear(inputs, widths[0], bias=False)
         nn.init.normal_(self.strengths.weight, 0.0, 1 / math.sqrt(inputs))
-        self.stages = stages(widths, blocks)
+        depth = blocks * len(widths)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(Block(w, depth) for _ in range(blocks))) for w in widths
+        )
         self.grow = nn.ModuleList(convolution(a, b, 1) for a, b in pairwise(widths))
         self.to_image = nn.ModuleList(convolution(w, 1, 1, 0.3, bias=True) for w in widths)
         # strength of the noise in the features at 8 to size/4 px; it starts without
@@ -216,15 +212,12 @@ class Height(nn.Module):
 class Discriminator(nn.Module):
     """B-scans (B, 1, rows, size) to one logit each, (B,): strided convolutions down to 4 rows.
 
-    ``blocks`` residual blocks at each resolution from half the picture's on. With ``classes`` the
-    logit is the inner product of the features and the class's embedding (projection; Miyato &
-    Koyama, ICLR 2018), as R3GAN has it; ``looks`` adds a linear function of the look to it.
-    ``height``: of aligned crops it also looks at the RPE's height (``Height``).
+    With ``classes`` the logit is the inner product of the features and the class's embedding
+    (projection; Miyato & Koyama, ICLR 2018), as R3GAN has it; ``looks`` adds a linear function of
+    the look to it. ``height``: of aligned crops it also looks at the RPE's height (``Height``).
     """
 
-    def __init__(
-        self, size=128, width=16, blocks=0, classes=0, rows=None, looks=0, height=False
-    ):  # fmt: skip
+    def __init__(self, size=128, width=16, classes=0, rows=None, looks=0, height=False):
         super().__init__()
         rows = rows or size
         self.height = Height(size, rows) if height else None
@@ -233,7 +226,6 @@ class Discriminator(nn.Module):
         for layer in self.halve:
             nn.init.normal_(layer.weight, 0.0, GAIN / math.sqrt(layer.weight[0].numel()))
             nn.init.zeros_(layer.bias)
-        self.stages = stages(widths, blocks)
         columns = 4 * size // rows
         self.gather = nn.Parameter(torch.randn(widths[-1], 4, columns) / math.sqrt(4 * columns))
         parts = [widths[-1], DEEP] if height else [widths[-1]]
@@ -247,8 +239,8 @@ class Discriminator(nn.Module):
 
     def forward(self, x, labels: torch.Tensor | None = None, look: torch.Tensor | None = None):
         seen = [] if self.height is None else [self.height(x)]
-        for halve, stage in zip(self.halve, self.stages):
-            x = stage(F.leaky_relu(halve(x), SLOPE))
+        for halve in self.halve:
+            x = F.leaky_relu(halve(x), SLOPE)
         # equal to a depthwise 4 x 4 convolution, but its second derivative is as fast as a product
         features = torch.cat([(x * self.gather).sum((2, 3)), *seen], 1)
         if labels is None:

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from helpers.data.pixels import to_float
 from helpers.data.shape import look, place_back
 from helpers.training.precision import in_bf16
 
@@ -84,7 +85,7 @@ def _placed(generator, parts, label, drawn, exact, size, seed, aligned):
             yield crops
         else:
             levels = place_back(crops.numpy(), own, size, seed, first=start)
-            yield torch.from_numpy(levels)[:, None].float() / 127.5 - 1
+            yield to_float(levels)[:, None]
         start += len(noise)
 
 

@@ -8,8 +8,9 @@ says what does and what does not.
 
 Kept: mapping network on normalised z with a slow learning rate; a learned 4 x 4 start; convolutions
 modulated by the style and demodulated; skip outputs; noise inputs; equalised learning rates;
-style mixing and the path-length penalty (``helpers.gan.losses``); truncation. Changed for
-OCT and for machines without a large GPU, as in the residual GAN, whose discriminator it shares:
+truncation. Left out, since neither was shown to help (results/styles.md): style mixing and the
+path-length penalty. Changed for OCT and for machines without a large GPU, as in the residual GAN,
+whose discriminator it shares:
 
 - modulation scales what goes into a plain convolution and demodulation what comes out, in place of
   one kernel per picture: the same function, without grouped convolutions or custom kernels;
@@ -17,7 +18,7 @@ OCT and for machines without a large GPU, as in the residual GAN, whose discrimi
   one for 8 px, ... and an edit can say at which scale it works;
 - bilinear doubling before the convolution; few channels at the picture's own resolution;
 - speckle from fixed Gaussians, whose strength the network decides at each place, and the same
-  noise in cells in the features (residual_gan.Grain; results/generators.md has learned kernels).
+  noise in cells in the features (residual.Grain; results/generators.md has learned kernels).
 """
 
 import math
@@ -198,17 +199,6 @@ class Generator(nn.Module):
             for c in labels.unique().tolist()
         }
         return torch.stack([means[c] for c in labels.tolist()])
-
-    def mixed(self, z, share, labels=None, look=None) -> torch.Tensor:
-        """As forward, but a ``share`` of the scans has the styles of another z from a random level
-        on, so that levels learn not to count on each other (style mixing, StyleGAN section 3.1)."""
-        other = torch.randn(len(z), self.latent, device=z.device)
-        other = self.styles(other, labels, look=look)
-        switch, whether = torch.rand(len(z), 2, device=z.device).unbind(1)
-        first = torch.where(whether < share, 1 + (switch * (self.levels - 1)).floor(), self.levels)
-        late = torch.arange(self.levels, device=z.device) >= first[:, None]
-        styles = torch.where(late[:, :, None], other, self.styles(z, labels, look=look))
-        return self.draw(styles, z[:, self.latent :])
 
     def draw(self, styles: torch.Tensor, grain: torch.Tensor) -> torch.Tensor:
         """Scans of W+ (B, levels, latent) and grain (B, rows x size), or (1, rows x size)

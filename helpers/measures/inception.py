@@ -24,23 +24,23 @@ class _Given(torch.nn.Module):
 
 
 def frechet_distance(x, y):
-    """{"value": Fréchet distance between Gaussians fitted to feature rows, or None, "reason"}.
+    """{"value": Fréchet distance between Gaussians fitted to feature rows, "n", "warning"}.
 
     Heusel et al. 2017, equation 6. A covariance of d dimensions has d (d + 1) / 2 numbers: below
-    PER_DIMENSION * d images on a side the estimate says more about the count than about the
-    images, and is left out.
+    PER_DIMENSION * d images on a side the value says more about the count than about the images
+    (the fewer, the larger), and the warning says so.
     """
     dimension, n = x.shape[1], min(len(x), len(y))
+    found = {"n": n, "warning": None}
     if n < PER_DIMENSION * dimension:
-        return {
-            "value": None,
-            "reason": f"{n} images for {dimension} dimensions: it takes {PER_DIMENSION} times the "
-            f"dimension, {PER_DIMENSION * dimension}",
-        }
+        found["warning"] = (
+            f"of {n} images for {dimension} dimensions: compare it with nothing that was computed "
+            f"from another number; {PER_DIMENSION * dimension} make it steady"
+        )
     metric = FrechetInceptionDistance(_Given(dimension)).set_dtype(torch.float64)
     metric.update(torch.as_tensor(np.asarray(x, np.float64)), real=True)
     metric.update(torch.as_tensor(np.asarray(y, np.float64)), real=False)
-    return {"value": float(metric.compute()), "n": n}
+    return {"value": float(metric.compute()), **found}
 
 
 def inception():
@@ -58,11 +58,11 @@ def inception():
 
 @torch.inference_mode()
 def inception_report(synthetic, test, *, network=None, progress=False):
-    """report.json's `inception`: {"fid": {value, reason}, "kid": {value}} or null and the reason.
+    """report.json's `inception`: {"fid": {value, n, warning}, "kid": {value, n}}, or the reason.
 
     synthetic, test: uint8 (N, C, S, S). network: a module from uint8 (N, 3, H, W) to features
     (N, d); None: torchmetrics' Inception, which resizes to 299 px by itself. KID here uses all
-    images at once and is multiplied by 1000; the FID obeys the rule of frechet_distance.
+    images at once and is multiplied by 1000; of the FID see frechet_distance.
     """
     reason = None
     if network is None:

@@ -7,7 +7,7 @@ along it, and a fine path with a position between pixels follows it there. Bruch
 is a smooth curve under the RPE's low points, so that drusen are what the RPE rises above it.
 
 The ruler works on 256 x 256 pixels whatever the picture's size, and says when it cannot measure.
-tests/measure_layers.py measures its error.
+notebooks/results/ruler.py measures its error.
 """
 
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from scipy.signal import find_peaks
 from tqdm.auto import tqdm
 
 from helpers.data.padding import without_padding
+from helpers.data.pixels import to_levels
 from helpers.measures.surfaces import (
     WORK,
     band_edge,
@@ -118,8 +119,7 @@ def _grey(image):
     if image.ndim != 2 or min(image.shape) < 16:
         raise ValueError(f"a B-scan is (H, W) or (1, H, W), 16 px or more, not {image.shape}")
     if image.dtype != np.uint8:
-        levels = (np.nan_to_num(image.astype(np.float32), nan=-1.0) + 1) * 127.5
-        image = np.clip(np.round(levels), 0, 255).astype(np.uint8)
+        image = to_levels(np.nan_to_num(image, nan=-1.0))
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     if 0.02 < (border >= 235).mean() < 0.9:
         image = without_padding(image)

@@ -1,7 +1,7 @@
 """The physics of a B-scan: speckle, spectra, vessel shadows, light; and how two sets differ in it.
 
 Everything is in px and grey levels of the picture as it is given, so compare only pictures of one
-size that went through one filter: `at_equal_size`.
+size that went through one filter: `pixels.at_size`.
 """
 
 import numpy as np
@@ -10,8 +10,6 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d, label, median_filt
 from scipy.signal import find_peaks
 from skimage.filters import threshold_otsu
 from tqdm.auto import tqdm
-
-from helpers.data.pixels import at_size
 
 MEASURES = {
     "speckle_axial": "speckle size, axial (px)",
@@ -32,12 +30,6 @@ LAGS = 12  # px: the longest distance at which speckle is compared with itself
 GRAIN = 10  # px: what varies more slowly than this along the scan is structure, not speckle
 SHADOW = 0.06  # the least depth of a vessel's shadow, as a share of the light about it
 STRAY = 2.0  # dB: by so much a spectrum without a checkerboard strays from its surroundings
-
-
-def at_equal_size(real, synthetic):
-    """Both sets as uint8 (N, C, S, S), S the smallest side found in either."""
-    size = min(side for images in (real, synthetic) for i in images for side in np.shape(i)[-2:])
-    return at_size(real, size), at_size(synthetic, size)
 
 
 def line_spectra(levels, axis):

@@ -5,12 +5,11 @@
 (N, K) of images; ``functools.partial(helpers.classifiers.fit.fit, whole=True)``, say.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm.auto import tqdm
 
+from helpers.data.split import Labelled
 from helpers.measures.learning_curve import nested, worth
 from helpers.measures.scores import auroc_difference, choose_threshold, positive_class, scores
 
@@ -27,22 +26,7 @@ CONTRASTS = {
 }
 
 
-@dataclass(frozen=True)
-class Scans:
-    """images: array (N, C, S, S) or features (N, d); labels: names (N,); patients: names (N,)."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    patients: np.ndarray
-
-    def __len__(self):
-        return len(self.labels)
-
-    def take(self, index) -> "Scans":
-        return Scans(self.images[index], self.labels[index], self.patients[index])
-
-
-def scans(images, labels, patients=None, source="real") -> Scans:
+def scans(images, labels, patients=None, source="real") -> Labelled:
     """Scans from arrays or lists; one label for all may be a string. Without patients every image
     is a patient of its own, called after `source`, which is right for synthetic ones."""
     labels = np.full(len(images), labels) if isinstance(labels, str) else np.asarray(labels, str)
@@ -50,11 +34,11 @@ def scans(images, labels, patients=None, source="real") -> Scans:
         patients = [f"{source} {i}" for i in range(len(images))]
     if not len(images) == len(labels) == len(patients):
         raise ValueError(f"{len(images)} images, {len(labels)} labels, {len(patients)} patients")
-    return Scans(np.asarray(images), labels, np.asarray(patients, str))
+    return Labelled(np.asarray(images), labels, np.asarray(patients, str))
 
 
-def joined(*parts: Scans) -> Scans:
-    return Scans(*(np.concatenate([getattr(p, n) for p in parts])
+def joined(*parts: Labelled) -> Labelled:
+    return Labelled(*(np.concatenate([getattr(p, n) for p in parts])
                    for n in ("images", "labels", "patients")))  # fmt: skip
 
 
@@ -191,7 +175,7 @@ def source_control(real, generated, test, classes, fit, measured, bar):
     rng = np.random.default_rng(measured["seed"])
     made = made.take(rng.permutation(len(made))[: len(mine)])
     pair, sources = joined(mine, made), ["real", "synthetic"]
-    pair = Scans(pair.images, np.repeat(sources, [len(mine), len(made)]), pair.patients)
+    pair = Labelled(pair.images, np.repeat(sources, [len(mine), len(made)]), pair.patients)
     folds = min(3, len(set(mine.patients)), len(made))
     if folds < 2:
         reason = f"fewer than two patients or synthetic scans of {positive}"

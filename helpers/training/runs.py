@@ -5,7 +5,7 @@ config.json  metrics.jsonl  previews/  checkpoints/  generator.safetensors  fini
 
 import contextlib
 import dataclasses
-import fcntl
+import errno
 import json
 import os
 import platform
@@ -13,6 +13,8 @@ import shutil
 import warnings
 from importlib.metadata import version
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from helpers.training.checkpoint import newest_step
 from helpers.training.network_file import write_whole
@@ -25,7 +27,8 @@ NOT_IDENTITY = ("preset", "data", "runs", "run", "steps", "hours", "first_hours"
                 "folds", "seeds")  # fmt: skip
 ATTACHED = Path("/kaggle/input")  # where Kaggle shows an earlier session's output, read-only
 PACKAGES = ("torch", "torchvision", "accelerate", "timm", "numpy")
-_HELD = {}  # open lock files of this process
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of some network drives
+_HELD = {}  # locks of this process
 
 
 class Run:
@@ -115,14 +118,20 @@ def explained(folder):
         ) from error
 
 
-def open_run(settings, data, parameters: dict[str, int], learned=None) -> Run:
+def count_parameters(networks) -> dict[str, int]:
+    """Parameters of each of ``networks`` ({name: module})."""
+    return {name: sum(weight.numel() for weight in network.parameters())
+            for name, network in networks.items()}  # fmt: skip
+
+
+def open_run(settings, data, networks, learned=None) -> Run:
     """The folder $OCT_RUNS/$OCT_RUN for these settings and this data, locked for writing.
 
     ``settings`` is a dataclass with ``runs`` and ``run``; ``data`` a ``helpers.data.split.Data``;
-    ``parameters`` counts the parameters by network; ``learned``, where more is trained on than the
-    class in ``data``, all of it. A folder that holds a run of the same settings
-    and data is continued; one of others is left alone and NAME-2, NAME-3, ... is taken. If the
-    output of an earlier Kaggle session is attached and has come further, it is copied there first.
+    ``networks`` are those that are trained, {name: module}; ``learned``, where more is trained on
+    than the class in ``data``, all of it. A folder that holds a run of the same settings and data
+    is continued; one of others is left alone and NAME-2, NAME-3, ... is taken. If the output of an
+    earlier Kaggle session is attached and has come further, it is copied there first.
 
     Raises RuntimeError if another process writes to that folder, OSError naming OCT_RUNS if
     the folder cannot be written.
@@ -159,7 +168,7 @@ def open_run(settings, data, parameters: dict[str, int], learned=None) -> Run:
             "data": {"source": Path(data.source).name, "class": data.class_, "notes": data.notes,
                      "training_scans": len((learned or data).train),
                      "left_out": len(data.left_out)},
-            "parameters": parameters,
+            "parameters": count_parameters(networks),
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in PACKAGES},
         }  # fmt: skip
@@ -208,12 +217,17 @@ def _lock(run: Run) -> None:
     path = run.folder / "lock"
     if path in _HELD:
         return
-    file = path.open("w")
+    lock = FileLock(path)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(timeout=0)
+    except Timeout:
         raise RuntimeError(
             f"{run.folder} is being written by another process. Wait for it, or set OCT_RUN to "
             "another name."
         ) from None
-    _HELD[path] = file
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        warnings.warn(f"{run.folder}: this disk knows no locks; let one process write to it.",
+                      stacklevel=2)  # fmt: skip
+    _HELD[path] = lock

@@ -6,12 +6,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
 from helpers.data.marks import describe_png, write_png
 from helpers.data.photograph import clean_dfe, crop_field_of_view
-from helpers.data.pixels import read_image
+from helpers.data.pixels import read_image, to_float, to_levels
 from helpers.data.sources import load_manifest
 from helpers.data.two_modalities import side_of_body
 from helpers.translation.judge import translate
@@ -73,9 +72,9 @@ def translate_folder(generator, source, folder, *, name="it", progress=True) -> 
     rows, taken = [], set()
     for start in range(0, len(read), 16):
         part = read[start : start + 16]
-        pictures = torch.from_numpy(np.stack([p for _, p, _ in part])).float() / 127.5 - 1
+        pictures = to_float(np.stack([p for _, p, _ in part]))
         drawn = translate(generator, pictures)
-        levels = ((drawn + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        levels = to_levels(drawn.permute(0, 2, 3, 1))
         for (scan, _, note), picture in zip(part, levels):
             if how[-1] and side_of_body(scan.path) == "left":
                 picture = picture[:, ::-1]  # as its photograph was

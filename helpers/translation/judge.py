@@ -6,6 +6,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from helpers.classifiers.linear_head import linear_head, numbered
+from helpers.data.pixels import to_float
 from helpers.measures.distances import kernel_distance
 
 CLASS_LOST = 400  # what losing every class costs, in units of the kernel distance x1000
@@ -46,7 +47,7 @@ class Judge:
     def __init__(self, domains, features, size):
         self.features, self.classes, self.size = features, domains.classes, size
         validation = domains.dfe.validation
-        self.photographs = torch.from_numpy(np.array(validation.images)).float() / 127.5 - 1
+        self.photographs = to_float(validation.images)
         self.labels = domains.numbers(validation)
         self.real = features(np.asarray(domains.oct.validation.images))
         self.measured: dict[str, float] = {}

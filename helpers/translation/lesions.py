@@ -12,6 +12,7 @@ from torchmetrics.functional.image import (
 )
 from torchvision.transforms.functional import gaussian_blur
 
+from helpers.data.pixels import to_float, to_levels
 from helpers.measures.layers import read_all
 from helpers.measures.scores import scores
 
@@ -26,7 +27,7 @@ def as_a_file(images: torch.Tensor, sigma=1 / 128) -> torch.Tensor:
     ``sigma`` is a share of the side, at least half a px; 0: no blur. CycleGAN hides its input in
     detail too fine to see (Chu, Zhmoginov & Sandler 2017, arXiv 1712.02950); that does not survive.
     """
-    levels = ((images.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    levels = to_float(to_levels(images)).to(images.device)
     if not sigma:
         return levels
     spread = max(0.5, sigma * images.shape[-1])

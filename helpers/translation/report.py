@@ -4,12 +4,12 @@ Realism; the class that survives; where the truth is known (simulated eyes) drus
 SSIM and PSNR; where the translator also goes back, the honest cycle.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
 from helpers.classifiers.linear_head import linear_head, numbered
+from helpers.data.pixels import to_float
+from helpers.data.split import Labelled
 from helpers.data.two_modalities import Domains, as_taken, truths_of
 from helpers.measures.distances import kernel_distance, kernel_distance_interval
 from helpers.measures.features import Features
@@ -29,24 +29,15 @@ FOLDS = 5
 MOST_EYES = 120  # in which drusen are looked for: the ruler takes its time
 
 
-@dataclass
-class Pictures:
-    """Images (N, C, S, S) in [-1, 1], their class (N,) and patient (N,)."""
-
-    images: torch.Tensor
-    labels: np.ndarray
-    patients: np.ndarray
-
-
-def pictures(*splits) -> Pictures:
+def pictures(*splits) -> Labelled:
     """Of one or several ``data.Split``."""
     levels = np.concatenate([np.asarray(split.images) for split in splits])
     labels, patients = (np.concatenate([getattr(split, name) for split in splits])
                         for name in ("labels", "patients"))  # fmt: skip
-    return Pictures(torch.from_numpy(levels).float() / 127.5 - 1, labels, patients)
+    return Labelled(to_float(levels), labels, patients)
 
 
-def read_by_others(taught: Pictures, judged: list[Pictures], classes, reader: Features, *, seed=0):
+def read_by_others(taught: Labelled, judged: list[Labelled], classes, reader: Features, *, seed=0):
     """Probabilities (N, K) of each of ``judged`` by readers that never saw their patients.
 
     A reader is a linear head on ``reader``'s frozen features of ``taught``. All patients are dealt
@@ -90,7 +81,7 @@ def measure_translation(generator, domains: Domains, settings, features, reader,
     """
     test, classes = pictures(domains.dfe.test), list(domains.classes)
     drawn = translate(generator, test.images)
-    filed = Pictures(as_a_file(drawn), test.labels, test.patients)
+    filed = Labelled(as_a_file(drawn), test.labels, test.patients)
     report = {"n": len(drawn), "patients": len(set(test.patients)),
               "realism": _realism(drawn, domains, features)}  # fmt: skip
     try:

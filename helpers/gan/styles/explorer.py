@@ -1,11 +1,9 @@
 """Explore a style-based generator by hand: one eye, and what each direction in W does to it.
 
 What is shown is a *recipe*, a dict of plain values: where it starts (a seed, or the projection of a
-real scan), under which speckle, and how far it is moved along which direction. ``Explorer`` turns
-controls into recipes, ``redraw`` a recipe into its picture, the same to the pixel.
+real scan), under which speckle, and how far it is moved along which direction.
 """
 
-import hashlib
 import html
 import io
 import json
@@ -27,8 +25,6 @@ from helpers.gan.styles.directions import WORDS, Directions, check_weights, need
 FARTHEST, STEP = 3.0, 0.25  # of the sliders, standard deviations of W
 HIGHEST_SEED = 2**31 - 1
 NO_CHANGE = 128  # grey level of the difference where nothing changed
-KEYS = ("weights_sha256", "sources_sha256", "start", "seed", "grain_seed", "truncation", "class",
-        "moved", "size", "version")  # fmt: skip
 
 
 class Explorer(ipywidgets.VBox):
@@ -143,7 +139,6 @@ class Explorer(ipywidgets.VBox):
         moved = {name: slider.value for name, slider in self.sliders.items() if slider.value}
         return {
             "weights_sha256": getattr(self.generator, "weights_hash", ""),
-            "sources_sha256": _sources(start, moved, self.directions, self.scans),
             "start": start,
             "seed": self.seed.value if random else None,
             "grain_seed": self.grain_seed.value,
@@ -240,35 +235,6 @@ def save(levels: np.ndarray, recipe: dict, folder) -> Path:
     return picture
 
 
-@torch.inference_mode()
-def redraw(recipe, generator, directions: Directions | None = None, scans=None) -> np.ndarray:
-    """The picture uint8 (S, S) of a recipe, a dict or the path of its JSON file.
-
-    directions and scans: as the Explorer had them. Equal to the pixel on the same kind of machine;
-    elsewhere sums may be rounded otherwise. Raises ValueError if the recipe is incomplete or of
-    other weights, if a direction or real scan that it names is missing, or is another by now.
-    """
-    needs_styles(generator)
-    recipe = recipe if isinstance(recipe, dict) else json.loads(Path(recipe).read_text())
-    missing = [key for key in KEYS if key not in recipe]
-    if missing:
-        raise ValueError(f"this recipe lacks {', '.join(missing)}: it was not written by save")
-    if recipe["weights_sha256"] != getattr(generator, "weights_hash", ""):
-        raise ValueError("this recipe is of other weights than this generator's")
-    names, start = directions.names if directions is not None else [], recipe["start"]
-    unknown = [name for name in recipe["moved"] if name not in names]
-    if unknown:
-        raise ValueError(f"no direction {', '.join(unknown)}; given: {', '.join(names) or 'none'}")
-    if start is not None and start not in (scans or {}):
-        given = ", ".join(scans or {}) or "none"
-        raise ValueError(f"this recipe starts from the real scan {start}; scans given: {given}")
-    if recipe["sources_sha256"] != _sources(start, recipe["moved"], directions, scans):
-        raise ValueError("what this recipe names was fitted or projected anew: another picture")
-    styles, grain = _start(generator, recipe, scans, {})
-    styles = projection.moved(styles, directions, recipe["moved"])
-    return render(generator, styles, grain)[0, 0]
-
-
 def _start(generator, recipe, scans, means):
     """W+ (1, levels, latent) and grain (1, size^2) of a recipe before anything is moved.
 
@@ -290,13 +256,6 @@ def _start(generator, recipe, scans, means):
         means[name] = generator.mean_style(labels)
     full = generator.styles(noise(recipe["seed"]), labels)
     return torch.lerp(means[name], full, recipe["truncation"]), grain
-
-
-def _sources(start, moved, directions, scans):
-    """SHA-256 of the numbers that the names in a recipe stand for: another fit has others."""
-    parts = [directions[name] for name in moved]
-    parts += [scans[start][1].cpu()] if start is not None else []
-    return hashlib.sha256(b"".join(np.float32(part).tobytes() for part in parts)).hexdigest()
 
 
 def _checked(generator, name, scan, styles):

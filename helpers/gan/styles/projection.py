@@ -23,7 +23,7 @@ from sklearn.linear_model import Ridge
 from tqdm.auto import tqdm
 
 from helpers.data.padding import padding_mask
-from helpers.data.pixels import resize
+from helpers.data.pixels import resize, to_float, to_levels
 from helpers.gan.styles.directions import FAMILIES, Directions, Sample, needs_styles
 from helpers.measures.layers import read_layers
 from helpers.training.precision import in_bf16
@@ -80,7 +80,7 @@ def check_scan(scan, size: int, name="scan") -> np.ndarray:
     if np.issubdtype(scan.dtype, np.integer):
         scan = scan.clip(0, 255).astype(np.uint8)
     else:
-        scan = np.clip(np.round((scan.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+        scan = to_levels(scan)
     large = resize(scan, 256, 256)  # the mask is made for the size of real scans
     wedge = (padding_mask(large) & (large >= WHITE)).mean()  # black corners may be the device's
     if wedge > WEDGE:
@@ -137,7 +137,7 @@ class Projector:
         self.mean, self.whiten, self.colour = (
             t.to(device) for t in (self.mean, self.whiten, self.colour)
         )
-        goal = torch.from_numpy(scans).to(device).float() / 127.5 - 1
+        goal = to_float(scans).to(device)
         guess = torch.from_numpy(self.guess.predict(self.features(scans))).float().to(device)
         shared = ((guess - self.mean) @ self.whiten)[:, None].requires_grad_()
         levels = self.generator.levels

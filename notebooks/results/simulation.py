@@ -1,6 +1,6 @@
 """How real are the simulated OCT scans? Not a test: run it beside real ones.
 
-    python tests/measure_simulation.py --real DIR/manifest.csv --out report.json
+    python notebooks/results/simulation.py --real DIR/manifest.csv --out report.json
 
 The manifest has the columns path, modality, dataset, label, patient, with a `kermany` set (CNV,
 DME, DRUSEN, NORMAL) and a `noor` set (AMD, NORMAL). Three questions, real and simulated scans

@@ -1,7 +1,7 @@
 """The reading test in a real browser. Not collected by pytest; run by hand after changes to it:
 
     pip install jupyterlab nbclassic voila playwright && playwright install chromium
-    python tests/browser_reading.py OUT lab          # or classic, or voila
+    python tests/support/browser_reading.py OUT lab          # or classic, or voila
 
 CHROMIUM=/usr/bin/chromium takes an installed browser instead. Screenshots, the notebook and the
 readers' files go to OUT. The scans are simulated eyes and blurred ones; OUT/scans.npz with arrays
@@ -27,10 +27,10 @@ from helpers.data.prepare import prepare
 from helpers.evaluate import reading_analysis
 
 N = 6  # of each kind
-CELL = """from helpers.measures import reading
-from helpers.widgets import ReadingTest
+CELL = """from helpers.evaluate import reading_analysis as reading
+from helpers.evaluate.reading_widget import ReadingTest
 ReadingTest(reading.open_test("test"))"""
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PATHS = {"lab": "lab/tree/", "classic": "notebooks/", "voila": "voila/render/"}
 
 

@@ -14,7 +14,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from methods import METHODS, aligned_gan
+from support.methods import METHODS, aligned_gan
 
 from gpu.tables import DEVICE, TINY, Table
 from helpers.gan.sampling import sample

@@ -1,8 +1,8 @@
-"""What training promises when the machine does not: `make chaos`. Not collected by pytest.
+"""What training promises when the machine does not: `make chaos`.
 
-Every method of tests/methods.py is trained once in peace, and once while it is killed at random
-moments (SIGKILL), told to stop (SIGTERM), runs into a full disk, or finds its newest checkpoint cut
-short or with a flipped bit. Each time the same command goes on. Counted are the steps that had to
+Every method of methods.py is trained once in peace, and once while it is killed at random moments
+(SIGKILL), told to stop (SIGTERM), runs into a full disk, or finds its newest checkpoint cut short
+or with a flipped bit. Each time the same command goes on. Counted are the steps that had to
 be done again, without those made on the full disk or held by the damaged file alone. At the end
 weights, optimizers, random numbers, previews and log (but for its seconds) must equal those of the
 run in peace, bit for bit.
@@ -29,10 +29,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from methods import METHODS
 
 from helpers.training import checkpoint
 from helpers.training.loop import train
+from support.methods import METHODS
 
 INTERVAL = 6  # steps between checkpoints: methods.py validates every 48 images, in batches of 8
 KINDS = ("kill", "flip", "term", "cut", "full", "full, then kill")  # never two damaged in a row

@@ -14,7 +14,7 @@ def main(folder: str, seconds: str) -> None:
     if count < 2 and not TINY:
         table.add("one GPU: nothing to compare", GPUs=count)
         return
-    script = Path(__file__).parents[1] / "measure_processes.py"
+    script = Path(__file__).parents[1] / "speed_processes.py"
     size, steps = ("64", "5") if TINY else ("256", "200")
     done = subprocess.run(
         [sys.executable, str(script), "--ranks=1,2", f"--size={size}", f"--steps={steps}"],

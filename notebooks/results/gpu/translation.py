@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 
-import measure_translation
+import translation  # the script beside this package
 
 from gpu.tables import TINY, Table, work
 
@@ -30,7 +30,7 @@ def main(folder: str, seconds: str) -> None:
         left = float(seconds) - table.elapsed
         minutes = max(5, left / (len(CONTENDERS) - number) - JUDGING) / 60
         try:
-            measure_translation.one(name.replace(" ", "-"), minutes, 0, [*EACH, *given], out)
+            translation.one(name.replace(" ", "-"), minutes, 0, [*EACH, *given], out)
             found = json.loads((out / f"{name.replace(' ', '-')}-0.json").read_text())
             classes = found["class"] or {}
             table.add(name, images=found["images"], seconds=found["seconds"],

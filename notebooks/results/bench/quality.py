@@ -3,7 +3,8 @@
 The distance (x1000, EfficientNet-Lite0 features) is that of synthetic scans to scans of patients
 that nothing learned from; the clock stands still while it is measured.
 
-    python -m bench.quality --real MANIFEST --class AMD --size 128 --seeds 8 --images 12000
+    PYTHONPATH=tests:notebooks/results python -m bench.quality \\
+        --real MANIFEST --class AMD --size 128 --seeds 8 --images 12000
 
 compares the two ways to execute one recipe, seed by seed (without --real on simulated eyes);
 ``make bench`` measures the time to quality alone.

@@ -1,7 +1,7 @@
 """Trains translators from DFE to OCT for equal time and scores them; run by hand.
 
-    python tests/measure_translation.py NAME --minutes 6 --seeds 0 1 2 -- --model=cut
-    python tests/measure_translation.py table
+    python notebooks/results/translation.py NAME --minutes 6 --seeds 0 1 2 -- --model=cut
+    python notebooks/results/translation.py table
 
 What stands behind -- are settings of notebook 03 (of 06 with --model=pix2pix). One thread and one
 core each, so that two of them can run side by side; one JSON a run in runs/measure/translation.

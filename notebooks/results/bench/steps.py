@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from methods import Thumbnails, make_domains
+from support.methods import Thumbnails, make_domains
 
 from bench import plain, timing
 from bench.materials import CLASSES, files

@@ -1,6 +1,6 @@
 """How wrong is the ruler? Not a test: it prints the error tables, and takes some minutes.
 
-    python tests/measure_layers.py [--n 25] [--real DIR/manifest.csv --out DIR]
+    python notebooks/results/ruler.py [--n 25] [--real DIR/manifest.csv --out DIR]
 
 Simulated eyes have a known anatomy: every surface's error in px at 256 (1 px is 0.39 % of the
 height), by condition, grade, size and with white wedges; drusen found and missed; the fovea.

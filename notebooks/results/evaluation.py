@@ -1,6 +1,6 @@
 """The table of results/evaluation.md: runs beside other patients' scans, blurred and simulated.
 
-    python tests/measure_evaluation.py --real DIR --class DRUSEN RUN:CONTRAST_RUN ... --out DIR
+    python notebooks/results/evaluation.py --real DIR --class DRUSEN RUN:CONTRAST_RUN ... --out DIR
 
 Each RUN:CONTRAST_RUN is a generator of the class and one of NORMAL by the same recipe, trained on
 --real. The other rows are judged by the same rules on the same unseen patients: half of the

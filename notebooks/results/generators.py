@@ -1,6 +1,6 @@
 """Which generator is best after equal time? Contenders trained on one real data set and judged.
 
-    python tests/measure_generators.py --real MANIFEST --class AMD --size 128 --minutes 10 \\
+    python notebooks/results/generators.py --real MANIFEST --class AMD --size 128 --minutes 10 \\
         --seeds 0 1 2 --out DIR paper best residual aligned lightweight-gan
 
 A contender is aligned (this repository as it is: a residual GAN of aligned crops, of every class
@@ -281,7 +281,7 @@ def asked(options, spec: str) -> list:
 
 def train_all(options) -> None:
     cores = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
 
     def finished(seed, spec):
         done = place(options, parse(spec)[0], seed) / "done.json"

@@ -1,10 +1,10 @@
 """How much faster are two processes than one? Images per second of the training loop.
 
-python tests/measure_processes.py [--ranks=1,2] [--size=128] [--steps=30]
+    PYTHONPATH=tests python notebooks/results/speed_processes.py [--ranks=1,2] [--size=128] \\
+        [--steps=30]
 
 Each rank has one thread and the same batch of its own, on a GPU each where there are any. Beside
-the clock, the CPU time per image is printed: on a busy machine the clock says little. Not collected
-by pytest.
+the clock, the CPU time per image is printed: on a busy machine the clock says little.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from methods import Thumbnails, make_data
+from support.methods import Thumbnails, make_data
 
 from helpers import config
 from helpers.data.batches import batches
@@ -28,6 +28,7 @@ from helpers.gan.recipes import with_recipe
 from helpers.training.runs import open_run
 from helpers.training.state import Training
 
+ROOT = Path(__file__).parents[2]
 WARM = 5  # steps before the clock starts
 
 
@@ -72,7 +73,7 @@ def main() -> None:
     if "RANK" in os.environ:
         return rank(options.size, options.steps, os.environ["SPEED_RUNS"])
     environment = {**os.environ, "OMP_NUM_THREADS": "1",
-                   "PYTHONPATH": str(Path(__file__).parents[1])}  # fmt: skip
+                   "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}  # fmt: skip
     print(f"size {options.size}, {options.steps} steps after {WARM}, load {os.getloadavg()[0]:.1f}")
     first = None
     for ranks in options.ranks.split(","):

@@ -1,14 +1,14 @@
 """What does patience buy? Every score against the time that a GAN has trained.
 
-    PYTHONPATH=.:tests python tests/measure_patience.py train FOLDER 2 5 10 20 40 75 110 150 \\
+    python notebooks/results/patience.py train FOLDER 2 5 10 20 40 75 110 150 \\
         --data=simulated --classes=NORMAL,DRUSEN --size=256 --n-simulated=600
-    PYTHONPATH=.:tests python tests/measure_patience.py judge FOLDER
+    python notebooks/results/patience.py judge FOLDER
 
 `train` stops after so many minutes of training, puts the last moving average into
 FOLDER/MINUTES/, and goes on; started again it continues. --settings are those of notebook 02.
 `judge` draws 200 scans of every class from each and writes FOLDER/curve.json, .md, and a sheet of
-pictures; judges are EfficientNet-Lite2 and the ruler (tests/gpu/judge.py), patients are simulated
-ones that nobody has seen, or the test patients of the data. Not collected by pytest.
+pictures; judges are EfficientNet-Lite2 and the ruler (gpu/judge.py), patients are simulated ones
+that nobody has seen, or the test patients of the data.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What one of several processes does for test_processes.py: `torchrun tests/ranks.py FOLDER`.
+"""What one of several processes does for test_processes.py: `torchrun ranks.py FOLDER`.
 
 All methods in one launch, since starting processes costs more than their few steps. Every rank
 leaves what it saw and what it became in FOLDER/rankN.pt.
@@ -12,11 +12,11 @@ from unittest import mock
 
 import torch
 from accelerate import PartialState
-from methods import METHODS
 
 from helpers.training import checkpoint
 from helpers.training.loop import train
 from helpers.training.processes import make_accelerator
+from support.methods import METHODS
 
 LR = 0.01
 
@@ -51,8 +51,7 @@ def doubled(batch):
 def few_steps(name: str, folder, rank: int, count: int, batch_size: int) -> dict:
     """Gradients of the first step and weights after three of SGD, of networks without batch
     statistics: BatchNorm keeps to its running averages and Dropout does nothing."""
-    changes = {"minibatch_std": 0} if name.startswith("gan") else {}
-    method, draw, _, _ = METHODS[name](folder, batch_size=batch_size, steps=3, **changes)
+    method, draw, _, _ = METHODS[name](folder, batch_size=batch_size, steps=3)
     for network in method.networks.values():
         network.double()
         for layer in network.modules():

@@ -1,7 +1,7 @@
 """The explorer in a real browser. Not collected by pytest; run by hand after changes to it:
 
     pip install jupyterlab playwright && playwright install chromium
-    python tests/browser_explorer.py OUT
+    python tests/support/browser_explorer.py OUT
 
 CHROMIUM=/usr/bin/chromium takes an installed browser instead. Screenshots, the notebook and what
 "save" writes go to OUT. The generator is an untrained one of 256 px, with steps in W of no meaning;
@@ -25,11 +25,11 @@ from PIL import Image
 
 SETUP = """from pathlib import Path
 import numpy as np, torch
-from helpers.directions import Directions, load_directions
-from helpers.explorer import Explorer
+from helpers.gan.styles.directions import Directions, load_directions
+from helpers.gan.styles.explorer import Explorer
 from helpers.generate import load_generator
-from helpers.networks.stylegan import Generator
-from helpers.simulate import make_eye
+from helpers.gan.stylegan import Generator
+from helpers.data.simulated.simulate import make_eye
 
 if Path("generator.safetensors").exists():
     generator = load_generator("generator.safetensors")

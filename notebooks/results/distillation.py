@@ -1,7 +1,7 @@
 """Measures distillation, stage by stage; run by hand.
 
-    python tests/measure_distillation.py OUT demo
-    python tests/measure_distillation.py OUT STAGE ... -- --data=M.csv --dfe=M.csv --classes=...
+    python notebooks/results/distillation.py OUT demo
+    python notebooks/results/distillation.py OUT STAGE ... -- --data=M.csv --dfe=M.csv --classes=...
 
 Stages: screen, reverse, temperature, map, overlaps, finetune, table. What stands behind -- are
 settings of notebook 04. Each stage leaves one JSON in OUT, a fine-tuned student one .npz, and none
