@@ -391,13 +391,13 @@ def describe(settings_class) -> str:
     return "\n".join(lines)
 
 
-def shown(path) -> str:
+def short_path(path) -> str:
     """A path as people read it: from the repository's root, where it lies below it."""
     path = Path(path)
     return str(path.relative_to(root())) if path.is_relative_to(root()) else str(path)
 
 
-def show(settings) -> str:
+def format_settings(settings) -> str:
     """The settings as aligned lines, those that differ from the class's defaults marked by *."""
     lines = []
     for field in dataclasses.fields(settings):
@@ -405,7 +405,7 @@ def show(settings) -> str:
         mark = " " if value == field.default else "*"
         if field.name in PATHS and value:
             value = ",".join(
-                map(shown, value.split(",") if field.name == "existing_runs" else [value])
+                map(short_path, value.split(",") if field.name == "existing_runs" else [value])
             )
         lines.append(f"{mark} {_outside(field.name):18} {value}")
     return "\n".join(lines)

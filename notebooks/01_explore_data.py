@@ -84,7 +84,7 @@ picture = plots.compact
 settings = config.resolve(config.Explore)
 explore = Path(settings.runs) / "explore"
 explore.mkdir(parents=True, exist_ok=True)
-print(config.show(settings))
+print(config.format_settings(settings))
 
 # %% [markdown]
 # ## Data
@@ -190,7 +190,8 @@ for modality, scans in listed.items():
     print(f"{modality}: {len(scans)} images of {len({scan.patient for scan in scans})} patients")
     for label, count in sorted(Counter(scan.label for scan in scans).items()):
         first = next(scan for scan in scans if scan.label == label)
-        print(f"  {label:10}{count:6}   first: patient {first.patient}, {config.shown(first.path)}")
+        path = config.short_path(first.path)
+        print(f"  {label:10}{count:6}   first: patient {first.patient}, {path}")
 
 # %% [markdown]
 # ### What is wrong in files
@@ -366,7 +367,7 @@ with (explore / "manifest.csv").open("w", newline="") as file:
     writer = csv.DictWriter(file, table[0])
     writer.writeheader()
     writer.writerows(table)
-print(f"{len(table)} rows in {config.shown(explore / 'manifest.csv')}: {', '.join(table[0])}")
+print(f"{len(table)} rows in {config.short_path(explore / 'manifest.csv')}: {', '.join(table[0])}")
 print(f"read again: {len(load_manifest(explore / 'manifest.csv'))} scans of modality oct")
 
 # %% [markdown]

@@ -75,7 +75,7 @@ import torch
 
 from helpers import config, plots
 from helpers.data import shape
-from helpers.data.batches import batches, evenly
+from helpers.data.batches import balanced_index, batches
 from helpers.data.pixels import at_size
 from helpers.data.prepare import prepare
 from helpers.data.split import describe
@@ -84,7 +84,7 @@ from helpers.gan import dcgan, gan, losses, residual, stylegan
 from helpers.gan.recipes import penalty_weight, with_recipe
 from helpers.gan.sampling import classes_of, sample
 from helpers.gan.start import start_from
-from helpers.gan.trained import learned_classes
+from helpers.gan.train import learned_classes
 from helpers.generate import export, load_generator
 from helpers.measures import layers, texture
 from helpers.measures.distances import distance_report
@@ -108,7 +108,7 @@ from helpers.training.runs import count_parameters, open_run
 # os.environ["OCT_PRESET"] = "kaggle"  # or "colab": on those machines, take the first # away
 settings = with_recipe(config.resolve(config.TrainGan))
 settings.run = settings.run or settings.model
-print(config.show(settings))
+print(config.format_settings(settings))
 
 # %% [markdown]
 # ## Data
@@ -573,7 +573,7 @@ plots.show_source(*losses.LOSSES[settings.loss], losses.zero_centred_penalty, ga
 run = open_run(settings, full, method.networks, learned)
 told = {}
 if settings.conditional or method.looks:
-    told = {"labels": labels, "index": evenly(labels)}  # every class as often as the others
+    told = {"labels": labels, "index": balanced_index(labels)}  # every class as often as the others
 if method.looks:
     told["looks"] = shape.look(learned.train.shapes)
 shuffled = partial(batches, learned.train.images, settings.batch_size, seed=settings.seed, **told)
@@ -581,7 +581,7 @@ launch(train, method, shuffled, run, settings, processes=settings.processes)
 if os.environ.get("RANK", "0") != "0":
     sys.exit()  # of several processes one looks and measures
 features.to("cuda" if torch.cuda.is_available() else "cpu")
-print(config.shown(run.folder))
+print(config.short_path(run.folder))
 
 # %% [markdown]
 # ## Look
@@ -819,8 +819,8 @@ shutil.rmtree(run.folder / "synthetic", ignore_errors=True)  # of an earlier, sh
 pictures = export(generator, run.folder / "synthetic", n=64, seed=settings.seed)
 (run.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 for name in ("gallery.png", "curves.png", "report.json"):
-    print(config.shown(run.folder / name))
-print(f"{len(pictures)} pictures in {config.shown(run.folder / 'synthetic')}")
+    print(config.short_path(run.folder / name))
+print(f"{len(pictures)} pictures in {config.short_path(run.folder / 'synthetic')}")
 
 # %% [markdown]
 # ## Limits

@@ -79,7 +79,7 @@ from helpers.data.two_modalities import prepare_domains
 # os.environ["OCT_PRESET"] = "kaggle"  # or "colab": on those machines, take the first # away
 settings = config.resolve(config.TrainCyclegan)
 settings.run = settings.run or settings.model
-print(config.show(settings))
+print(config.format_settings(settings))
 
 # %% [markdown]
 # ## Data
@@ -273,7 +273,7 @@ launch(train, method, paths, run, settings, processes=settings.processes)
 if os.environ.get("RANK", "0") != "0":
     sys.exit()  # of several processes one looks and measures
 features.to("cuda" if torch.cuda.is_available() else "cpu")
-print(config.shown(run.folder))
+print(config.short_path(run.folder))
 
 # %% [markdown]
 # ## Look

@@ -80,7 +80,7 @@ from helpers.distillation.partners import modalities, prepare_both
 # os.environ["OCT_PRESET"] = "kaggle"  # or "colab": on those machines, take the first # away
 settings = config.resolve(config.Distil)
 teaching, learning = modalities(settings)  # "oct" and "dfe", unless the direction is turned
-print(config.show(settings))
+print(config.format_settings(settings))
 
 # %% [markdown]
 # ## Data
@@ -469,7 +469,7 @@ report = {"screened": screened, "chosen": chosen, "tested": tested, "map": cells
           "complementarity": misread}  # fmt: skip
 target = runs[chosen].folder / "report.json"
 target.write_text(json.dumps(report, indent=1) + "\n")
-print(config.shown(target))
+print(config.short_path(target))
 
 # %% [markdown]
 # ## Limits

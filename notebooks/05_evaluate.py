@@ -68,7 +68,7 @@ import torch
 
 from helpers import config
 from helpers.gan.recipes import with_recipe
-from helpers.gan.trained import trained
+from helpers.gan.train import train_gan
 from helpers.measures.features import Features
 
 # %% [markdown]
@@ -79,7 +79,7 @@ from helpers.measures.features import Features
 # %%
 # os.environ["OCT_PRESET"] = "kaggle"  # or "colab": on those machines, take the first # away
 settings = config.resolve(config.Evaluate)
-print(config.show(settings))
+print(config.format_settings(settings))
 device = "cuda" if torch.cuda.is_available() else "cpu"
 runs, cache = Path(settings.runs), Path(settings.runs) / "cache"
 features = Features(device, cache=cache / "features")
@@ -98,7 +98,7 @@ features = Features(device, cache=cache / "features")
 def run_of(name, gan_settings):
     """The run of that name; trained as in notebook 02 if there is none."""
     if not (runs / name / "generator.safetensors").exists():
-        trained(with_recipe(replace(gan_settings, run=name, runs=str(runs))), features)
+        train_gan(with_recipe(replace(gan_settings, run=name, runs=str(runs))), features)
     return runs / name
 
 

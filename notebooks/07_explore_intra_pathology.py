@@ -85,11 +85,11 @@ from helpers.gan.styles.directions import (
     FAMILIES,
     POSITIONS,
     WORDS,
+    accept,
     decided_by_style,
     draw_sample,
     effects,
     fit,
-    judge,
     linear,
     needs_styles,
     read_measures,
@@ -130,7 +130,7 @@ settings = with_recipe(config.resolve(config.ExploreStyles))
 settings.run = settings.run or "stylegan"
 if settings.conditional:
     raise ValueError("conditional=1: what varies inside one disease needs one class; set it to 0.")
-print(config.show(settings))
+print(config.format_settings(settings))
 
 # %% [markdown]
 # ## Data
@@ -254,7 +254,7 @@ for one, folder in zip(generators, folders):
             f"{folder}: draws {one.size} px and {one.classes} classes; to explore it takes a "
             f"generator of {settings.size} px (OCT_SIZE) and one class."
         )
-print("explored:", ", ".join(config.shown(folder) for folder in folders))
+print("explored:", ", ".join(config.short_path(folder) for folder in folders))
 plots.compact(plots.curves(runs[0].metrics(), caption=f"The training {runs[0].folder.name}."))
 
 # %% [markdown]
@@ -390,7 +390,7 @@ measured = []
 for one, directions, drawn in zip(generators, found, samples):
     base = draw_sample(one, settings.n_test, settings.seed + 1000)
     measured.append(effects(one, directions, base))
-    judge(measured[-1], directions, drawn, errors)
+    accept(measured[-1], directions, drawn, errors)
 figure = figures.effects_matrix(
     found[0], caption="From end to end; framed: its own measure; *: accepted in this training."
 )
@@ -592,7 +592,7 @@ folder = Path(settings.runs) / f"{settings.run}-explored"
 frames = [moved(styles[:1], found[0], {surest: step}) for step in np.linspace(-2, 2, 7)]
 film = figures.film(folder / f"{surest}.gif", render(generator, torch.cat(frames), noise))
 found[0].save(folder / "directions.json")
-print(config.shown(film))
+print(config.short_path(film))
 Image(film.read_bytes())
 
 # %% [markdown]

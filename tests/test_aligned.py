@@ -24,13 +24,14 @@ from support.methods import (
 from helpers import generate
 from helpers.data import shape
 from helpers.evaluate.sides import read_sides
-from helpers.gan import dcgan, residual, sampling, stylegan, trained
+from helpers.gan import dcgan, residual, sampling, stylegan
 from helpers.gan.gan import DOUBLES_ALIGNED, GAN, HELD, PROBE, SHAPES_KEPT
 from helpers.gan.sampling import draw_noise, sample
 from helpers.gan.start import start_from
 from helpers.gan.styles import directions
 from helpers.gan.styles.explorer import Explorer
 from helpers.gan.styles.projection import Projector
+from helpers.gan.train import build_training, train_gan
 from helpers.generate import export, load_generator
 from helpers.training.loop import train
 
@@ -434,22 +435,22 @@ def settings_for(folder, tmp_path, **changes):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_gan_is_trained_from_its_settings_alone(folder, tmp_path, capsys):
-    run = trained.trained(settings_for(folder, tmp_path), Thumbnails(), progress=False)
+    run = train_gan(settings_for(folder, tmp_path), Thumbnails(), progress=False)
     generator = load_generator(run.folder)
     assert generator.metadata["classes"] == list(CLASSES) and generator.looks == 3
     assert generator.metadata["framing"] == "aligned"
     assert sample(generator, 1).shape == (1, 1, 256, 256)
     assert {"score", "kernel_distance"} < set(run.metrics()[-1])
     before = run.generator.read_bytes()
-    again = trained.trained(settings_for(folder, tmp_path), Thumbnails(), progress=False)
+    again = train_gan(settings_for(folder, tmp_path), Thumbnails(), progress=False)
     assert "is finished" in capsys.readouterr().out
     assert again.folder == run.folder and run.generator.read_bytes() == before
     # one sitting more, with another budget of the first training: the same run
     longer = settings_for(folder, tmp_path, steps=3, first_hours=0.5)
-    assert trained.trained(longer, Thumbnails(), progress=False).folder == run.folder
+    assert train_gan(longer, Thumbnails(), progress=False).folder == run.folder
 
     other = settings_for(folder, tmp_path, run="second", start=run.folder)
-    second = trained.trained(other, Thumbnails(), progress=False)
+    second = train_gan(other, Thumbnails(), progress=False)
     assert "Begins from" in capsys.readouterr().out and second.folder.name == "second"
 
 
@@ -468,7 +469,7 @@ def test_whole_scans_one_class_or_all_as_one_are_a_setting_away(folder, tmp_path
     if alone:  # one class is a condition too
         shutil.rmtree(folder / "NORMAL")
     settings = settings_for(folder, tmp_path, **{"steps": 1, **changes})
-    method, draw, whole, learned = trained.ready(settings, Thumbnails(), progress=False)
+    method, draw, whole, learned = build_training(settings, Thumbnails(), progress=False)
     assert method.conditional == (alone or changes == dict(framing="stretch"))
     assert method.classes == (list(CLASSES)[: 1 if alone else 2] if method.conditional else [])
     batch = next(draw())

@@ -16,7 +16,7 @@ from helpers.classifiers import linear_head as head
 from helpers.classifiers import networks
 from helpers.classifiers.classification import Classification, ClassifierSettings
 from helpers.classifiers.fit import fit
-from helpers.classifiers.linear_head import linear_head, numbered
+from helpers.classifiers.linear_head import label_numbers, linear_head
 from helpers.classifiers.networks import load_classifier
 from helpers.data.batches import batches
 from helpers.data.scan import Scan
@@ -54,7 +54,7 @@ def settings_for(tmp_path, **changes):
 
 
 def run_once(settings, few, method=None):
-    images, labels = few[0], numbered(few[1], CLASSES)
+    images, labels = few[0], label_numbers(few[1], CLASSES)
     side = Split(
         images, [Scan(str(i), "oct", "simulated", c, str(i)) for i, c in enumerate(few[1])]
     )
@@ -95,7 +95,7 @@ def test_fine_tuning_learns_a_small_set_and_leaves_the_random_state(few):
         *few, CLASSES, whole=True, size=48, steps=40, lr=1e-3, augment=0.0, precision="fp32"
     )
     assert torch.equal(before, torch.get_rng_state())
-    assert (learned(few[0]).argmax(1) == numbered(few[1], CLASSES)).mean() > 0.9
+    assert (learned(few[0]).argmax(1) == label_numbers(few[1], CLASSES)).mean() > 0.9
 
 
 def test_equal_seeds_give_equal_classifiers(tmp_path, few):
@@ -128,7 +128,7 @@ def test_a_saved_classifier_is_loaded_from_its_file_alone(tmp_path, few):
 def test_under_the_one_loop_it_is_exported_and_resumed_bit_for_bit(tmp_path, few, capsys):
     whole, whole_run = run_once(settings_for(tmp_path / "whole", steps=6), few)
     settings = settings_for(tmp_path / "cut", steps=6)
-    labels = numbered(few[1], CLASSES)
+    labels = label_numbers(few[1], CLASSES)
     torch.manual_seed(0)
     method = Classification(settings, labels, (few[0], labels))
     step, calls = method.step, []

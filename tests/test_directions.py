@@ -15,11 +15,11 @@ from helpers.gan.styles.directions import (
     POSITIONS,
     Directions,
     Sample,
+    accept,
     decided_by_style,
     draw_sample,
     effects,
     fit,
-    judge,
     linear,
     load_directions,
     needs_styles,
@@ -286,7 +286,7 @@ def planted(step=1.0, measure=TILT):
 
 def verdict_of(read, *, name="tilt", unread=0, errors=ERRORS):
     directions = one_direction(name)
-    report = judge(read, directions, judged_sample(unread), errors)
+    report = accept(read, directions, judged_sample(unread), errors)
     assert report is directions.report and list(report) == [name]
     assert directions.accepted == [name] * report[name]["accepted"]
     return report[name]
@@ -549,7 +549,7 @@ def test_what_is_planted_in_pictures_is_fitted_read_and_accepted(drawer, drawn):
     # a step of one standard deviation of styles is one of what is drawn
     change = np.diff(read[0, :, :, TILT], axis=0).mean()
     assert change == pytest.approx(drawn.values["tilt"].std(), rel=0.1)
-    report = judge(read, found, drawn, dict.fromkeys(MEASURES, 0.3))
+    report = accept(read, found, drawn, dict.fromkeys(MEASURES, 0.3))
     assert report["tilt"]["accepted"] and report["retinal_thickness"]["accepted"]
 
 

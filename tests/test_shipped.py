@@ -8,7 +8,7 @@ from helpers.data.simulated import simulate
 from helpers.gan.recipes import with_recipe
 from helpers.gan.sampling import classes_of, sample
 from helpers.gan.start import SHIPPED, start_from
-from helpers.gan.trained import ready
+from helpers.gan.train import build_training
 from helpers.generate import load_generator
 from helpers.measures import layers
 from helpers.measures.features import Features
@@ -89,5 +89,5 @@ def test_what_ships_is_small_and_can_be_begun_from(tmp_path):
     settings = config.resolve(config.TrainGan, arguments, {})
     settings.width = None  # of the recipe, not of tiny
     settings.start = "simulated"
-    method, *_ = ready(with_recipe(settings), Thumbnails(), progress=False)
+    method, *_ = build_training(with_recipe(settings), Thumbnails(), progress=False)
     assert "knows" in start_from(method, "simulated")

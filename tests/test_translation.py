@@ -14,7 +14,7 @@ from helpers.data.scan import Scan
 from helpers.data.simulated import simulate
 from helpers.data.split import Split
 from helpers.data.two_modalities import (
-    evenly,
+    balanced_index,
     eye_name,
     matched,
     paired_batches,
@@ -244,7 +244,7 @@ def test_unpaired_sides_share_no_patient(cached):
 
 
 def test_classes_come_equally_often():
-    index = evenly(np.array([0] * 7 + [1] * 3 + [2] * 2))
+    index = balanced_index(np.array([0] * 7 + [1] * 3 + [2] * 2))
     labels = np.array([0] * 7 + [1] * 3 + [2] * 2)[index]
     assert np.bincount(labels).tolist() == [7, 7, 7] and set(index) == set(range(12))
     domains = make_domains(paired=False)

@@ -64,7 +64,7 @@ class Classification:
     scale an embedding by; start: a ``Classifier`` to go on from.
     """
 
-    exported, judged_by = "classifier", "validation_loss"
+    exported, score_name = "classifier", "validation_loss"
 
     def __init__(
         self, settings: ClassifierSettings, labels, validation=None, shown=None, start=None
@@ -78,7 +78,7 @@ class Classification:
         if start is not None:
             self.averaged.load_state_dict(start.network.state_dict())
         elif shown is not None and s.embedding:
-            centre(self.averaged, arguments, shown)
+            fit_embedding(self.averaged, arguments, shown)
         self.averaged.requires_grad_(True).train()
         self.networks = {"classifier": self.averaged}
         self.optimizers = {
@@ -105,7 +105,7 @@ class Classification:
         """One update from a labelled batch."""
         s, network, optimizer = self.settings, self.averaged, self.optimizers["classifier"]
         images, labels = batch
-        images = varied(images, s)
+        images = augmented(images, s)
         set_rate(optimizer, s, self.steps_done)
         self.steps_done += 1
         with accelerator.autocast():
@@ -160,7 +160,7 @@ def set_rate(optimizer, settings, step: int) -> None:
         group["lr"] = learning_rate(settings, step) * group.get("slowed", 1)
 
 
-def varied(images: torch.Tensor, settings) -> torch.Tensor:
+def augmented(images: torch.Tensor, settings) -> torch.Tensor:
     """Images mirrored and augmented as the settings say; features (B, d) as they are."""
     if images.ndim == 2:
         return images
@@ -173,7 +173,7 @@ def levels_of(images) -> np.ndarray:
     return np.asarray(images, np.float32) if np.ndim(images) == 2 else to_levels(images)
 
 
-def centre(network: Network, arguments: dict, shown, most=512) -> None:
+def fit_embedding(network: Network, arguments: dict, shown, most=512) -> None:
     """Fit the embedding's centre and scale to (up to) ``most`` of the images or features."""
     levels = levels_of(shown)
     some = levels[:: -(-len(levels) // most)]

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from tqdm.auto import trange
 
 from helpers.classifiers.classification import Classification, ClassifierSettings, levels_of
-from helpers.classifiers.linear_head import linear_head, numbered
+from helpers.classifiers.linear_head import label_numbers, linear_head
 from helpers.classifiers.networks import Classifier
 from helpers.data.batches import batches
 from helpers.training.loop import choose_precision
@@ -47,7 +47,7 @@ def fit(
         settings or ClassifierSettings(), classes=tuple(classes), multilabel=multilabel, seed=seed,
         **changes,
     )  # fmt: skip
-    labels = numbered(labels, settings.classes, multilabel)
+    labels = label_numbers(labels, settings.classes, multilabel)
     if len(labels) != len(images):
         raise ValueError(f"{len(images)} images but {len(labels)} labels")
     with seeded(seed):

@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 STRENGTHS = np.logspace(-4, -1, 4)  # C of the linear head: small C, strong shrinkage
 
 
-def numbered(labels, classes, multilabel=False) -> np.ndarray:
+def label_numbers(labels, classes, multilabel=False) -> np.ndarray:
     """Labels as numbers: int64 (N,) in the order of `classes`, or float32 0/1 (N, K)."""
     labels, classes = np.asarray(labels), [str(c) for c in classes]
     if multilabel:
@@ -34,7 +34,7 @@ def numbered(labels, classes, multilabel=False) -> np.ndarray:
 def linear_head(features, labels, patients=None, *, seed=0):
     """Logistic regression on standardised features (N, d) as weight (K, d) and bias (K,), float32.
 
-    Labels as `numbered` gives them. C is the one of STRENGTHS with the best log-likelihood on
+    Labels as `label_numbers` gives them. C is the one of STRENGTHS with the best log-likelihood on
     held-out patients; the middle one where some class has fewer than two patients.
     """
     if labels.ndim == 2:

@@ -54,7 +54,7 @@ def batches(
             yield batch(*ready)
 
 
-def evenly(labels) -> np.ndarray:
+def balanced_index(labels) -> np.ndarray:
     """Places in ``labels`` (N,), those of rarer classes repeated, so that each is as frequent."""
     most = np.bincount(labels).max()
     return np.concatenate([np.resize(np.flatnonzero(labels == k), most) for k in np.unique(labels)])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.data.batches import batches, evenly
+from helpers.data.batches import balanced_index, batches
 from helpers.data.bscan import band
 from helpers.data.cache import simulated_eye
 from helpers.data.prepare import prepare
@@ -144,7 +144,7 @@ def prepare_domains(
     data["oct"] = replace(data["oct"], manifest_hash=digest[:16])  # a run is one of both sources
     oriented = s.orient and not unknown
     if oriented:
-        data = {modality: all_right(source) for modality, source in data.items()}
+        data = {modality: as_right_eyes(source) for modality, source in data.items()}
     return Domains(data["dfe"], data["oct"], classes, paired, notes, oriented)
 
 
@@ -199,7 +199,7 @@ def one_person(photograph: Scan, scan: Scan) -> bool:
     return photograph.patient == scan.patient or "block" in photograph.patient + scan.patient
 
 
-def all_right(data: Data) -> Data:
+def as_right_eyes(data: Data) -> Data:
     """``data`` with left eyes mirrored: the optic disc lies to the right in all."""
 
     def one(split: Split) -> Split:
@@ -267,8 +267,8 @@ def unpaired_batches(domains: Domains, batch_size, *, seed=0, **where):
     streams = []
     for k, data in enumerate((domains.dfe, domains.oct)):
         labels = domains.numbers(data.train)
-        streams.append(batches(data.train.images, batch_size, labels=labels, index=evenly(labels),
-                               seed=2 * seed + k, **where))  # fmt: skip
+        streams.append(batches(data.train.images, batch_size, labels=labels, seed=2 * seed + k,
+                               index=balanced_index(labels), **where))  # fmt: skip
     return zip(*streams)
 
 

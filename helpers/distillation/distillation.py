@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers.classifiers.classification import centre, levels_of, set_rate, varied
+from helpers.classifiers.classification import augmented, fit_embedding, levels_of, set_rate
 from helpers.classifiers.fit import run_steps, seeded
 from helpers.classifiers.networks import Classifier, Network
 from helpers.data.pixels import to_float
 from helpers.distillation import losses
 from helpers.distillation.partners import PARTNERS, distillation_batches, one_hot
-from helpers.training.processes import average_gradients, everyones
+from helpers.training.processes import average_gradients, gather_rows
 
 BY_CLASS = ("cpm", "csa")
 BY_SAMPLE = ("kd", "dkd", "fitnets", "rkd", "sp", "simkd")
@@ -90,7 +90,7 @@ class Distillation:
     features, labels) of other patients.
     """
 
-    exported, judged_by = "classifier", "validation_loss"
+    exported, score_name = "classifier", "validation_loss"
 
     def __init__(
         self, settings, classes, teacher: Classifier | None, shown=None, validation=None, start=None
@@ -115,7 +115,7 @@ class Distillation:
         if start is not None:
             student.load_state_dict(start.network.state_dict())
         elif shown is not None and s.embedding:
-            centre(student, arguments, shown)
+            fit_embedding(student, arguments, shown)
         self.averaged = student.requires_grad_(True).train()
         self.networks = {"student": student}
         self.teacher, self.own, self.theirs = None, [], []
@@ -171,13 +171,13 @@ class Distillation:
         count = student.head.out_features
         labels, their_labels = (one_hot(given, count) for given in (labels, their_labels))
         with accelerator.autocast():
-            features = student.embed(varied(images, s))
+            features = student.embed(augmented(images, s))
             logits, plain = student.head(student.dropout(features)), student.head(features.detach())
             projector = self.networks.get("projector")
             projected = projector(features) if projector else features
         # the classes' means are those of all processes' samples
         features, projected, logits, plain, labels = (
-            everyones(part.float(), accelerator)
+            gather_rows(part.float(), accelerator)
             for part in (features, projected, logits, plain, labels)
         )
         total = self.classification(logits, labels) * ("simkd" not in self.weights)
@@ -208,13 +208,13 @@ class Distillation:
             self.teacher.to(self.averaged.head.weight)
         with torch.set_grad_enabled(self.settings.teacher_learns), accelerator.autocast():
             if self.settings.teacher_learns:
-                images = varied(images, self.settings)
+                images = augmented(images, self.settings)
             elif images.ndim == 4:
                 images = images.contiguous(memory_format=torch.channels_last)
             features = self.teacher.embed(images)
             logits = self.teacher.head(self.teacher.dropout(features)).float()
         features, logits, labels = (
-            everyones(part.float(), accelerator) for part in (features, logits, labels)
+            gather_rows(part.float(), accelerator) for part in (features, logits, labels)
         )
         logits, labels = logits[:, self.theirs], labels[:, self.own]
         side = Side(features, features, logits, labels, logits, self.settings.multilabel)

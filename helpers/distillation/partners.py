@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from helpers.data.batches import batches, evenly
+from helpers.data.batches import balanced_index, batches
 from helpers.data.split import SIDES, Labelled
 from helpers.data.two_modalities import Domains, prepare_domains, side_of_body
 
@@ -74,7 +74,7 @@ def distillation_batches(
 
     def order(codes, labels):
         single = labels.ndim == 1 or (labels.sum(1) == 1).all()
-        return np.tile(evenly(codes) if single else np.arange(len(codes)), EPOCHS)
+        return np.tile(balanced_index(codes) if single else np.arange(len(codes)), EPOCHS)
 
     index, seeds = order(own, labels), (seed, seed)
     if partners == "eye":

@@ -71,7 +71,7 @@ def thirds(world: World):
     return slice(third), slice(third, 2 * third), slice(2 * third, len(world.labels))
 
 
-def taught(rows, labels, classes, settings, seed=0):
+def train_teacher(rows, labels, classes, settings, seed=0):
     """A classifier of either modality's features, by the recipe of the teachers."""
     return teach(Labelled(rows, labels, np.arange(len(labels))), classes, settings, seed=seed)
 
@@ -95,7 +95,7 @@ def gain_map(world: World, settings, *, labelled=(5, 20, 80), noise=(0.0, 0.4), 
     if max(labelled) > most:
         raise ValueError(f"labelled={max(labelled)}: this world has {most} eyes per class to learn")
     teachers = {
-        (share, seed): taught(rows[first], world.labels[first], classes, settings, seed)
+        (share, seed): train_teacher(rows[first], world.labels[first], classes, settings, seed)
         for share, rows in world.oct.items() for seed in range(settings.seeds)
     }  # fmt: skip
     cells, grid = [], list(product(world.oct, world.dfe, labelled, noise))
@@ -142,11 +142,12 @@ def overlaps(world: World, settings) -> dict:
     settings = replace(settings, multilabel=False)  # an eye of this world has one class
     first, second, test = thirds(world)
     learned, labels = slice(second.stop), world.labels
-    said = {
-        (name, share): taught(rows[learned], labels[learned], world.classes, settings)(rows[test])
-        for name, shown in (("OCT", world.oct), ("DFE", world.dfe))
-        for share, rows in shown.items() if share
-    }  # fmt: skip
+    said = {}
+    for name, shown in (("OCT", world.oct), ("DFE", world.dfe)):
+        for share, rows in shown.items():
+            if share:
+                teacher = train_teacher(rows[learned], labels[learned], world.classes, settings)
+                said[name, share] = teacher(rows[test])
     return {
         f"OCT shows {a:g}, DFE {b:g}": complementarity(
             labels[test], said["OCT", a], said["DFE", b], world.classes

@@ -70,7 +70,7 @@ class GAN:
     the patients. Distance alone prefers scans without drusen, since most of a scan is no druse.
     """
 
-    exported, judged_by = "generator", "score"
+    exported, score_name = "generator", "score"
 
     def __init__(self, settings, validation: np.ndarray, features, classes=(), labels=None,
                  shapes=None):  # fmt: skip

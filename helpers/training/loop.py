@@ -4,7 +4,7 @@ It never names a method. A method is a plain object with
 
 - ``networks`` and ``optimizers``, dictionaries by name; ``averaged``, the module whose moving
   average is judged and exported; ``architecture``, what rebuilds that module; ``exported``, what
-  its file is called ("generator"); ``judged_by``, the name of its score ("kernel_distance");
+  its file is called ("generator"); ``score_name``, the name of its score ("kernel_distance");
 - ``step(batch, accelerator) -> dict of numbers``, which calls backward and the optimizers; 0-d
   tensors are numbers, and on a GPU better ones, since reading a float waits for the step to end; a
   method that sets learning rates itself multiplies them by ``group.get("slowed", 1)``;
@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from helpers.training.budget import Budget
 from helpers.training.precision import choose_precision
-from helpers.training.processes import agreed, average_gradients, interruptible, is_first
+from helpers.training.processes import any_process, average_gradients, interruptible, is_first
 from helpers.training.runs import Run
 from helpers.training.state import Training
 
@@ -63,7 +63,7 @@ def train(method, draw, run: Run, settings) -> Run:
 
     bar = tqdm(total=s.steps or None, disable=not main, unit="step", smoothing=0.05)
     with interruptible() as asked, bar:
-        over, interrupted, late = agreed(
+        over, interrupted, late = any_process(
             [budget.over(at.step) or t.out_of_patience(), False, False], t.accelerator
         )
         while not (over or interrupted or late):
@@ -74,8 +74,8 @@ def train(method, draw, run: Run, settings) -> Run:
                 continue
             record = t.read()
             at.seconds = budget.seconds
-            exploded, over, interrupted, late = agreed(
-                [not t.sound(record, weights=judging), budget.over(at.step), bool(asked),
+            exploded, over, interrupted, late = any_process(
+                [not t.losses_finite(record, weights=judging), budget.over(at.step), bool(asked),
                  budget.sitting_over()], t.accelerator,
             )  # fmt: skip
             if exploded:
@@ -85,8 +85,8 @@ def train(method, draw, run: Run, settings) -> Run:
             if logging or over:
                 t.log()
             if judging and not over:
-                saved = t.save(best=t.judge())
-                (over,) = agreed([t.out_of_patience()], t.accelerator)
+                saved = t.save(best=t.validate_and_keep())
+                (over,) = any_process([t.out_of_patience()], t.accelerator)
                 budget.ending = max(budget.ending, budget.seconds - at.seconds)
             words = budget.forecast(at.step, at.images)
             with suppress(OSError):  # where what is said goes into a file on the full disk
@@ -99,7 +99,7 @@ def train(method, draw, run: Run, settings) -> Run:
                 t.export()  # something to look at; the first validation replaces it
             saved = t.save()
         elif at.judged != at.step:
-            saved = t.save(best=t.judge())
+            saved = t.save(best=t.validate_and_keep())
     if main and over and saved:
         early = (s.steps and at.step >= s.steps) or t.patience_over
         run.finish(at.step, at.seconds, at.best, 0 if early else s.hours)

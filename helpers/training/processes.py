@@ -114,7 +114,7 @@ def average_gradients(network: torch.nn.Module, accelerator: Accelerator) -> Non
         gradient.copy_(part.view_as(gradient))
 
 
-def everyones(mine: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
+def gather_rows(mine: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
     """The rows (B, d) of all processes; only this one's have a gradient.
 
     A loss of them, times the number of processes, has the right gradient after
@@ -139,7 +139,7 @@ def average_statistics(networks: dict, accelerator: Accelerator) -> None:
             buffer.copy_(part)
 
 
-def agreed(flags: list[bool], accelerator: Accelerator) -> list[bool]:
+def any_process(flags: list[bool], accelerator: Accelerator) -> list[bool]:
     """Which flags any process has set: all of them turn the same way at the same step."""
     if accelerator.num_processes == 1:
         return flags

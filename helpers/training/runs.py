@@ -88,7 +88,7 @@ class Run:
         """Drop what was logged after ``step``. OSError naming the folder if it is not writable."""
         kept = [record for record in self.metrics() if record["step"] <= step]
         self._lines = ""
-        with explained(self.folder):
+        with explain_errors(self.folder):
             text = "".join(json.dumps(record) + "\n" for record in kept)
             write_whole(self._metrics, text.encode())
 
@@ -107,7 +107,7 @@ class Run:
 
 
 @contextlib.contextmanager
-def explained(folder):
+def explain_errors(folder):
     """A disk that refuses, in words."""
     try:
         yield
@@ -155,7 +155,7 @@ def open_run(settings, data, networks, learned=None) -> Run:
         print(f"{wanted.name} holds a run with {differs}; this one is {run.folder.name}.")
     if not is_first():
         return run
-    with explained(run.folder):
+    with explain_errors(run.folder):
         for folder in (run.previews, run.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
         _lock(run)

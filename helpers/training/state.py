@@ -150,7 +150,7 @@ class Training:
                 worst[name] = value  # NaN is the worst
         return worst
 
-    def sound(self, record: dict, *, weights: bool) -> bool:
+    def losses_finite(self, record: dict, *, weights: bool) -> bool:
         """Whether losses, and if asked all weights, are finite and within reason."""
         networks = self.method.networks.values() if weights else ()
         return all(abs(value) < EXPLODED for value in record.values()) and all(
@@ -187,7 +187,7 @@ class Training:
         if self.main:
             self.run.log(at.step, images=at.images, seconds=at.seconds, **means)
 
-    def judge(self) -> bool:
+    def validate_and_keep(self) -> bool:
         """Preview, validate, keep the best; whether this is it. The first process does it alone."""
         at, method, sheet = self.at, self.method, io.BytesIO()
         at.judged = at.step
@@ -201,7 +201,7 @@ class Training:
             at.best = value
             self.export()
         at.worse = 0 if improved else at.worse + 1
-        judged = {method.judged_by: value, **getattr(method, "judgement", {})}
+        judged = {method.score_name: value, **getattr(method, "judgement", {})}
         self.run.log(at.step, images=at.images, seconds=at.seconds, **judged)
         return improved
 

@@ -39,7 +39,7 @@ class CUT:
     ``reader`` as in ``CycleGAN``.
     """
 
-    exported, judged_by = "generator", "score"
+    exported, score_name = "generator", "score"
 
     def __init__(self, settings, domains, features, reader=None):
         s = self.settings = settings

@@ -21,7 +21,7 @@ class CycleGAN:
     ``settings.class_weight`` > 0 the translated scan has to be read as the photograph's class.
     """
 
-    exported, judged_by = "generator", "score"
+    exported, score_name = "generator", "score"
 
     def __init__(self, settings, domains, features, reader=None):
         s = self.settings = settings

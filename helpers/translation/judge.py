@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from helpers.classifiers.linear_head import linear_head, numbered
+from helpers.classifiers.linear_head import label_numbers, linear_head
 from helpers.data.pixels import to_float
 from helpers.measures.distances import kernel_distance
 
@@ -54,7 +54,7 @@ class Judge:
         self.head = None
         if len(set(self.labels)) > 1:
             taught = features(np.asarray(domains.oct.train.images))
-            numbers = numbered(domains.numbers(domains.oct.train), range(len(self.classes)))
+            numbers = label_numbers(domains.numbers(domains.oct.train), range(len(self.classes)))
             self.head = linear_head(taught, numbers, domains.oct.train.patients)
 
     def __call__(self, network: nn.Module) -> float:

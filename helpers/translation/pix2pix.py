@@ -16,7 +16,7 @@ class Pix2pix:
     photograph's three channels and the scan of the same eye; judged as the unpaired methods are.
     """
 
-    exported, judged_by = "generator", "score"
+    exported, score_name = "generator", "score"
 
     def __init__(self, settings, domains, features):
         s = self.settings = settings

@@ -7,7 +7,7 @@ SSIM and PSNR; where the translator also goes back, the honest cycle.
 import numpy as np
 import torch
 
-from helpers.classifiers.linear_head import linear_head, numbered
+from helpers.classifiers.linear_head import label_numbers, linear_head
 from helpers.data.pixels import to_float
 from helpers.data.split import Labelled
 from helpers.data.two_modalities import Domains, as_taken, truths_of
@@ -53,7 +53,7 @@ def read_by_others(taught: Labelled, judged: list[Labelled], classes, reader: Fe
         return np.array([fold_of[p] for p in part.patients])
 
     rows, place = reader(taught.images), folds(taught)
-    numbers = numbered(taught.labels, classes)
+    numbers = label_numbers(taught.labels, classes)
     found = [np.zeros((len(part.images), len(classes))) for part in judged]
     described = [reader(part.images) for part in judged]
     for fold in range(FOLDS):

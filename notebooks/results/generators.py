@@ -61,14 +61,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from helpers import config
-from helpers.data.batches import evenly
+from helpers.data.batches import balanced_index
 from helpers.data.pixels import at_size
 from helpers.data.prepare import prepare
 from helpers.data.shape import Shapes
 from helpers.data.split import Split
 from helpers.gan.recipes import RECIPES, with_recipe
 from helpers.gan.sampling import sample
-from helpers.gan.trained import ready
+from helpers.gan.train import build_training
 from helpers.generate import load_generator
 from helpers.measures.coverage import coverage_report
 from helpers.measures.distances import (
@@ -139,11 +139,11 @@ def train_ours(options, kind, chosen, seed, folder, features) -> dict:
             f"--run={folder.name}", f"--validation-images={VALIDATED}", "--patience=0", *OURS[kind],
             *(f"--{name}={value}" for name, value in chosen.items())]  # fmt: skip
     settings = with_recipe(config.resolve(config.TrainGan, argv, {}))
-    method, draw, whole, learned = ready(settings, features, progress=False)
+    method, draw, whole, learned = build_training(settings, features, progress=False)
     if options.most and options.most < len(learned.train):
         few = some(options, learned.train)
         labels = np.unique(learned.train.labels[few], return_inverse=True)[1]
-        draw = partial(draw, index=few[evenly(labels)])
+        draw = partial(draw, index=few[balanced_index(labels)])
         if method.shapes is not None:
             method.shapes = Shapes(learned.train.shapes[few], learned.train.labels[few])
     parameters = {name: count(network) for name, network in method.networks.items()}

@@ -25,7 +25,7 @@ from helpers import config
 from helpers.data.prepare import prepare
 from helpers.gan.recipes import with_recipe
 from helpers.gan.sampling import classes_of
-from helpers.gan.trained import trained
+from helpers.gan.train import train_gan
 from helpers.generate import load_generator
 from helpers.measures.features import Features
 
@@ -44,7 +44,7 @@ def train(folder: Path, minutes, arguments) -> None:
     for minute in minutes:
         out = folder / f"{minute:03d}"
         if not out.exists():
-            run = trained(dataclasses.replace(s, hours=minute / 60), Features(), progress=False)
+            run = train_gan(dataclasses.replace(s, hours=minute / 60), Features(), progress=False)
             out.mkdir()
             keep(run, out)
 

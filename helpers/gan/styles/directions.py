@@ -6,7 +6,7 @@ directions are fitted: draw scans, let the ruler measure them, and regress each 
 InterFaceGAN does with classifiers of faces (Shen et al., CVPR 2020); then take out of every
 direction what would change the measures of another family.
 
-Both are only candidates. ``judge`` accepts a direction if what it does, measured on scans that were
+Both are only candidates. ``accept`` takes a direction if what it does, measured on scans that were
 not fitted to, is larger than the ruler's own error, monotonic, and little else.
 """
 
@@ -76,7 +76,7 @@ class Directions:
     fitted direction, the linear reading of its measure, (w - mean) @ reader, in standard deviations
     of the measure; of a component, zero. explained (K,): the share of the measure's variance that
     the reading gets right on scans left out; of a component, its share of the variance of W.
-    mean (latent,): of the styles. report: what ``judge`` found, by name.
+    mean (latent,): of the styles. report: what ``accept`` found, by name.
     """
 
     names: list[str]
@@ -122,7 +122,7 @@ def load_directions(path, generator=None) -> Directions:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no directions yet; notebook 07 fits them (fit, judge).")
+        raise FileNotFoundError(f"{path}: no directions yet; notebook 07 fits them (fit, accept).")
     about = json.loads(path.read_text())
     found = Directions(**{name: np.array(value) if name not in ("names", "weights_hash", "report")
                           else value for name, value in about.items()})  # fmt: skip
@@ -313,7 +313,7 @@ def effects(generator, directions: Directions, base: Sample, *, progress=False) 
     return np.array(read).reshape(len(directions.names), len(POSITIONS), len(base.w), -1)
 
 
-def judge(found: np.ndarray, directions: Directions, sample: Sample, errors: dict) -> dict:
+def accept(found: np.ndarray, directions: Directions, sample: Sample, errors: dict) -> dict:
     """{direction: verdict} of ``effects``; also written into ``directions.report``.
 
     sample: what they were fitted to. errors: the ruler's root mean square error of each measure

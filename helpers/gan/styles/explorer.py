@@ -31,7 +31,7 @@ class Explorer(ipywidgets.VBox):
     """Sliders that move an eye along directions in W, shown where it is the last line of a cell.
 
     generator: a stylegan, from ``generate.load_generator``. directions: from ``directions.fit`` and
-    ``judge``; only accepted ones get a slider. scans: {name: (scan uint8 (S, S) or (1, S, S),
+    ``accept``; only accepted ones get a slider. scans: {name: (scan uint8 (S, S) or (1, S, S),
     styles (levels, latent))}, real scans and their projections, to start from. folder: where "save"
     writes numbered PNGs and recipes. display: px on the screen, widest a picture gets.
 

@@ -25,7 +25,7 @@ from helpers.distillation.distillation import Distillation
 from helpers.distillation.partners import distillation_batches
 from helpers.gan.gan import GAN
 from helpers.gan.recipes import with_recipe
-from helpers.gan.trained import ready
+from helpers.gan.train import build_training
 from helpers.training.precision import choose_precision
 from helpers.translation.cut import CUT
 from helpers.translation.cyclegan import CycleGAN
@@ -102,7 +102,7 @@ def aligned(place, who, size, precision="auto", **settings):
     given = [f"--data={files(place, IMAGES)}", f"--size={size}", f"--runs={place}"]
     given += [f"--{name}={value}" for name, value in settings.items()]
     settings = with_recipe(config.resolve(config.TrainGan, given, {}))
-    method, draw, *_ = ready(settings, Thumbnails(), progress=False)
+    method, draw, *_ = build_training(settings, Thumbnails(), progress=False)
     stream = draw(device=DEVICE)
     if who == "plain":
         return Ours(method, stream, "fp32", torch.contiguous_format)

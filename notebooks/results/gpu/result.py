@@ -16,7 +16,7 @@ from gpu.tables import TINY, Table, work
 from helpers import config
 from helpers.data.prepare import prepare
 from helpers.gan.recipes import with_recipe
-from helpers.gan.trained import trained
+from helpers.gan.train import train_gan
 from helpers.generate import load_generator
 from helpers.measures.features import Features
 from helpers.training import checkpoint
@@ -40,7 +40,7 @@ def train(table, what: str, folder: Path, seconds: float, **changes):
     """Trained, its weights put into ``folder``; the generator."""
     s = settings(folder, hours=max(seconds, 5) / 3600, **changes)
     began = time.monotonic()
-    run = trained(s, Features(), progress=False)
+    run = train_gan(s, Features(), progress=False)
     last = [row for row in run.metrics() if "loss_generator" in row][-1]
     speed = {"images/s": last["images"] / last["seconds"]}
     table.add(f"{what}: trained", images=last["images"], seconds=last["seconds"],

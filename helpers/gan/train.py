@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from helpers.data import shape
-from helpers.data.batches import batches, evenly
+from helpers.data.batches import balanced_index, batches
 from helpers.data.prepare import prepare
 from helpers.gan import gan
 from helpers.gan.start import start_from
@@ -38,7 +38,7 @@ def learned_classes(settings, known) -> str:
     return "+".join(spelled[name.upper()] for name in names)
 
 
-def ready(settings, features, progress=True):
+def build_training(settings, features, progress=True):
     """(method, draw, whole, learned) of a ``config.TrainGan`` with its recipe: the GAN, its batches
     (``training.train``), the class that is judged as whole scans, and what is learned, both
     ``data.Data``. ``settings.conditional`` is decided where it was left open, ``class_`` spelled as
@@ -69,14 +69,14 @@ def ready(settings, features, progress=True):
         print(start_from(method, s.start))
     told = {}
     if s.conditional or method.looks:
-        told = {"labels": labels, "index": evenly(labels)}
+        told = {"labels": labels, "index": balanced_index(labels)}
     if method.looks:
         told["looks"] = shape.look(learned.train.shapes)
     draw = partial(batches, learned.train.images, s.batch_size, seed=s.seed, **told)
     return method, draw, whole, learned
 
 
-def trained(settings, features, progress=True) -> Run:
+def train_gan(settings, features, progress=True) -> Run:
     """The run of these settings, trained now if it is not finished."""
-    method, draw, whole, learned = ready(settings, features, progress)
+    method, draw, whole, learned = build_training(settings, features, progress)
     return train(method, draw, open_run(settings, whole, method.networks, learned), settings)

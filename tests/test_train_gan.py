@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from helpers.config import TrainGan
-from helpers.gan.trained import learned_classes
+from helpers.gan.train import learned_classes
 
 SOURCE = {"NORMAL": 9, "Drusen": 8, "DME": 7}
 
