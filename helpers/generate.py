@@ -48,7 +48,8 @@ def load_generator(path, device="cpu"):
     name = metadata.get("network")
     if name not in NETWORKS:
         raise ValueError(f"{path}: network {name!r} is unknown; known: {', '.join(NETWORKS)}")
-    generator = NETWORKS[name](**metadata["arguments"])
+    arguments = {k: v for k, v in metadata["arguments"].items() if k != "upsample"}  # of old files
+    generator = NETWORKS[name](**arguments)
     generator.shapes = None
     if "shapes" in weights:
         of = [metadata.get("classes", [None])[k] for k in weights.pop("shape_labels").tolist()]

@@ -2,8 +2,8 @@
 
     python kaggle_kernel_metadata/links.py [owner/name]       make links REPO=owner/name
 
-That is: badges and pip lines of the READMEs, and the first code cell of every notebook. The tag
-from which helpers is installed is v and the version of pyproject.toml.
+That is: badges and pip lines of the READMEs, the first code cell of every notebook, CITATION.cff
+(and its version). The tag from which helpers is installed is v and the version of pyproject.toml.
 """
 
 import re
@@ -16,7 +16,10 @@ SLUG = r"[\w.-]+/[\w.-]+?"
 PROJECT = re.compile(rf'(?m)^(Repository = "https://github\.com/){SLUG}(?=")')
 LINKS = re.compile(rf"((?:github\.com|research\.google\.com/github)/){SLUG}(?=/blob/)")
 INSTALL = re.compile(rf"(git\+https://github\.com/){SLUG}@v\d[\w.]*")
-PLACES = ("README.md", "notebooks/*.py", "notebooks/*.ipynb", "kaggle_kernel_metadata/README.md")
+CITED = re.compile(rf'(?m)^(repository-code: "https://github\.com/){SLUG}(?=")')
+VERSION = re.compile(r"(?m)^(version: ).*(?=\nrepository-code: )")  # of CITATION.cff alone
+PLACES = ("README.md", "notebooks/*.py", "notebooks/*.ipynb", "kaggle_kernel_metadata/README.md",
+          "CITATION.cff")  # fmt: skip
 
 
 def project(root=ROOT) -> dict:
@@ -48,6 +51,8 @@ def write(root=ROOT, repository: str | None = None) -> list[Path]:
         text = path.read_text()
         new = LINKS.sub(rf"\g<1>{address(root)}", text)
         new = INSTALL.sub(rf"\g<1>{address(root)}@{tag(root)}", new)
+        new = CITED.sub(rf"\g<1>{address(root)}", new)
+        new = VERSION.sub(rf"\g<1>{project(root)['version']}", new)
         if new != text:
             path.write_text(new)
             changed.append(path)

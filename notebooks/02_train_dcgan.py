@@ -64,36 +64,15 @@ if not util.find_spec("helpers"):  # on Kaggle or Colab; the torch that is there
     assert not os.system(pip), "pip failed, see above. No address, or no internet: README, Kaggle"
 
 # %%
-import json
-import shutil
-from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
-import torch
 
 from helpers import config, plots
-from helpers.data import shape
-from helpers.data.batches import balanced_index, batches
-from helpers.data.pixels import at_size
 from helpers.data.prepare import prepare
 from helpers.data.split import describe
-from helpers.evaluate.report import complete, print_table
-from helpers.gan import dcgan, gan, losses, residual, stylegan
-from helpers.gan.recipes import penalty_weight, with_recipe
-from helpers.gan.sampling import classes_of, sample
-from helpers.gan.start import start_from
+from helpers.gan.recipes import with_recipe
 from helpers.gan.train import learned_classes
-from helpers.generate import export, load_generator
-from helpers.measures import layers, texture
-from helpers.measures.distances import distance_report
-from helpers.measures.features import Features
-from helpers.measures.probe import probe_auroc
-from helpers.training import checkpoint
-from helpers.training.loop import train
-from helpers.training.processes import launch
-from helpers.training.runs import count_parameters, open_run
 
 # %% [markdown]
 # ## Settings
@@ -127,7 +106,6 @@ print(config.format_settings(settings))
 # (`OCT_CONDITIONAL`), all of them are learned together, each as often as the others: rare ones
 # borrow from common ones what a retina is. The split is that of the whole source, so that no
 # patient teaches in one class and examines in another.
-
 
 # %%
 seen = "stretch" if settings.framing == "aligned" else settings.framing  # of what is judged
@@ -187,8 +165,11 @@ plots.compact(figure)
 # is what the suite's *ruler* (notebook 05) counts under the RPE; real scans are read at the DCGAN's
 # own 64 px too, since part of what is missing is resolution.
 
-
 # %%
+from helpers.data.pixels import at_size
+from helpers.measures import layers
+
+
 def drusen_per_scan(images, most=64):
     """Mean number of drusen that the ruler finds, height of the highest (% of a scan), and the
     share of scans that it can read; NaN where it reads none."""
@@ -210,6 +191,19 @@ def print_drusen(found):
 
 
 # %%
+from functools import partial
+
+import torch
+
+from helpers.data.batches import batches
+from helpers.gan import dcgan, gan
+from helpers.gan.sampling import sample
+from helpers.generate import load_generator
+from helpers.measures.features import Features
+from helpers.training.loop import train
+from helpers.training.processes import launch
+from helpers.training.runs import open_run
+
 features = Features()  # no GPU is touched before a training is launched on all of them
 drusen, figure = {"real": drusen_per_scan(full.test.images)}, None
 if settings.first_hours or settings.steps:
@@ -258,6 +252,8 @@ figure and plots.compact(figure)
 #    and vitreous and choroid are continued with that device's speckle.
 
 # %%
+from helpers.data import shape
+
 if settings.framing == "aligned":
     some = np.flatnonzero(mine(learned.train))
     some = some[np.linspace(0, len(some) - 1, 8).astype(int)]
@@ -342,6 +338,8 @@ if settings.framing == "aligned" and mine(learned.validation).sum() >= 8:
 #   discriminator's logit is an inner product with one (projection: Miyato & Koyama, ICLR 2018).
 
 # %%
+from helpers.gan import residual, stylegan
+
 shown = {
     "dcgan": (dcgan.Generator, dcgan.Discriminator),
     "residual": (
@@ -356,6 +354,9 @@ shown = {
 plots.show_source(*shown[settings.model])
 
 # %%
+from helpers.gan.start import start_from
+from helpers.training.runs import count_parameters
+
 torch.manual_seed(settings.seed)
 names = tuple(map(str, classes)) if settings.conditional else ()
 method = gan.GAN(settings, every.images, features, names, labels=every.labels, shapes=bank)
@@ -385,8 +386,10 @@ plots.grid(blots, caption="The untrained generator, eight draws of noise.")
 # cycles per pixel that no retina has. What mends it is to resample first, bilinear, and to convolve
 # then, so that even and odd pixels share one kernel. Two untrained generators, as wide as yours:
 
-
 # %%
+from helpers.measures import texture
+
+
 def line_at_2px(images):
     """Its height over the spectrum around it, in dB: median over pictures, each at one contrast."""
     levels = plots.pixels(images)  # (N, H, W)
@@ -407,6 +410,8 @@ for name, height in line.items():
     print(f"{name:12} line at 2 px: {height:4.1f} dB above its surroundings")
 
 # %%
+import matplotlib.pyplot as plt
+
 with plt.rc_context(plots.STYLE):
     figure, (*cells, panel) = plt.subplots(
         1, 3, figsize=(plots.WIDTH, 2.7), width_ratios=(1, 1, 1.5)
@@ -444,6 +449,8 @@ plots.compact(figure, caption="Untrained generators at one contrast: 32 x 32 px 
 # loss has no place to rest where modes are dropped (Sun et al., NeurIPS 2020).
 
 # %%
+from helpers.gan import losses
+
 logits = torch.linspace(-4, 4, 161)
 figure, axes = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
 for name, (discriminator_loss, generator_loss) in losses.LOSSES.items():
@@ -495,6 +502,8 @@ def duel(gamma, steps=400, rate=0.1):
 
 
 # %%
+from helpers.gan.recipes import penalty_weight
+
 paths = {gamma: duel(gamma) for gamma in (0.0, 0.3)}
 sizes = np.array(dcgan.SIZES)
 rule = [penalty_weight(size) for size in sizes]
@@ -570,6 +579,8 @@ plots.show_source(*losses.LOSSES[settings.loss], losses.zero_centred_penalty, ga
 # Kaggle, and shown without training if it is finished.
 
 # %%
+from helpers.data.batches import balanced_index
+
 run = open_run(settings, full, method.networks, learned)
 told = {}
 if settings.conditional or method.looks:
@@ -606,6 +617,8 @@ plots.curves(run.metrics(), path=run.folder / "curves.png")
 # meant to rise; the circle is the checkpoint that was kept.
 
 # %%
+from helpers.gan.sampling import classes_of
+
 rows = [sample(generator, 8, settings.seed, class_name=name) for name in classes_of(generator)]
 figure = plots.grid(
     torch.cat(rows),
@@ -615,6 +628,9 @@ figure = plots.grid(
 plots.compact(figure)
 
 # %%
+from helpers.evaluate.report import complete
+from helpers.measures.distances import distance_report
+
 report = complete(distance_report(synthetic, full.train, full.test, features=features, **yardstick))
 figure = plots.gallery(
     full.test.images, synthetic, rows=2, source=f"{Path(full.source).name}, patients held out",
@@ -679,6 +695,8 @@ plots.compact(figure)
 # the generator draws. The newest checkpoint still has the discriminator, so let us ask it.
 
 # %%
+from helpers.training import checkpoint
+
 step, state = checkpoint.load_latest(run.checkpoints)
 discriminator = method.networks["discriminator"].cpu().train()  # BatchNorm works as in training
 discriminator.load_state_dict(state["networks"]["discriminator"])
@@ -754,6 +772,10 @@ plots.compact(figure, caption=f"What the discriminator of step {step} thinks of 
 # interval is a bootstrap over *patients*, since scans of one patient are not independent.
 
 # %%
+import json
+
+from helpers.evaluate.report import print_table
+
 about = json.loads(run.config.read_text())
 report["run"] = {**about["identity"], **about["data"], "weights": generator.weights_hash}
 report["training"] = run.metrics()[-1]
@@ -784,6 +806,8 @@ for name, images in (("real, unseen", real), ("synthetic", drawn)):
 # and another one from synthetic scans alone, and, to compare, from real training scans.
 
 # %%
+from helpers.measures.probe import probe_auroc
+
 drusen["synthetic"] = drusen_per_scan(synthetic)
 print_drusen(drusen)
 report["drusen"] = {
@@ -815,6 +839,10 @@ if full.other_class in classes_of(generator):
 # `python -m helpers.generate RUN --n 1000 --out DIR --seed 0`.
 
 # %%
+import shutil
+
+from helpers.generate import export
+
 shutil.rmtree(run.folder / "synthetic", ignore_errors=True)  # of an earlier, shorter training
 pictures = export(generator, run.folder / "synthetic", n=64, seed=settings.seed)
 (run.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")

@@ -58,63 +58,13 @@ if not util.find_spec("helpers"):  # on Kaggle or Colab; the torch that is there
     assert not os.system(pip), "pip failed, see above. No address, or no internet: README, Kaggle"
 
 # %%
-import json
-from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-from IPython.display import Image, Markdown
-
-from helpers import config, plots
-from helpers.data.batches import batches
-from helpers.data.cache import simulated_eye
-from helpers.data.pixels import at_size
+from helpers import config
 from helpers.data.prepare import prepare
-from helpers.data.simulated.simulate import make_eye
 from helpers.data.split import describe
-from helpers.evaluate.report import complete, print_table
-from helpers.gan import gan, stylegan
-from helpers.gan.losses import path_lengths
+from helpers.gan import stylegan
 from helpers.gan.recipes import with_recipe
-from helpers.gan.sampling import sample
-from helpers.gan.styles import figures
-from helpers.gan.styles.directions import (
-    ALIKE,
-    FAMILIES,
-    POSITIONS,
-    WORDS,
-    accept,
-    decided_by_style,
-    draw_sample,
-    effects,
-    fit,
-    linear,
-    needs_styles,
-    read_measures,
-    render,
-    returns,
-)
-from helpers.gan.styles.explorer import Explorer
-from helpers.gan.styles.projection import (
-    Projector,
-    check_scan,
-    lines_up,
-    moved,
-    readings,
-    same_anatomy,
-)
-from helpers.generate import load_generator
-from helpers.measures import coverage
-from helpers.measures.coverage import coverage_report
-from helpers.measures.distances import distance_report
-from helpers.measures.features import Features
-from helpers.measures.layers import flat_without_drusen
-from helpers.measures.true_layers import ruler_errors, true_measures
-from helpers.training.loop import train
-from helpers.training.processes import launch
-from helpers.training.runs import count_parameters, open_run
 
 # %% [markdown]
 # ## Settings
@@ -153,6 +103,8 @@ settings.class_ = data.class_  # as the source spells it
 print(describe(data))
 
 # %%
+from helpers import plots
+
 figure = plots.grid(
     data.train.images[:: max(1, len(data.train) // 16)][:16],
     caption=f"{data.class_}, {settings.size} px, one grey scale. What differs from scan to scan?",
@@ -193,6 +145,15 @@ plots.compact(figure)
 plots.show_source(stylegan.Mapping.forward, stylegan.Modulated.forward, stylegan.Generator.draw)
 
 # %%
+from dataclasses import fields
+
+import torch
+
+from helpers.gan import gan
+from helpers.gan.styles.directions import needs_styles
+from helpers.measures.features import Features
+from helpers.training.runs import count_parameters
+
 torch.manual_seed(settings.seed)
 features = Features()  # no GPU is touched before the training is launched on all of them
 training = config.TrainGan(**{f.name: getattr(settings, f.name) for f in fields(config.TrainGan)})
@@ -217,6 +178,8 @@ for name, count in count_parameters(built).items():
 #   uneven the lengths are without the penalty is measured below.
 
 # %%
+from helpers.gan.losses import path_lengths
+
 plots.show_source(path_lengths)
 
 # %% [markdown]
@@ -225,6 +188,14 @@ plots.show_source(path_lengths)
 # The same settings with two seeds, one after the other.
 
 # %%
+from dataclasses import replace
+from functools import partial
+
+from helpers.data.batches import batches
+from helpers.training.loop import train
+from helpers.training.processes import launch
+from helpers.training.runs import open_run
+
 runs = []
 for number in range(settings.n_runs):
     seed = settings.seed + number
@@ -241,6 +212,8 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 _ = features.to(device)
 
 # %%
+from helpers.generate import load_generator
+
 folders = (
     settings.existing_runs.split(",") if settings.existing_runs else [run.folder for run in runs]
 )
@@ -264,6 +237,9 @@ plots.compact(plots.curves(runs[0].metrics(), caption=f"The training {runs[0].fo
 # every eye becomes more ordinary: quality is bought with variety. $\psi=1$ is what was learned.
 
 # %%
+from helpers.data.pixels import at_size
+from helpers.gan.styles import figures
+
 z = torch.randn(6, generator.z_dim, generator=torch.Generator().manual_seed(settings.seed))
 z = z.to(device)
 with torch.inference_mode():
@@ -281,6 +257,10 @@ plots.compact(figure)
 # number says how much of the picture changes, for this pair.
 
 # %%
+import numpy as np
+
+from helpers.gan.styles.directions import render
+
 with torch.inference_mode():
     w = generator.styles(z)
     swapped = [w[:1]]
@@ -310,6 +290,8 @@ plots.compact(figure)
 # noise).
 
 # %%
+from helpers.gan.styles.directions import WORDS, decided_by_style
+
 decided = decided_by_style(generator, seed=settings.seed)
 for name, share in decided.items():
     print(f"{WORDS[name]:20} decided by the style: {share:4.0%}, by the noise: {1 - share:4.0%}")
@@ -326,6 +308,12 @@ plots.compact(figure)
 # generator that draws poor scans has nothing to say about patients.
 
 # %%
+from helpers.evaluate.report import complete, print_table
+from helpers.gan.sampling import sample
+from helpers.measures import coverage
+from helpers.measures.coverage import coverage_report
+from helpers.measures.distances import distance_report
+
 drawn = (sample(one, settings.report_images, settings.seed) for one in generators)
 synthetic = [at_size(images, settings.size) for images in drawn]
 report = complete(
@@ -357,9 +345,13 @@ plots.compact(figure)
 # network does what it is there for, $W$ is the straighter of the two.
 
 # %%
+from helpers.gan.styles.directions import fit
+
 plots.show_source(fit)
 
 # %%
+from helpers.gan.styles.directions import FAMILIES, draw_sample, linear
+
 samples = [draw_sample(one, settings.n_drawn, settings.seed) for one in generators]
 found = [
     fit(drawn, components=settings.n_components, weights_hash=one.weights_hash)
@@ -383,6 +375,10 @@ for name in FAMILIES:
 # changes by more than half as many standard deviations, and the scans stay readable.
 
 # %%
+from helpers.data.simulated.simulate import make_eye
+from helpers.gan.styles.directions import accept, effects
+from helpers.measures.true_layers import ruler_errors
+
 known_eyes = [make_eye(900_000 + k, "DRUSEN", eye=("OD", "OS")[k % 2], size=settings.size)
               for k in range(60)]  # fmt: skip
 errors = ruler_errors(known_eyes)
@@ -417,6 +413,8 @@ plots.compact(figure)
 # but only the picture says why.
 
 # %%
+from helpers.gan.styles.directions import POSITIONS
+
 base = draw_sample(generator, 8, settings.seed + 2000)
 fitted = [name for name in found[0].names if name in FAMILIES]
 walk = []
@@ -439,6 +437,8 @@ plots.compact(figure)
 # effects are alike.
 
 # %%
+from helpers.gan.styles.directions import ALIKE, returns
+
 again = returns(*found)
 for directions, folder in zip(found, folders):
     print(f"{Path(folder).name}: accepted {', '.join(directions.accepted) or 'none'}")
@@ -473,10 +473,14 @@ print(f"path length {np.mean(lengths):.3f}, its standard deviation over eyes {un
 # was found.
 
 # %%
+from helpers.gan.styles.projection import Projector
+
 plots.show_source(Projector.__call__)
 
-
 # %%
+from helpers.gan.styles.projection import check_scan
+
+
 def readable_scans(split, most):
     """Places of up to `most` scans that an OCT generator can be given, patients in turn."""
     turns = {}
@@ -509,6 +513,8 @@ drawn = {n: render(generator, way.styles.to(device), samples[0].grain[:1].to(dev
          for n, way in ways.items()}  # fmt: skip
 
 # %%
+from helpers.gan.styles.projection import same_anatomy
+
 patients = data.test.patients[chosen]
 others = [np.flatnonzero(patients != patient)[0] for patient in patients]  # the control
 for name, way in ways.items():
@@ -534,8 +540,14 @@ plots.compact(figure)
 # directions say of the scan's styles, without looking at any picture, (b) the ruler on the
 # projected picture. With simulated eyes the ruler on the scan itself is the ceiling.
 
-
 # %%
+from helpers.data.cache import simulated_eye
+from helpers.gan.styles.directions import read_measures
+from helpers.gan.styles.projection import lines_up, readings
+from helpers.measures.layers import flat_without_drusen
+from helpers.measures.true_layers import true_measures
+
+
 def known_anatomy(split, chosen):
     """The measures of scans: their truth, if they are simulated, else the ruler's reading."""
     if split.scans[0].dataset != "simulated":
@@ -565,6 +577,8 @@ for name in fitted:
 # the classifier say if", never a prognosis.
 
 # %%
+from helpers.gan.styles.projection import moved
+
 styles, noise = ways["W+"].styles.to(device), samples[0].grain[:1].to(device)
 steps = (-2, -1, 0, 1, 2)
 sure = [name for name in fitted if again.get(name, 0) >= ALIKE]  # else the best of those refused
@@ -588,6 +602,8 @@ plots.compact(figure)
 # A film says more than a row: along the surest direction and back.
 
 # %%
+from IPython.display import Image
+
 folder = Path(settings.runs) / f"{settings.run}-explored"
 frames = [moved(styles[:1], found[0], {surest: step}) for step in np.linspace(-2, 2, 7)]
 film = figures.film(folder / f"{surest}.gif", render(generator, torch.cat(frames), noise))
@@ -684,6 +700,8 @@ plots.compact(figure)
 # back from the run's folder and `directions.json`.
 
 # %%
+from helpers.gan.styles.explorer import Explorer
+
 names = [f"unseen scan {k + 1}" for k in range(len(chosen))][show]
 Explorer(generator, found[0], dict(zip(names, zip(unseen, ways["W+"].styles))),
          folder=folder / "saved")  # fmt: skip
@@ -694,6 +712,10 @@ Explorer(generator, found[0], dict(zip(names, zip(unseen, ways["W+"].styles))),
 # Could StyleGAN help to explore the intra-pathology distribution? From the numbers above:
 
 # %%
+import json
+
+from IPython.display import Markdown
+
 kept = [name for name, cosine in again.items() if cosine >= ALIKE]
 lesion = [name for name in FAMILIES if FAMILIES[name] == "drusen"]
 named = ", ".join(WORDS[name] for name in kept if name in FAMILIES) or "none"

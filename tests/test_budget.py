@@ -1,16 +1,10 @@
 """When a training ends, and what it says after a minute; with a clock of its own."""
 
+from support.clock import Clock
+
 from helpers import config
 from helpers.training import budget
 from helpers.training.budget import Budget
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
 
 
 def budget_for(clock, monkeypatch, *, seconds=0.0, step=0, images=0, **limits):

@@ -312,5 +312,6 @@ def test_the_address_stands_in_one_place_and_everything_follows(tmp_path):
     links.write(root, links.address())
     holds_together(root, links.address(), "v0.2.0")
     assert f"git+https://github.com/{links.address()}@v0.2.0\n" in (root / "README.md").read_text()
+    assert "\nversion: 0.2.0\n" in (root / "CITATION.cff").read_text()
     with pytest.raises(ValueError, match="owner/name"):
         links.write(root, "https://github.com/jane/oct")

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from support.chaos import differences, end_of
-from support.methods import METHODS
+from support.methods import REPRESENTATIVES
 from support.ranks import few_steps
 
 from helpers.data.batches import batches
 
 ROOT = Path(__file__).parents[1]
-each_method = pytest.mark.parametrize("method", METHODS)
+each_method = pytest.mark.parametrize("method", REPRESENTATIVES)
 
 
 def environment(**more):
@@ -37,11 +37,13 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)], folder
 
 
+@pytest.mark.slow
 def test_there_were_two(ranks):
     (first, second), _ = ranks
     assert first["processes"] == second["processes"] == 2
 
 
+@pytest.mark.slow
 @each_method
 def test_two_ranks_equal_one_process_with_the_whole_batch(ranks, tmp_path, method):
     (first, second), _ = ranks
@@ -55,6 +57,7 @@ def test_two_ranks_equal_one_process_with_the_whole_batch(ranks, tmp_path, metho
         assert any(value.abs().max() > 0 for value in one[kind].values())
 
 
+@pytest.mark.slow
 @each_method
 def test_ranks_stay_equal_with_batch_statistics_and_draw_noise_of_their_own(ranks, method):
     first, second = (rank[method]["peace"] for rank in ranks[0])
@@ -64,6 +67,7 @@ def test_ranks_stay_equal_with_batch_statistics_and_draw_noise_of_their_own(rank
     assert first["given"] == (0, 0, 2) and second["given"] == (0, 1, 2)
 
 
+@pytest.mark.slow
 @each_method
 def test_stopped_by_one_rank_both_go_on_like_an_uninterrupted_run(ranks, method):
     results, folder = ranks
@@ -74,6 +78,7 @@ def test_stopped_by_one_rank_both_go_on_like_an_uninterrupted_run(ranks, method)
     assert differences(end_of(folder / f"peace {method}"), end_of(folder / f"war {method}")) == []
 
 
+@pytest.mark.slow
 def test_losses_that_explode_on_one_rank_take_both_back(ranks):
     first, second = (rank["poisoned"] for rank in ranks[0])
     assert differences(first["networks"], second["networks"]) == []
@@ -82,12 +87,14 @@ def test_losses_that_explode_on_one_rank_take_both_back(ranks):
         assert all(group["slowed"] == 0.5 for group in groups)
 
 
+@pytest.mark.slow
 def test_only_the_first_rank_writes(ranks):
     (first, second), folder = ranks
     assert second["writes"] == []
     assert (folder / "peace gan best" / "test" / "finished.json").exists()
 
 
+@pytest.mark.slow
 @each_method
 def test_the_log_counts_the_images_of_all_ranks(ranks, method):
     log = (ranks[1] / f"peace {method}" / "test" / "metrics.jsonl").read_text().splitlines()
@@ -158,16 +165,17 @@ def asks(path):
             time.sleep(0.05)
         time.sleep(0.3)  # what the launcher passes on of one Ctrl-C must not cut the save short
         open(f"{path}/saved{os.environ['RANK']}", "w").close()
+asked_at = []
 def ctrl_c():
     import time
     while len([n for n in os.listdir(folder) if n.startswith("ready")]) < 2:
         time.sleep(0.05)
+    asked_at.append(time.monotonic())
     os.killpg(0, signal.SIGINT)  # what a terminal does, and Jupyter
 threading.Thread(target=ctrl_c).start()
 import time
-began = time.monotonic()
 launch(asks, folder, processes=2)
-print("waited", time.monotonic() - began)
+print("waited", time.monotonic() - asked_at[0])
 print("saved", sorted(n for n in os.listdir(folder) if n.startswith("saved")))
 """
 
@@ -190,19 +198,23 @@ def launched(request, tmp_path_factory):
     return done
 
 
+@pytest.mark.slow
 def test_no_cuda_call_before_the_launch(launched):
     assert "before the launch" not in launched.stderr, launched.stderr[-3000:]
     assert launched.returncode == 0, launched.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_the_notebook_launches_two_processes(launched):
     assert "images 48.0 steps 3" in launched.stdout  # 3 steps x 8 images x 2
 
 
+@pytest.mark.slow
 def test_what_fails_in_a_process_is_said_where_it_was_launched(launched):
     assert "failed process 1 of 2: ValueError: no such scan" in launched.stdout
 
 
+@pytest.mark.slow
 def test_one_ctrl_c_lets_every_process_save_and_returns_at_once(launched):
     assert "saved ['saved0', 'saved1']" in launched.stdout, launched.stderr[-3000:]
     (waited,) = [line for line in launched.stdout.splitlines() if line.startswith("waited")]

@@ -11,9 +11,9 @@ from helpers.gan.stylegan import SLOW, Dense, Generator, Layer, Mapping, Modulat
 LATENT = 8
 
 
-def make(size=64, width=2, latent=LATENT, seed=0, **settings):
-    torch.manual_seed(seed)
-    return Generator(size, latent, width, **settings).requires_grad_(False)
+def make(size=64, width=2, **settings):
+    torch.manual_seed(0)
+    return Generator(size, LATENT, width, **settings).requires_grad_(False)
 
 
 def noise(generator, count, seed=1):

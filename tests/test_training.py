@@ -1,5 +1,6 @@
 """The loop on tiny methods: it learns, is resumed, interrupted, finished, and says what fails."""
 
+import ast
 import copy
 import dataclasses
 import errno
@@ -16,7 +17,9 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from support.methods import METHODS, make_data
+from support.chaos import differences
+from support.clock import Clock
+from support.methods import METHODS, REPRESENTATIVES, make_data
 
 from helpers import config
 from helpers.data.batches import batches
@@ -26,14 +29,25 @@ from helpers.gan.sampling import sample
 from helpers.generate import load_generator
 from helpers.measures.distances import kernel_distance
 from helpers.measures.features import Features
-from helpers.training import budget, checkpoint, runs
+from helpers.training import budget, checkpoint, loop, runs
 from helpers.training.loop import train
 from helpers.training.precision import choose_precision
+from helpers.training.processes import make_accelerator
 from helpers.training.runs import open_run
-from helpers.training.state import update_average
+from helpers.training.state import Training, update_average
 
 ROOT = Path(__file__).parents[1]
 each_method = pytest.mark.parametrize("method", METHODS)
+each_kind = pytest.mark.parametrize("method", REPRESENTATIVES)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """The time that a training of this process sees: it stands still unless a test moves it."""
+    clock = Clock()
+    monkeypatch.setattr(budget, "STARTED", clock.now)
+    monkeypatch.setattr(loop, "Budget", partial(budget.Budget, clock=clock))
+    return clock
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +84,49 @@ def run_once(settings, data, features):
 
 
 def test_every_method_has_an_entry_in_the_table(tmp_path):
-    folder = Path(__file__).parents[1] / "helpers" / "methods"
-    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
-    made = {type(make(tmp_path / name, steps=1)[0]).__module__ for name, make in METHODS.items()}
-    assert files == {module.rsplit(".", 1)[1] for module in made}, "add a line to tests/support/methods.py"
+    """A method is a class with step, preview and validate, wherever in helpers it stands."""
+    known = set()
+    for path in (ROOT / "helpers").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                names = {f.name for f in node.body if isinstance(f, ast.FunctionDef)}
+                known |= {node.name} if {"step", "preview", "validate"} <= names else set()
+    made = {type(make(tmp_path / name, steps=1)[0]).__name__ for name, make in METHODS.items()}
+    assert known == made, "add a line to tests/support/methods.py"
+
+
+@each_method
+def test_a_step_gives_finite_losses_and_moves_every_network(tmp_path, method):
+    made, draw, _, _ = METHODS[method](tmp_path, steps=1)
+    before = {name: copy.deepcopy(n.state_dict()) for name, n in made.networks.items()}
+    batch = next(draw(start=0, rank=0, world_size=1))
+    record = made.step(batch, make_accelerator("fp32"))
+    assert any(name.startswith("loss") for name in record)
+    assert all(math.isfinite(value) for value in record.values()), record
+    for name in made.optimizers:
+        after = made.networks[name].state_dict()
+        assert any(not torch.equal(before[name][k], after[k]) for k in after), name
+
+
+@each_method
+def test_resumed_after_a_step_the_next_one_is_the_same(tmp_path, method):
+    """Networks, optimizers, average, batches, random numbers, and what the method remembers."""
+
+    def begun():
+        return Training(*METHODS[method](tmp_path, steps=2, batch_size=8))
+
+    def second(training):
+        training.step()
+        return {"losses": training.read(), "random": torch.rand(4), **training.state()}
+
+    went_on = begun()
+    went_on.step()
+    went_on.read()
+    assert went_on.save()
+    expected = copy.deepcopy(second(went_on))
+    resumed = begun()
+    assert resumed.resume() and resumed.at.step == 1
+    assert differences(expected, second(resumed)) == []
 
 
 def test_a_short_training_lowers_the_kernel_distance(tmp_path, data, features):
@@ -179,9 +232,10 @@ def test_a_folder_has_one_writer(tmp_path, data, features):
 
 @pytest.fixture(scope="module")
 def survived():
-    """What chaos.py reports of every method, killed once and once on a full disk."""
+    """What chaos.py reports of each kind of method, killed once and once on a full disk."""
     command = [sys.executable, str(ROOT / "tests" / "support" / "chaos.py"), "--events=2",
-               "--kinds=kill;full", "--steps=24"]  # fmt: skip
+               "--kinds=kill;full", "--steps=24",
+               f"--methods={';'.join(REPRESENTATIVES)}"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.stdout.startswith(("{", "No mount")), done.stderr[-3000:]
@@ -189,14 +243,14 @@ def survived():
     return {result["method"]: result for result in results}
 
 
-@each_method
+@each_kind
 def test_killed_at_random_it_ends_like_an_uninterrupted_run(survived, method):
     result = survived[method]
     assert "kill" in dict(result["lost"])
     assert result["differences"] == [] and result["too much"] == []
 
 
-@each_method
+@each_kind
 def test_a_really_full_disk_does_not_stop_it(survived, method):
     if "full" not in dict(survived[method]["lost"]):
         pytest.skip("this machine lets nobody mount a small disk")
@@ -251,7 +305,7 @@ def explode(method, times, how):
     method.step = wrong
 
 
-@each_method
+@each_kind
 @pytest.mark.parametrize("how", [math.nan, 1e9, "weights"])
 def test_losses_that_explode_once_cost_no_more_than_the_way_back(tmp_path, method, how, capsys):
     start = METHODS[method](tmp_path, steps=14)
@@ -270,7 +324,7 @@ def test_losses_that_explode_once_cost_no_more_than_the_way_back(tmp_path, metho
             assert group["lr"] <= 0.5 * rate * (1 + 1e-6)
 
 
-@each_method
+@each_kind
 def test_losses_that_explode_twice_stop_with_a_word(tmp_path, method):
     start = METHODS[method](tmp_path, steps=14)
     explode(start[0], 2, math.nan)
@@ -343,29 +397,34 @@ def test_settings_survive_a_round_trip_through_config_json(tmp_path, data, featu
     assert json.loads(run.config.read_text())["settings"] == dataclasses.asdict(settings)
 
 
-def test_a_sitting_that_is_over_saves_and_the_next_goes_on(tmp_path, monkeypatch, capsys):
-    start = METHODS["gan best"](tmp_path, steps=8, session_hours=0.5)
-    step, calls = start[0].step, []
+def each_step_takes(method, clock, seconds):
+    """The method, whose steps move the clock so far and whose other work takes no time."""
+    step = method.step
 
-    def half_an_hour_in_step_3(*arguments):
-        calls.append(1)
-        if len(calls) == 3:
-            monkeypatch.setattr(budget, "STARTED", budget.STARTED - 1800)
+    def timed(*arguments):
+        clock.now += seconds
         return step(*arguments)
 
-    start[0].step = half_an_hour_in_step_3
+    method.step = timed
+
+
+def test_a_sitting_that_is_over_saves_and_the_next_goes_on(tmp_path, clock, monkeypatch, capsys):
+    start = METHODS["gan best"](tmp_path, steps=8, session_hours=0.5)
+    each_step_takes(start[0], clock, 610)
     run = train(*start)
     assert "This sitting is over at step 3" in capsys.readouterr().out
-    monkeypatch.undo()
-    train(*METHODS["gan best"](tmp_path, steps=8))
+    monkeypatch.setattr(budget, "STARTED", clock.now)  # that of another process
+    train(*METHODS["gan best"](tmp_path, steps=8, session_hours=0.5))
     whole = train(*METHODS["gan best"](tmp_path / "whole", steps=8))
     assert without_clock(run) == without_clock(whole) and same_networks(run, whole)
 
 
-def test_a_budget_in_hours_is_kept_and_is_finished(tmp_path, capsys):
+def test_a_budget_in_hours_is_kept_and_is_finished(tmp_path, clock, capsys):
     limit = 2.5 / 3600
-    run = train(*METHODS["gan best"](tmp_path, steps=0, hours=limit, validate_every=16))
-    assert run.metrics()[-1]["seconds"] <= 2.5 * 1.2  # a busy machine may take long over a step
+    start = METHODS["gan best"](tmp_path, steps=0, hours=limit, validate_every=16)
+    each_step_takes(start[0], clock, 0.3)
+    run = train(*start)
+    assert 1.9 <= run.metrics()[-1]["seconds"] <= 2.5
     assert run.finished(0, limit) and not run.finished(0, 2 * limit)
     before = run.generator.read_bytes()
     train(*METHODS["gan best"](tmp_path, steps=0, hours=limit))

@@ -1,49 +1,57 @@
 """Where the images are and who the patient is: every source becomes one list of scans.
 
-A patient is known from a manifest, from the file name where the data set has a rule (OCT2017:
-CLASS-PATIENT-N; ODIR: the leading number), or from a subfolder. Else blocks of 50 consecutive
-frames stand in, with a warning.
+A patient is known from a manifest, from OCT_PATIENT, from the file name where there is a rule
+(OCT2017: CLASS-PATIENT-N; ODIR: the leading number; what stands before OD or OS), or from a folder
+(``layout``). Else blocks of 50 consecutive frames stand in, with a warning.
 """
 
-import csv
+import os
 import re
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from helpers.data import public_sets
-from helpers.data.scan import BLOCK, OCT2017_NAME, ODIR_NAME, Scan, natural_order
+from helpers.data import layout, listing, public_sets
+from helpers.data.intake import Intake, doubts_of
+from helpers.data.manifest import WORKBOOKS, by_images_csv, manifest, workbook
+from helpers.data.scan import BLOCK, CLASSES, DEVICES, PICTURES, Scan, condition, ending, shown
 from helpers.data.simulated import anatomy, photograph_picture
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
-CLASSES = ("NORMAL", "DRUSEN", "DME", "CNV")
 NAMED = ("simulated", "oct2017", "odir")
-BLOCK_PATIENT = re.compile(r"block(\d+)$")
-
-# other spellings of a manifest's columns
-COLUMNS = {
-    "file": "path", "filename": "path", "file_name": "path", "image": "path", "image_path": "path",
-    "class": "label", "condition": "label", "diagnosis": "label",
-    "patient_id": "patient", "patientid": "patient", "subject": "patient", "subject_id": "patient",
-}  # fmt: skip
-SIDE_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
-CONDITIONS = CLASSES + ("AMD", "DR", "GLAUCOMA", "CATARACT", "MYOPIA", "HYPERTENSION", "OTHER")
+TABLES = (".csv", ".tsv", ".txt")
+SYNTHETIC = "marked as synthetic"
 
 
-def load_manifest(source, *, modality="oct", n_simulated=600, size=224) -> list[Scan]:
-    """Every scan of ``modality`` ("oct" or "dfe") that ``source`` has.
+def load_manifest(source, **how) -> list[Scan]:
+    """Every scan that ``source`` has: those of ``take_in``, whose doubts become warnings."""
+    intake = take_in(source, **how)
+    for doubt in intake.doubts:
+        warnings.warn(f"{shown(source)}: {doubt}", stacklevel=2)
+    return intake.scans
+
+
+def take_in(
+    source, *, modality="oct", n_simulated=600, size=224, synthetic=None, patient=None
+) -> Intake:
+    """What ``source`` has of ``modality`` ("oct" or "dfe"): every file accounted for.
 
     ``source`` is "simulated", "oct2017", "odir", a manifest.csv, a folder, or a .npz
     with ``images`` uint8 (N, H, W) or (N, H, W, 3), and names ``labels`` and ``patients`` (N,).
-    ``n_simulated`` counts patients per class, of two eyes each, ``size`` their px. Raises
-    FileNotFoundError or ValueError that names the source and says what was looked for.
+    ``n_simulated`` counts patients per class, of two eyes each, ``size`` their px. ``synthetic``:
+    what this project has made and marked is left out among other scans, and read where there is
+    nothing else (None), never (False) or always (True). ``patient``: a regular expression that
+    finds the person in a path below the source (default: OCT_PATIENT). Warns of stand-ins for
+    patients. Raises FileNotFoundError or ValueError that names the source and says what was
+    looked for.
     """
     name = str(source)
     if name == "simulated":
-        return simulated(n_simulated, modality, max(size, 64))
+        scans = simulated(n_simulated, modality, max(size, 64))
+        return Intake(name, modality, scans, layout={"class": "the simulation's own"})
     if (name, modality) in (("oct2017", "dfe"), ("odir", "oct")):
         raise ValueError(f"{name} has no {modality.upper()} images: use it for the other modality.")
     if name == "oct2017":
@@ -51,18 +59,31 @@ def load_manifest(source, *, modality="oct", n_simulated=600, size=224) -> list[
     if name == "odir":
         return public_sets.odir()
     path = Path(name)
-    if path.suffix == ".csv" and path.is_file():
-        return manifest(path, modality)
-    if path.suffix == ".npz" and path.is_file():
-        return packed(path, modality)
-    if path.is_dir() and modality == "dfe" and any(path.rglob("full_df.csv")):
-        return public_sets.odir(path)
-    if path.is_dir():
-        return folder(path, modality)
-    raise FileNotFoundError(
-        f"{name}: neither a folder, a manifest.csv nor a .npz, nor one of {', '.join(NAMED)}. "
-        "Point OCT_DATA (OCT_DFE for photographs) at your images."
-    )
+    kind = ending(path.name)
+    try:
+        is_file, is_dir = path.is_file(), path.is_dir()
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(f"{shown(name)[:200]}: cannot be opened ({error})") from None
+    if is_file and kind in WORKBOOKS:
+        raise ValueError(workbook(path))
+    if is_file and kind == ".npz":
+        intake = Intake(name, modality, packed(path, modality))
+    elif is_file and kind in TABLES:
+        scans, left_out, doubts = manifest(path, modality)
+        says = {"class": "the table's label", "person": "the table's patient"}
+        intake = Intake(name, modality, scans, left_out, says, doubts)
+    elif is_dir:
+        intake = folder(path, modality, patient)
+    else:
+        raise FileNotFoundError(
+            f"{shown(name)}: neither a folder, a manifest.csv nor a .npz, nor one of "
+            f"{', '.join(NAMED)}. Point OCT_DATA (OCT_DFE for photographs) at your images."
+        )
+    if kind != ".npz" or is_dir:
+        without_synthetic(intake, synthetic)
+    intake.scans = stand_in_patients(intake.scans, shown(name))
+    intake.doubts += doubts_of(intake.scans)
+    return intake
 
 
 def simulated(patients: int, modality: str, size: int) -> list[Scan]:
@@ -77,90 +98,31 @@ def simulated(patients: int, modality: str, size: int) -> list[Scan]:
     )
     return [
         Scan(f"simulated/{label}/P{number:05}_{eye}", modality, "simulated", label, f"P{number:05}",
-             size, size, um, None if modality == "oct" else um)
+             size, size, um, None if modality == "oct" else um, eye=eye)
         for index, label in enumerate(CLASSES)
         for number in range(index * 10_000, index * 10_000 + patients)
         for eye in ("OD", "OS")
     ]  # fmt: skip
 
 
-def condition(label: str) -> str:
-    """One spelling per class: "drusen" and "Amd dry" are DRUSEN and AMD_DRY; other names stay."""
-    label = label.strip()
-    upper = re.sub(r"[\s-]+", "_", label.upper())
-    return upper if upper.split("_")[0] in CONDITIONS else label
-
-
-def manifest(path: Path, modality: str) -> list[Scan]:
-    """Rows of a CSV with path, label and patient; modality, dataset, size and scale may follow.
-
-    Paths are relative to the CSV. A patient named ...blockN is a stand-in for BLOCK consecutive
-    frames, numbered by the last number in the file name; so are rows without a patient.
-    """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        head = file.readline()
-        file.seek(0)
-        table = csv.DictReader(file, delimiter="," if "," in head else ";")
-        names = [name.strip().lower().replace(" ", "_") for name in table.fieldnames or ()]
-        table.fieldnames = [COLUMNS.get(name, name) for name in names]
-        rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in table]
-    missing = {"path", "label", "patient"} - set(table.fieldnames)
-    if missing:
-        raise ValueError(f"{path}: needs the columns path, label, patient; lacks {sorted(missing)}")
-    aliases = {"fundus": "dfe", "cfp": "dfe"}
-    scans = []
-    for line, row in enumerate(rows, 2):
-        kind = (row.get("modality") or modality).lower()
-        if aliases.get(kind, kind) != modality:
-            continue
-        try:
-            width, height, um_x, um_y = (
-                float(row[name]) if row.get(name) else None
-                for name in ("width", "height", "um_per_px_x", "um_per_px_y")
-            )
-        except ValueError as error:
-            raise ValueError(f"{path}, line {line}: {error}") from None
-        digits = re.findall(r"\d+", Path(row["path"]).stem)
-        is_block = BLOCK_PATIENT.search(row["patient"]) and digits
-        is_virtual = row.get("dataset") == "simulated"
-        scans.append(
-            Scan(
-                row["path"] if is_virtual else str(path.parent / row["path"]),
-                modality,
-                row.get("dataset") or path.parent.name,
-                condition(row["label"]),
-                row["patient"],
-                width and int(width),
-                height and int(height),
-                um_x,
-                um_y,
-                int(digits[-1]) if is_block else None,
-            )
-        )
-    if not scans:
-        raise ValueError(f"{path}: has no row of modality {modality}.")
-    return stand_in_patients(scans, str(path))
-
-
 def packed(path: Path, modality: str) -> list[Scan]:
-    """The scans of a .npz, a data set in one file: see ``load_manifest``."""
+    """The scans of a .npz, a data set in one file: see ``take_in``."""
     try:
         images, labels, patients = (_arrays(str(path))[k] for k in ("images", "labels", "patients"))
-    except (KeyError, ValueError, OSError) as error:
+    except Exception as error:  # KeyError, ValueError, OSError, BadZipFile, EOFError
         raise ValueError(
-            f"{path}: needs the arrays images, labels and patients ({error})"
+            f"{shown(path)}: needs the arrays images, labels and patients ({error})"
         ) from None
     if images.dtype != np.uint8 or not len(images) == len(labels) == len(patients):
         raise ValueError(
-            f"{path}: images {images.dtype} {images.shape}, {len(labels)} labels and "
+            f"{shown(path)}: images {images.dtype} {images.shape}, {len(labels)} labels and "
             f"{len(patients)} patients; needs uint8 and as many of each."
         )
-    scans = [
+    return [
         Scan(f"{path}#{k}", modality, "npz", condition(str(label)), str(patient),
              images.shape[2], images.shape[1])
         for k, (label, patient) in enumerate(zip(labels, patients))
     ]  # fmt: skip
-    return stand_in_patients(scans, str(path))
 
 
 @cache
@@ -175,41 +137,103 @@ def packed_image(path: str) -> np.ndarray:
     return _arrays(file)["images"][int(index)]
 
 
-def folder(path: Path, modality: str) -> list[Scan]:
-    """Images under ``path``: class subfolders, patient subfolders, both, or flat.
+def folder(path: Path, modality: str, pattern: str | None = None) -> Intake:
+    """What lies in a folder and below it: see ``layout``. A patient is "" where nobody knows.
 
-    The class is the last subfolder that bears the name of a condition, else what the file name
-    says (OCT2017's CLASS-PATIENT-N), else the first subfolder that is neither a split (train, val,
-    test) nor a patient, else the folder's own name. A subfolder below the class, or whose name
-    holds a digit, is a patient, where the file name does not say more.
+    The class is the last folder that bears the name of a condition, else what the file name says
+    (OCT2017's CLASS-PATIENT-N), else a folder by whose few names the files are parted, else the
+    folder's own name. In a copy of ODIR-5K, full_df.csv tells it.
     """
-    files = sorted(
-        (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()),
-        key=natural_order,
-    )
+    found = listing.walk(path)
+    table = next((parts for parts in found.tables if parts[-1].lower() == "full_df.csv"), None)
+    if table and modality == "dfe":
+        return public_sets.odir(path, found)
+    not_scans = listing.beside(found.pictures, modality)
+    if table:
+        photographs = public_sets.photographs_of(path.joinpath(*table))
+        not_scans |= {
+            parts: "of the other modality: a photograph of ODIR" for parts in found.pictures
+            if parts[-1].lower() in photographs
+        }  # fmt: skip
+    files = [parts for parts in found.pictures if parts not in not_scans]
+    left_out = [
+        *((parts, f"not read: {DEVICES[ending(parts[-1])]}") for parts in found.devices),
+        *not_scans.items(),
+        *((parts, "a table") for parts in found.tables),
+    ]
+    name = path.resolve().name.strip()
+    intake = Intake(str(path), modality, [])
+    intake.left_out = [*found.left_out, *(("/".join(parts), why) for parts, why in left_out)]
     if not files:
+        has = "; ".join(f"{shown(p)}: {shown(why)}" for p, why in intake.left_out[:3])
         raise FileNotFoundError(
-            f"{path}: no image in it or below it ({', '.join(sorted(SUFFIXES))})."
+            f"{shown(path)}: no image in it or below it ({', '.join(sorted(PICTURES))})."
+            + (f" What there is: {has}." if has else "")
         )
-    scans, name = [], path.resolve().name.strip()
-    for file in files:
-        parts = [part.strip() for part in file.relative_to(path).parts[:-1]]
-        parts = [part for part in parts if part.lower() not in SIDE_FOLDERS]
-        conditions = [
-            i for i, part in enumerate(parts) if condition(part).split("_")[0] in CONDITIONS
-        ]
-        words = [i for i, part in enumerate(parts) if not re.search(r"\d", part)]
-        at = conditions[-1] if conditions else words[0] if words else -1
-        named = OCT2017_NAME.match(file.stem) if modality == "oct" else ODIR_NAME.match(file.stem)
-        label = parts[at] if at >= 0 else name
-        if named and modality == "oct" and not conditions:
-            label = named["label"]
-        patient = parts[at + 1 :] or [
-            part for part in parts[: max(at, 0)] if re.search(r"\d", part)
-        ]
-        patient = named["patient"] if named else "/".join(patient)  # "": nobody knows
-        scans.append(Scan(str(file), modality, name, condition(label), patient))
-    return stand_in_patients(scans, str(path))
+    known = by_images_csv(path, found.tables)
+    places, intake.layout, intake.doubts = layout.read_layout(files, name, modality, known)
+    pattern = os.environ.get("OCT_PATIENT", "") if pattern is None else pattern
+    if pattern:
+        places = layout.with_pattern(files, places, pattern)
+        intake.layout["person"] = f"OCT_PATIENT={pattern}"
+    for parts, place in zip(files, places):
+        if place.label is None:
+            intake.left_out.append(("/".join(parts), "lies outside of every class folder"))
+            continue
+        intake.scans.append(
+            Scan(str(path.joinpath(*parts)), modality, name, place.label, place.patient,
+                 eye=place.eye)
+        )  # fmt: skip
+    if found.devices:
+        intake.doubts.append(
+            f"{len(found.devices)} files of devices are not read: "
+            f"{shown('/'.join(found.devices[0]))}, ..."
+        )
+    return intake
+
+
+def says_synthetic(path) -> bool:
+    """Whether a file is a PNG, whatever it is called, that bears the mark of this project."""
+    try:
+        with open(path, "rb") as file:
+            return is_marked(file.read(2000))
+    except (OSError, ValueError):
+        return False  # it is named where it is decoded
+
+
+def is_marked(content: bytes) -> bool:
+    """Whether the first bytes of a PNG say that it is synthetic (``marks.describe_png``)."""
+    return content[:8] == b"\x89PNG\r\n\x1a\n" and b"tEXtSynthetic\0true" in content[:2000]
+
+
+def without_synthetic(intake: Intake, synthetic: bool | None) -> None:
+    """Leave out what is marked as synthetic, see ``take_in``. JPEGs by their names are taken at
+    their word here, for 100,000 of them need not be opened; ``prepare`` looks at what it reads."""
+    if synthetic:
+        return
+    able = [s for s in intake.scans if ending(s.path) not in (".jpg", ".jpeg", ".jpe", ".jfif")
+            and s.dataset != "simulated" and "#" not in Path(s.path).suffix]  # fmt: skip
+    with ThreadPoolExecutor() as pool:
+        marked = {scan for scan, said in zip(able, pool.map(says_synthetic,
+                  [scan.path for scan in able])) if said}  # fmt: skip
+    if not marked:
+        return
+    first = shown(Path(next(s for s in able if s in marked).path).name)
+    if len(marked) == len(intake.scans):
+        if synthetic is False:
+            raise ValueError(all_synthetic(intake.source, len(marked), first))
+        intake.doubts.append(f"all {len(marked)} images are {SYNTHETIC} ({first}, ...)")
+        return
+    intake.doubts.append(f"{len(marked)} images are {SYNTHETIC} ({first}, ...) and left out")
+    intake.left_out += [(s.path, SYNTHETIC) for s in intake.scans if s in marked]
+    intake.scans = [scan for scan in intake.scans if scan not in marked]
+
+
+def all_synthetic(source, count: int, first: str) -> str:
+    return (
+        f"{shown(source)}: all {count} of its images are {SYNTHETIC} ({first}, ...). What they "
+        "teach is their own generator; give real scans."
+    )
 
 
 def stand_in_patients(scans: list[Scan], source: str) -> list[Scan]:
@@ -234,8 +258,9 @@ def stand_in_patients(scans: list[Scan], source: str) -> list[Scan]:
     if unknown:
         warnings.warn(
             f"{source}: {sum(map(len, unknown.values()))} images name no patient; blocks of "
-            f"{BLOCK} consecutive frames stand in. Put each patient into a subfolder, or write a "
-            "manifest.csv, for a split you can trust.",
-            stacklevel=3,
+            f"{BLOCK} consecutive frames stand in. Put each patient into a subfolder, write a "
+            "manifest.csv, or say by OCT_PATIENT='regular expression' what in the path names the "
+            "person (its first group, or the one named patient), for a split you can trust.",
+            stacklevel=4,
         )
     return known

@@ -210,7 +210,3 @@ def main(arguments=None):
     for line in verdict(report):
         print(f"{line['question']:<44}{line['answer']}")
     print(f"report.html, report.json and verdict.png in {options['out']}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,9 @@
 """The methods for which every promise about training is tested, each in a tiny form.
 
-A new method joins by one line in METHODS, and has to: test_training.py compares the table with the
-files of helpers/methods.
+A new method joins by one line in METHODS, and has to: test_training.py compares the table with what
+helpers trains. Every method must take a step and go on from a checkpoint. What the loop promises of
+all methods alike (it never names one) is tested for REPRESENTATIVES: the plainest, and those that
+have the most to remember.
 """
 
 from dataclasses import replace
@@ -204,3 +206,6 @@ METHODS = {
         translator, method=Pix2pix, cls=config.TrainPix2pix, paired=True, l1=10, network="unet"
     ),
 }
+# batch statistics; penalties now and then, labels and shapes; two domains and a pool of images; a
+# teacher that learns too, and means over time
+REPRESENTATIVES = ("gan best", "gan aligned", "cyclegan", "distillation, all at once")

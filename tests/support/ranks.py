@@ -1,6 +1,6 @@
 """What one of several processes does for test_processes.py: `torchrun ranks.py FOLDER`.
 
-All methods in one launch, since starting processes costs more than their few steps. Every rank
+All in one launch, since starting processes costs more than their few steps. Every rank
 leaves what it saw and what it became in FOLDER/rankN.pt.
 """
 
@@ -16,7 +16,7 @@ from accelerate import PartialState
 from helpers.training import checkpoint
 from helpers.training.loop import train
 from helpers.training.processes import make_accelerator
-from support.methods import METHODS
+from support.methods import METHODS, REPRESENTATIVES
 
 LR = 0.01
 
@@ -142,7 +142,7 @@ def main(folder: Path) -> None:
         return dict.fromkeys(record, float("nan")) if rank == 1 else record
 
     results = {"processes": count}
-    for name in METHODS:
+    for name in REPRESENTATIVES:
         PartialState().wait_for_everyone()
         results[name] = {
             "few": few_steps(name, folder / f"few{rank} {name}", rank, count, 4),

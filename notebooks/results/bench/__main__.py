@@ -1,6 +1,6 @@
 """How fast is it, beside what people run today and beside what the machine allows?
 
-    make bench                              # all parts, 25 minutes on two cores
+    make bench                              # all parts, an hour on two cores
     make bench PARTS="steps limits"         # some of them
 
 Nothing else should run. Ends with a table, kept as bench.md and bench.json in OCT_RUNS/bench. On a
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from bench import inputs, limits, outputs, quality, steps, timing
+from bench import inputs, limits, outputs, quality, steps, timing, useful
 from helpers.training.precision import choose_precision
 
 
@@ -28,6 +28,7 @@ def parts(place: Path) -> dict:
     return {
         "steps": [partial(steps.measure, place, kind) for kind in kinds],
         "quality": [partial(quality.time_to_quality, place)],
+        "useful": [partial(useful.time_to_useful, place)],
         "inputs": [partial(inputs.measure, place)],
         "outputs": [partial(outputs.measure, place)],
         "limits": [partial(measure, place, kind) for kind in kinds
@@ -45,7 +46,7 @@ def machine() -> str:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", help="steps, quality, inputs, outputs, limits (all)")
+    parser.add_argument("parts", nargs="*", help="steps, quality, useful, inputs, outputs, limits")
     chosen = parser.parse_args().parts
     place = Path(os.environ.get("OCT_RUNS", "runs")).absolute() / "bench"
     place.mkdir(parents=True, exist_ok=True)
