@@ -26,6 +26,9 @@ class Common:
     runs: str = "runs"  # caches and results lie here
     size: int = 256  # px across
     framing: str = "stretch"  # of the OCT: stretch | band
+    patient: str = ""  # regular expression that finds the person in a path, where folders do not
+    every: int = 1  # of a volume, every n-th B-scan
+    split: str = "patients"  # patients | volumes (one person may then lie on two sides)
     n_simulated: int = 300  # simulated patients per class
     seed: int = 0  # another one, other draws
 
@@ -292,6 +295,7 @@ PRESET_VALUES = {
     },
 }  # fmt: skip
 PATHS = ("data", "dfe", "runs", "synthetic", "contrast_run", "teacher", "existing_runs", "start")
+INTAKE = ("patient", "every", "split")
 NOTEBOOKS = (Explore, TrainGan, TrainCyclegan, Distil, Evaluate, TrainPix2pix, ExploreStyles)
 
 
@@ -343,6 +347,9 @@ def resolve(settings_class, argv: list[str] | None = None, environ=None):
         raise ValueError(f"preset={preset!r}: choose one of {', '.join(PRESETS)}.")
     values = {**PRESET_VALUES[settings_class.__name__][preset], **values}
     settings = settings_class(**values)
+    for name in INTAKE:  # wherever files are listed, these hold: also where nobody passes settings
+        if f"--{name}" in given:
+            os.environ[f"OCT_{name.upper()}"] = str(values[name])
     for name in PATHS:
         if getattr(settings, name, ""):
             value = getattr(settings, name)

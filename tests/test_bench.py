@@ -16,6 +16,8 @@ from bench.materials import files
 
 from helpers.translation.cyclegan import CycleGAN
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

@@ -19,6 +19,7 @@ from test_kaggle import STEMS, copy_of_the_repository, first_cell, links, push
 import helpers
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow  # an interpreter and pip for each
 # what Colab's own list of packages had in August 2026; Kaggle's image is built on Colab's
 COLAB = {
     "torch": "2.11.0+cu128", "torchvision": "0.26.0+cu128", "accelerate": "1.14.0",

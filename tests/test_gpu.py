@@ -15,6 +15,7 @@ from gpu import judge, result, sanity, speed, tables, translation
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 SCRIPTS = ROOT / "tests", ROOT / "notebooks" / "results"
 
 

@@ -1,5 +1,7 @@
 """Reading files, filling padding, framing scans, and finding the macula."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,7 +10,7 @@ from scipy import ndimage
 from helpers.data.bscan import clean_oct, flatten_rpe, retina_thickness, rpe_rows
 from helpers.data.padding import padding_mask
 from helpers.data.photograph import clean_dfe
-from helpers.data.pixels import read_image
+from helpers.data.pixels import read_frames, read_image
 from helpers.data.simulated.simulate import make_eye
 
 HEIGHT, WIDTH = 240, 320
@@ -185,6 +187,53 @@ def test_several_frames_give_the_first_with_a_warning(tmp_path):
         assert np.array_equal(read_image(tmp_path / "volume.tif"), scan(0)[0])
 
 
+def test_all_frames_of_a_volume_are_read(tmp_path):
+    frames = [scan(seed)[0] for seed in range(5)]
+    frames[2] = np.zeros_like(frames[2])  # a blank one keeps its number
+    pages = [Image.fromarray(frame) for frame in frames]
+    pages[0].save(tmp_path / "volume.tif", save_all=True, append_images=pages[1:])
+    read = read_frames(tmp_path / "volume.tif")
+    assert len(read) == 5 and all(map(np.array_equal, read, frames))
+    pages[0].save(tmp_path / "one.png")
+    assert len(read_frames(tmp_path / "one.png")) == 1
+    thumbnail = pages[0].resize((80, 60))
+    pages[0].save(tmp_path / "thumb.tif", save_all=True, append_images=[thumbnail])
+    assert len(read_frames(tmp_path / "thumb.tif")) == 1
+    deep = [Image.fromarray(frames[0].astype(np.uint16) * k) for k in (200, 100)]
+    deep[0].save(tmp_path / "deep.tif", save_all=True, append_images=deep[1:])
+    bright, dim = read_frames(tmp_path / "deep.tif")  # one scale
+    assert abs(bright.mean() / dim.mean() - 2) < 0.1
+    whole = (tmp_path / "volume.tif").read_bytes()
+    (tmp_path / "cut.tif").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="cut.tif: cannot be read"):
+        read_frames(tmp_path / "cut.tif")
+
+
+def test_a_stack_of_imagej_and_colours_of_16_bits_are_read(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    frames = np.stack([scan(seed)[0] for seed in range(3)])
+    tifffile.imwrite(tmp_path / "stack.tif", frames, imagej=True)
+    assert np.array_equal(read_frames(tmp_path / "stack.tif"), frames)
+    colours = np.repeat(frames[0].astype(np.uint16)[..., None] * 250, 3, 2)
+    tifffile.imwrite(tmp_path / "colours.tif", colours, photometric="rgb")
+    image = read_image(tmp_path / "colours.tif")
+    assert image.shape == (HEIGHT, WIDTH, 3)
+    assert np.corrcoef(image[..., 0].ravel(), frames[0].ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("none", [np.nan, np.inf, -np.inf, -3.4e38, -9999, 1e20])
+def test_no_data_values_do_not_squeeze_the_greys(tmp_path, none):
+    grey, _ = scan()
+    decibels = 10 * np.log10(1 + grey.astype(np.float32))
+    Image.fromarray(decibels).save(tmp_path / "whole.tif")
+    truth = read_image(tmp_path / "whole.tif")
+    decibels[:30, :40] = none
+    Image.fromarray(decibels).save(tmp_path / "scan.tif")
+    image = read_image(tmp_path / "scan.tif")
+    assert not image[:30, :40].any()
+    assert np.abs(image[30:].astype(int) - truth[30:]).max() <= 12  # its own percentiles
+
+
 def bad_files(folder):
     """One file of every kind that cannot be used: {name: what the message says}."""
     grey, _ = scan()
@@ -197,6 +246,8 @@ def bad_files(folder):
     (folder / "text.png").write_text("not an image")
     Image.new("L", (1, 1), 9).save(folder / "pixel.png")
     Image.new("L", (64, 64), 9).save(folder / "blank.png")
+    Image.new("L", (9000, 8000)).save(folder / "montage.png")
+    Image.new("L", (15000, 12000)).save(folder / "bomb.png")
     return {
         "empty.png": "empty",
         "truncated.jpg": "truncated",
@@ -204,6 +255,8 @@ def bad_files(folder):
         "text.png": "cannot be read",
         "pixel.png": "1 x 1",
         "blank.png": "every pixel",
+        "montage.png": "no single scan",
+        "bomb.png": "no single scan",
     }
 
 
@@ -214,6 +267,13 @@ def test_bad_files_are_named(tmp_path):
         assert name in str(error.value)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_image(tmp_path / "nowhere.png")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="stands in for a failing disk")
+def test_a_disk_that_fails_is_named(tmp_path):
+    (tmp_path / "drive.png").symlink_to("/proc/self/mem")  # Errno 5, as a lost network drive gives
+    with pytest.raises(ValueError, match="drive.png: cannot be read"):
+        read_image(tmp_path / "drive.png")
 
 
 def photograph(size=390, disc_at=(195, 320), fovea_at=(205, 190)):

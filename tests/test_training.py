@@ -234,10 +234,10 @@ def test_a_folder_has_one_writer(tmp_path, data, features):
 def survived():
     """What chaos.py reports of each kind of method, killed once and once on a full disk."""
     command = [sys.executable, str(ROOT / "tests" / "support" / "chaos.py"), "--events=2",
-               "--kinds=kill;full", "--steps=24",
+               "--kinds=kill;full", "--steps=48",  # so that none ends while the disk is full
                f"--methods={';'.join(REPRESENTATIVES)}"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.stdout.startswith(("{", "No mount")), done.stderr[-3000:]
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return {result["method"]: result for result in results}

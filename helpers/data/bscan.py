@@ -1,4 +1,4 @@
-"""Image clean-up: reading files, OCT B-scans and DFE photographs.
+"""OCT B-scans cleaned: padding filled, levelled by the RPE where asked, resized to a square.
 
 Everything here takes and gives uint8 arrays, is deterministic, and never looks at a label.
 """

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import warnings
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from helpers.data import bscan, pixels, shape
+from helpers.data import bscan, copies, look, pixels, shape
+from helpers.data.hospital import read_frame
 from helpers.data.padding import without_padding
 from helpers.data.photograph import clean_dfe
 from helpers.data.pixels import read_image, to_grey
@@ -23,9 +25,28 @@ from helpers.data.sources import packed_image
 MANY = 1000  # scans from which on processes are worth their start, where there are cores for them
 
 
-def read_scan(scan: Scan, size: int, framing: str):
+@dataclass(frozen=True)
+class Decoded:
+    """What ``decode`` makes of a list of scans.
+
+    images: read-only uint8 (N, C, size, size), of the framing "aligned" crops (N, 1, rows, size)
+    with their ``shapes``, float32 (N, len(shape.FIELDS)), else None. bad: [(path, why)] of those
+    that are not among them. mended: [(path, what was done)]. alike: [(path, path)] of files that
+    show one picture, whatever their bytes.
+    """
+
+    images: np.ndarray
+    bad: list[tuple[str, str]]
+    shapes: np.ndarray | None
+    mended: list[tuple[str, str]]
+    alike: list[tuple[str, str]]
+
+
+def read_scan(scan: Scan, size: int, framing: str, seen: dict | None = None, watch=True):
     """One scan decoded and cleaned: uint8 (C, size, size); of the framing "aligned" a pair, its
-    crop (1, rows, size) and its shape."""
+    crop (1, rows, size) and its shape. ``seen`` takes, of a file's picture, "said": what
+    ``look.examine`` noticed and mended, in words, and "print": its ``copies.fingerprint``.
+    ValueError saying what it is if it cannot be mended."""
     centre = None
     if scan.dataset == "simulated":
         size_made = max(size, 64)
@@ -39,7 +60,9 @@ def read_scan(scan: Scan, size: int, framing: str):
     elif scan.dataset == "npz":
         image = packed_image(scan.path)
     else:
-        image = read_image(scan.path)
+        image = read_picture(scan)
+    if watch and scan.dataset != "simulated":
+        image = _looked_at(image, scan.modality, {} if seen is None else seen)
     if scan.modality == "oct" and framing == "aligned":
         grey = without_padding(to_grey(image))
         crop, values = shape.align(grey, shape.crop_rows(size), size)
@@ -50,10 +73,27 @@ def read_scan(scan: Scan, size: int, framing: str):
     return clean_dfe(image, size=size, framing=framing, centre=centre)[0].transpose(2, 0, 1)
 
 
+def read_picture(scan: Scan) -> np.ndarray:
+    """The picture of a scan that is a file, or lies in one, as it is there."""
+    return read_frame(scan.path) if scan.dataset == "volume" else read_image(scan.path)
+
+
+def _looked_at(image, modality: str, seen: dict):
+    seen["said"] = []
+    for finding in look.examine(image, modality):
+        if finding.mended is None:
+            raise ValueError(finding.words)
+        seen["said"].append(finding.words)
+        image = finding.mended
+    seen["print"] = copies.fingerprint(image)
+    return image
+
+
 def _attempt(scan: Scan, **how):
-    """What ``read_scan`` returns, or, of a file that cannot be read, why."""
+    """What ``read_scan`` returns, and what it saw; or, of a file that cannot be read, why."""
+    seen = {}
     try:
-        return read_scan(scan, **how)
+        return read_scan(scan, seen=seen, **how), seen
     except (ValueError, FileNotFoundError) as error:
         return str(error).removeprefix(f"{scan.path}: ")
 
@@ -65,60 +105,65 @@ def simulated_eye(scan: Scan, size: int, pictures=("oct", "dfe")) -> simulate.Ey
     return simulate.make_eye(int(patient[1:]), label, eye=eye, size=size, pictures=pictures)
 
 
-def decode(scans, hashes, cache: Path, *, size, framing, progress=True):
-    """All scans as one read-only uint8 array (N, C, size, size), [(path, reason)] of the bad, and
-    of the framing "aligned" their shapes (``shape.FIELDS``), else None.
+def decode(scans, hashes, cache: Path, *, size, framing, progress=True, watch=True) -> Decoded:
+    """All scans as one array, and what was noticed on the way; unless ``watch``, which is for what
+    a generator has drawn, nothing is looked at.
 
     Decoded once into ``cache`` under a key of the files' content, the settings and the versions of
-    what makes pixels (VERSION in pixels, shape and simulate): raw bytes and a note of their
-    shape and sha256. The note comes last, so that a half-written or damaged file is never read as
-    whole. The shapes follow the images in the same file.
+    what makes pixels (VERSION in pixels, look, shape and simulate): raw bytes and a note of their
+    shape and number. The note comes last, so that a file cut short is never read as whole. The
+    shapes follow the images in the same file.
     """
     versions = {"cleaning": pixels.VERSION}
     if framing == "aligned":
         versions["shape"] = shape.VERSION
     if scans[0].dataset == "simulated":
         versions["simulation"] = simulate.VERSION
+    elif watch:
+        versions["look"] = look.VERSION
     settings = [scans[0].modality, size, framing, versions]
     key = hashlib.sha256(json.dumps([settings, hashes]).encode()).hexdigest()[:24]
     raw, note = cache / f"{key}.u8", cache / f"{key}.json"
     if note.exists():
         about = _read_note(note)
-        if raw.exists() and _sha256(raw) == about.get("sha256"):
-            left_out = [tuple(bad) for bad in about["left_out"]]
-            return _open(raw, about, left_out)
+        if raw.exists() and raw.stat().st_size == about.get("bytes"):
+            return _open(raw, about, scans)
         warnings.warn(f"{raw} was damaged; it is made anew.", stacklevel=3)
 
     cores = os.cpu_count() or 1
     prefer = "processes" if cores > 2 and len(scans) >= MANY else "threads"
     pool = Parallel(cores, prefer=prefer, return_as="generator", batch_size=8)
-    one = delayed(partial(_attempt, size=size, framing=framing))
-    bad, good, sha256, shapes = [], 0, hashlib.sha256(), []
+    one = delayed(partial(_attempt, size=size, framing=framing, watch=watch))
+    bad, mended, good, shapes, prints = [], [], [], [], []
     part = raw.with_suffix(f".{os.getpid()}.part")
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             images = tqdm(pool(map(one, scans)), total=len(scans), desc="decoding",
                           disable=not progress)  # fmt: skip
-            for scan, image in zip(scans, images):
+            for number, image in enumerate(images):
                 if isinstance(image, str):
-                    bad.append((scan.path, image))
+                    bad.append((number, image))
                     continue
+                image, seen = image
+                if seen.get("said"):
+                    mended.append((number, "; ".join(seen["said"])))
+                if "print" in seen:
+                    prints.append(seen["print"])
                 if isinstance(image, tuple):
                     image, values = image
                     shapes.append(values)
                 file.write(image.tobytes())
-                sha256.update(image.tobytes())
-                good, size_of = good + 1, image.shape
+                good.append(number)
+                size_of = image.shape
             if shapes:
-                numbers = np.stack(shapes).astype("<f4").tobytes()
-                file.write(numbers)
-                sha256.update(numbers)
+                file.write(np.stack(shapes).astype("<f4").tobytes())
         if not good:
-            first = "; ".join(f"{Path(path).name}: {reason}" for path, reason in bad[:5])
+            first = "; ".join(f"{Path(scans[k].path).name}: {reason}" for k, reason in bad[:5])
             raise ValueError(f"none of {len(scans)} files can be read: {first}")
         part.replace(raw)
-        about = {"shape": [good, *size_of], "sha256": sha256.hexdigest(), "left_out": bad,
+        about = {"shape": [len(good), *size_of], "bytes": raw.stat().st_size, "left_out": bad,
+                 "mended": mended, "alike": _alike(scans, good, prints),
                  "fields": len(shapes[0]) if shapes else 0}  # fmt: skip
         part.write_text(json.dumps(about))
         part.replace(note)
@@ -130,16 +175,30 @@ def decode(scans, hashes, cache: Path, *, size, framing, progress=True):
         ) from error
     finally:
         part.unlink(missing_ok=True)
-    return _open(raw, about, bad)
+    return _open(raw, about, scans)
 
 
-def _open(raw: Path, about: dict, bad):
-    """Images, what was left out, and shapes of a whole file."""
+def _alike(scans: list[Scan], good: list[int], prints) -> list[tuple[int, int]]:
+    """Which of ``scans`` show one picture, by their numbers; ``prints`` are those of the ``good``.
+    What lies in a .npz is compared by its fingerprint alone."""
+    if len(prints) < len(good):
+        return []  # simulated
+    read = None if scans[0].dataset == "npz" else lambda i: read_picture(scans[good[i]])
+    return [(good[i], good[j]) for i, j, _ in copies.find_copies(np.stack(prints), read)]
+
+
+def _open(raw: Path, about: dict, scans) -> Decoded:
+    """What ``decode`` returns, of a whole file. Its note knows scans by number, for the same files
+    may have other names by now."""
     images = np.memmap(raw, np.uint8, "r", shape=tuple(about["shape"]))
-    if not about.get("fields"):
-        return images, bad, None
-    shapes = np.fromfile(raw, "<f4", offset=images.nbytes).reshape(-1, about["fields"])
-    return images, bad, shapes
+    shapes = None
+    if about["fields"]:
+        shapes = np.fromfile(raw, "<f4", offset=images.nbytes).reshape(-1, about["fields"])
+    bad, mended = (
+        [(scans[k].path, why) for k, why in about[what]] for what in ("left_out", "mended")
+    )
+    alike = [(scans[i].path, scans[j].path) for i, j in about["alike"]]
+    return Decoded(images, bad, shapes, mended, alike)
 
 
 def _read_note(note: Path) -> dict:
@@ -147,8 +206,3 @@ def _read_note(note: Path) -> dict:
         return json.loads(note.read_text())
     except ValueError:
         return {}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 import math
 import os
 import re
@@ -57,8 +58,11 @@ DICOM_TAGS = [
     "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "PixelData",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
-# names and birth dates are not even parsed
+# no other tag is parsed, names and birth dates least of all
 AGAIN = "Copy it from the device once more, or leave it out."
+
+for _library in ("PIL", "pydicom"):
+    logging.getLogger(_library).setLevel(logging.INFO)  # at DEBUG, PIL prints a TIFF's artist
 
 
 class Unreadable(ValueError):
@@ -471,9 +475,10 @@ def _siblings(path: Path) -> dict[str, Path]:
 def _number(element, where: str) -> float | None:
     text = element.findtext(where) if element is not None else None
     try:
-        return None if text is None or not text.strip() else float(text)
+        number = None if text is None or not text.strip() else float(text)
     except ValueError:
-        return math.nan
+        number = math.nan
+    return math.nan if number != number else number  # one nan, equal to itself in a set
 
 
 def _heidelberg_xml(path: Path) -> list[Volume]:

@@ -4,8 +4,10 @@
 """
 
 import json
+import warnings
 from collections import Counter
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
@@ -14,8 +16,11 @@ from helpers.data.scan import BLOCK_PATIENT, Scan, in_source, shown
 
 SHOWN = 8  # names of one kind in the table; the json has all
 HALF = 0.5  # of the scans under one patient, from which on that is doubted
-LOOKED = 200  # scans whose size is looked up for the table
-NOT_DATA = ("not an image", "hidden", "the system's own", "a table", "a run of", "a report of")
+NOT_DATA = (
+    "not an image", "hidden", "the system's own", "a table", "part of a volume", "a run of",
+    "a report of",
+    "of another modality:",
+)  # fmt: skip
 
 
 @dataclass
@@ -62,19 +67,35 @@ def missed(intake: Intake) -> dict[str, int]:
     return {why: n for why, n in reasons(intake).items() if not why.startswith(NOT_DATA)}
 
 
-def sizes(intake: Intake) -> dict[str, int]:
-    """"768 x 496": how many scans have it; of LOOKED scans, evenly over the source, where the
-    source itself does not say it."""
-    found, step = Counter(), max(1, len(intake.scans) // LOOKED)
-    for scan in intake.scans[::step]:
-        size = (scan.width, scan.height)
-        if None in size:
-            try:
+def opened(intake: Intake) -> Intake:
+    """The same, with the px of every scan; files that are no pictures are left out. Only the heads
+    of files are read: one may still be cut."""
+
+    def size(scan: Scan):
+        if scan.dataset in ("simulated", "npz", "volume"):
+            return scan.width, scan.height
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of large pictures
                 with Image.open(scan.path) as picture:
-                    size = picture.size
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                continue
-        found["{} x {}".format(*size)] += 1
+                    return picture.size
+        except Exception as error:  # decoders raise many kinds
+            return str(getattr(error, "strerror", None) or error).split(scan.path)[0].strip(" '")
+
+    scans, left_out = [], list(intake.left_out)
+    with ThreadPoolExecutor() as pool:
+        for scan, found in zip(intake.scans, pool.map(size, intake.scans)):
+            if isinstance(found, str):
+                why = f"cannot be read ({found or 'no picture'})"
+                left_out.append((in_source(scan.path, intake.source), why))
+            else:
+                scans.append(replace(scan, width=found[0], height=found[1]))
+    return replace(intake, scans=scans, left_out=left_out)
+
+
+def sizes(intake: Intake) -> dict[str, int]:
+    """ "768 x 496": how many scans have it, as far as it is known (``opened``)."""
+    found = Counter(f"{s.width} x {s.height}" for s in intake.scans if s.width and s.height)
     return dict(found.most_common())
 
 
@@ -127,7 +148,8 @@ def table(intake: Intake) -> str:
         f"  {shown(label):24}{n['scans']:8}{n['patients']:10}{n['eyes'] or '-':>8}"
         for label, n in classes(intake).items()
     ]
-    lines += ["", f"  sizes    {_counted(sizes(intake))}"]
+    if found := sizes(intake):
+        lines += ["", f"  px       {_counted(found)}"]
     if sides := Counter(scan.side for scan in scans if scan.side):
         lines.append(f"  split    {_counted(sides)} (as published)")
     if intake.left_out:

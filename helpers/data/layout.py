@@ -10,7 +10,6 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 from helpers.data.manifest import EYES
 from helpers.data.scan import (
@@ -22,14 +21,18 @@ from helpers.data.scan import (
     condition,
     is_condition,
     shown,
+    stem_of,
 )
 
 SIDE_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
-BINS = set(
-    "oct octs bscan bscans image images img imgs picture pictures data dataset raw scan scans png "
-    "jpg jpeg tif tiff export exports spectralis heidelberg cirrus zeiss topcon optovue nidek "
-    "fundus dfe cfp photograph photographs photos macula original originals".split()
-)  # folders that sort files and name neither a class nor a person
+# folders that sort files and name neither a class nor a person
+BINS = {
+    "oct", "octs", "bscan", "bscans", "image", "images", "img", "imgs", "picture", "pictures",
+    "data", "dataset", "raw", "scan", "scans", "png", "jpg", "jpeg", "tif", "tiff", "export",
+    "exports", "spectralis", "heidelberg", "cirrus", "zeiss", "topcon", "optovue", "nidek",
+    "fundus", "dfe", "cfp", "photograph", "photographs", "photos", "macula", "original",
+    "originals",
+}  # fmt: skip
 VOLUME = re.compile(r"(vol|scan|frame|series|stack|cube|slice|img|run|\d+$)", re.IGNORECASE)
 PERSON = re.compile(r"(p|pat|patient|subj|subject|sub|id|case|person)[\s_-]*\d+$", re.IGNORECASE)
 GROUP = re.compile(
@@ -51,6 +54,7 @@ PERSON_WORD = re.compile(
     r"|p\d+(?=[\s_.-]))", re.IGNORECASE,
 )  # fmt: skip
 CLASS_NAME = re.compile(r"^(?P<label>[A-Za-z]+)[-_](?P<patient>[A-Za-z0-9]+)[-_]\d+$")
+WORDS = re.compile(r"[\s_.-]+")
 FEW = 10  # names of folders that may be classes though none is known
 
 
@@ -66,16 +70,20 @@ class Place:
 
 @cache
 def kind(name: str) -> str:
-    """ "side", "bin", "class", "eye", "visit", "code" (a visit's, or a person's) or "" (unknown)."""
+    """What a folder is by its name alone: "side", "bin", "class", "eye", "visit", "code" (a visit's
+    or a person's) or "" (unknown)."""
     lower = name.strip().lower()
-    words = [word for word in re.split(r"[\s_.-]+", lower) if word]
+    words = [word for word in WORDS.split(lower) if word]
     if lower in SIDE_FOLDERS:
         return "side"
     if words and all(word in BINS for word in words):
         return "bin"
     if class_of_folder(name)[0]:
         return "class"
-    if len(bare := [word for word in words if word not in ("eye", "eyes")]) == 1 and bare[0] in EYES:
+    if (
+        len(bare := [word for word in words if word not in ("eye", "eyes")]) == 1
+        and bare[0] in EYES
+    ):
         return "eye"
     if VISIT.match(lower) or DATE.fullmatch(lower):
         return "visit"
@@ -97,12 +105,12 @@ def read_layout(files, own: str, modality: str, known=None):
     if dated := sorted({visit for name, visit in zip(patients, visits) if visit and not name}):
         patients = [name or visit for name, visit in zip(patients, visits)]
         doubts.append(f"{_some(dated)}: visits, and nothing names a person; each is taken for one")
-    patients = [unicodedata.normalize("NFC", shown(name)) for name in patients]
-    spelling = {}
-    for patient in patients:
-        spelling.setdefault(patient.casefold(), patient)
+    spelling, folded = {"": ""}, {}
+    for name in dict.fromkeys(patients):
+        tidy = unicodedata.normalize("NFC", shown(name))
+        spelling[name] = folded.setdefault(tidy.casefold(), tidy)
     places = [
-        Place(label and shown(label), spelling[patient.casefold()], _eye(file))
+        Place(label and shown(label), spelling[patient], _eye(file))
         for file, label, patient in zip(files, labels, patients)
     ]
     if count := sum(place.eye is not None for place in places):
@@ -128,7 +136,8 @@ def with_pattern(files, places, pattern: str):
         found.append(replace(place, patient=shown(name or "")))
     if not any(place.patient for place in found):
         raise ValueError(
-            f"OCT_PATIENT={pattern!r} finds nothing in any path, such as {shown('/'.join(files[0]))}"
+            f"OCT_PATIENT={pattern!r} finds nothing in any path below the source, such as "
+            f"{shown('/'.join(files[0]))}"
         )
     return found
 
@@ -201,12 +210,12 @@ def _by_known_names(files, at, by_stem, known, layout, doubts):
         elif k is not None:
             label, number = class_of_folder(file[k])
             labels.append(label)
-            above = [p for p in folders[:k] if kind(p) in ("", "visit", "code")]
-            below = [p for p in folders[k + 1 :] if kind(p) in ("", "visit", "code")]
+            above = _of_kind(folders[:k], ("", "visit", "code"))
+            below = _of_kind(folders[k + 1 :], ("", "visit", "code"))
             if number and label in numbered and not below:
                 below = [file[k]]
             rests.append((above, below))
-            if len({class_of_folder(p)[0] for p in folders if kind(p) == "class"}) > 1:
+            if _two_classes(folders):
                 twice.add("/".join(folders))
         elif file in by_stem:
             labels.append(by_stem[file])
@@ -235,6 +244,11 @@ def _by_known_names(files, at, by_stem, known, layout, doubts):
     return labels, rests
 
 
+@cache
+def _two_classes(folders) -> bool:
+    return len({class_of_folder(p)[0] for p in folders if kind(p) == "class"}) > 1
+
+
 def _beside_classes(folders, depths):
     """At which level of its path a folder lies beside class folders, or False."""
     for (k, above), _ in depths.most_common():
@@ -252,7 +266,7 @@ def _class_level(files):
             columns.setdefault(k, Counter())[part] += 1
     plain = []
     for k, names in columns.items():
-        if all(STAGE.search(name) for name in names) and 1 < len(names):
+        if all(STAGE.search(name) for name in names) and len(names) > 1:
             return k, f"folder level {k + 1}, by words as stage or grade"
         if not any(re.search(r"\d", name) for name in names):
             plain.append(k)
@@ -277,16 +291,16 @@ def _class_level(files):
 
 
 def _labels_in_names(files):
-    """{file: class} by OCT2017's rule, and, where nearly every name begins so, by the first word."""
+    """{file: class} by OCT2017's rule, and by the first word where nearly every name has one."""
     found = {}
     for file in files:
-        stem = Path(file[-1]).stem
+        stem = stem_of(file[-1])
         if named := OCT2017_NAME.match(stem):
             found[file] = named["label"].upper()
     flat = [file for file in files if not _telling(file) and not _last(file[:-1], "class")]
     first = {}
     for file in flat:
-        word = re.split(r"[\d\s_.-]", Path(file[-1]).stem.strip(), maxsplit=1)[0]
+        word = re.split(r"[\d\s_.-]", stem_of(file[-1]).strip(), maxsplit=1)[0]
         if word.upper() in CONDITIONS or (len(word) > 1 and is_condition(word)):
             first[file] = word.upper()
     if len(first) >= 0.9 * len(flat) and len(set(first.values())) > 1:
@@ -298,7 +312,7 @@ def _labels_in_names(files):
 
 
 def _people(labels, rests, layout, doubts):
-    """The person that the folders of each file name, "" where they name none; the visits of those."""
+    """The person that the folders of each file name, "" where they name none; its visit if so."""
     unknown = [[p for p in below if kind(p) != "visit"] for _, below in rests]
     columns, homes = {}, {}
     for parts in unknown:
@@ -315,7 +329,7 @@ def _people(labels, rests, layout, doubts):
         if later and kind(parts[k]) == "code" and len(homes[later[0]]) > 1:
             names.append(later[0])  # V1/P001 and V2/P001
         elif parts:
-            names.append("/".join(parts[: k + 1]))
+            names.append(parts[k])  # P001 of two batches may be one person
             joined |= {parts[0]} if k else set()
         else:
             names.append(upper)
@@ -386,12 +400,14 @@ def _without_eyes_and_dates(names):
 
 def _bare(name: str, eyes, codes: bool) -> str:
     words = re.split(r"([\s_.-]+)", DATE.sub("@", name))
-    kept = [
-        word for k, word in enumerate(words)
-        if not (k % 2 == 0 and (word == "@" or word.lower() in eyes or word.lower() == "eye"
-                                or VISIT.fullmatch(word)
-                                or (codes and k and VISIT_CODE.fullmatch(word))))
-    ]  # fmt: skip
+    has_eye = any(word.lower() in eyes for word in words)
+
+    def tells_no_person(k: int, word: str) -> bool:
+        eye = word.lower() in eyes or (has_eye and word.lower() == "eye")
+        code = codes and k and VISIT_CODE.fullmatch(word)
+        return bool(word == "@" or eye or VISIT.fullmatch(word) or code)
+
+    kept = [word for k, word in enumerate(words) if k % 2 or not tells_no_person(k, word)]
     bare = re.sub(r"([\s_.-])[\s_.-]+", r"\1", "".join(kept)).strip(" _.-")
     return bare if re.search(r"[^\W_]", bare) and kind(bare) != "bin" else name
 
@@ -400,25 +416,27 @@ def _from_names(files, patients, modality, layout):
     """Patients that file names tell: by the rules of OCT2017 and ODIR always; else, of those that
     no folder names, by what stands before OD/OS, L/R or a date, or by a word as patient12."""
     rule = OCT2017_NAME if modality == "oct" else ODIR_NAME
-    found, guessed = list(patients), {}
+    found, guessed, ruled = list(patients), {}, None
     for k, file in enumerate(files):
-        stem = Path(file[-1]).stem
+        stem = stem_of(file[-1])
         if named := rule.match(stem):
-            found[k] = named["patient"]
-            layout["person"] = f"in the file names ({shown(named['patient'])} in {shown(stem)})"
+            found[k], ruled = named["patient"], k
         elif not found[k] and (name := _person_in_name(stem)):
             guessed[k] = name
+    if ruled is not None:
+        stem = stem_of(files[ruled][-1])
+        layout["person"] = f"in the file names ({shown(found[ruled])} in {shown(stem)})"
     unknown = sum(not name for name in found)
     if len(set(guessed.values())) > 1 and 2 * len(guessed) >= unknown:
         for k, name in guessed.items():
             found[k] = name
         k, name = next(iter(guessed.items()))
-        layout["person"] = f"in the file names ({shown(name)} in {shown(Path(files[k][-1]).stem)})"
+        layout["person"] = f"in the file names ({shown(name)} in {shown(stem_of(files[k][-1]))})"
     elif unknown:
         homes = {}  # P001.png below OD and below OS, or of two visits
         for k, file in enumerate(files):
             where = tuple(p for p in file[:-1] if kind(p) in ("eye", "visit", "code"))
-            stem = Path(file[-1]).stem
+            stem = stem_of(file[-1])
             if not found[k] and where and re.search(r"[^\W\d_]", stem):
                 homes.setdefault(stem, {})[where] = None
                 guessed[k] = stem
@@ -434,7 +452,7 @@ def _person_in_name(stem: str) -> str:
     if (named := CLASS_NAME.match(stem)) and is_condition(named["label"]):
         return named["patient"]
     dated = DATE.sub("@", stem.strip())
-    words = [word for word in re.split(r"[\s_.-]+", dated) if word]
+    words = [word for word in WORDS.split(dated) if word]
     for k, word in enumerate(words):
         if word == "@" or (k and word.lower() in EYES) or word.lower() in EYE_WORDS:
             before = [w for w in words[:k] if w.lower() not in BINS and not is_condition(w)]
@@ -451,26 +469,34 @@ def _person_in_name(stem: str) -> str:
 
 def _telling(file) -> list[str]:
     """The folders of a file that may name a class or a person."""
-    return [part for part in file[:-1] if kind(part) in ("", "code")]
+    return _of_kind(file[:-1], ("", "code"))
 
 
+@cache
+def _of_kind(folders, kinds) -> list[str]:
+    return [part for part in folders if kind(part) in kinds]
+
+
+@cache
 def _last(folders, what: str) -> int | None:
     return next((k for k in reversed(range(len(folders))) if kind(folders[k]) == what), None)
 
 
 def _eye(file) -> str | None:
-    """OD or OS, by the nearest folder that says it, else by the file's name."""
-    for part in reversed(file[:-1]):
-        if kind(part) == "eye":
-            bare = [w for w in re.split(r"[\s_.-]+", part.lower()) if w in EYES]
-            return EYES[bare[0]]
-    for part in (Path(file[-1]).stem, *reversed(file[:-1])):
-        words = re.split(r"[\s_.-]+", part)
-        said = {EYE_WORDS[w.lower()] for w in words if w.lower() in EYE_WORDS}
-        said = said or {EYES[w.lower()] for w in words[1:] if w in ("L", "R")}
-        if len(said) == 1:
-            return said.pop()
-    return None
+    """OD or OS, by the nearest folder that says it, else by the file's name, else by a word in a
+    folder's."""
+    folders = file[:-1]
+    if (k := _last(folders, "eye")) is not None:
+        return next(EYES[word] for word in WORDS.split(folders[k].lower()) if word in EYES)
+    return _eye_in(stem_of(file[-1])) or next(filter(None, map(_eye_in, folders[::-1])), None)
+
+
+@cache
+def _eye_in(name: str) -> str | None:
+    words = WORDS.split(name)
+    said = {EYE_WORDS[w.lower()] for w in words if w.lower() in EYE_WORDS}
+    said = said or {EYES[w.lower()] for w in words[1:] if w in ("L", "R")}
+    return said.pop() if len(said) == 1 else None
 
 
 def _some(names, most=6) -> str:

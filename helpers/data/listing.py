@@ -6,14 +6,20 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from helpers.data.scan import DEVICES, PICTURES, ending, natural_order
+from helpers.data.hospital import is_hospital_file
+from helpers.data.scan import DEVICES, PICTURES, ending, natural_order, stem_of
 
 SYSTEM = {
     "__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information",
     "lost+found", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
 }  # fmt: skip
-MASKS = set("mask masks segmentation segmentations annotation annotations groundtruth".split())
-LAYERS = set("layer layers label labels contour contours overlay overlays seg gt boundaries".split())
+MASKS = {
+    "mask", "masks", "segmentation", "segmentations", "annotation", "annotations", "groundtruth",
+}  # fmt: skip
+LAYERS = {
+    "layer", "layers", "label", "labels", "contour", "contours", "overlay", "overlays", "seg",
+    "gt", "boundaries",
+}  # fmt: skip
 PHOTOGRAPH_WORDS = {"fundus", "cfp", "dfe", "slo", "faf", "photograph", "photographs"}
 OCT_WORDS = {"oct", "octs", "bscan", "bscans"}
 PAGES = {"report", "overview", "thumbnail", "preview", "verdict", "legend", "logo", "screenshot"}
@@ -71,7 +77,7 @@ def walk(source) -> Listing:
                 found.left_out.append(("/".join(below), reason))
             elif kind in PICTURES:
                 found.pictures.append(below)
-            elif kind in DEVICES:
+            elif kind in DEVICES or (kind in (".xml", "") and is_hospital_file(entry.path)):
                 found.devices.append(below)
             elif kind in (".csv", ".tsv"):
                 found.tables.append(below)
@@ -113,19 +119,25 @@ def beside(pictures: list[tuple[str, ...]], modality: str) -> dict[tuple[str, ..
     pages, pictures of the other modality. If that is all there is, none."""
     stems, why = {}, {}
     for parts in pictures:
-        stems.setdefault(Path(parts[-1]).stem.lower(), []).append(parts)
+        stems.setdefault(stem_of(parts[-1]).lower(), []).append(parts)
     own, other = OCT_WORDS, PHOTOGRAPH_WORDS
     if modality == "dfe":
         own, other = other, own
+    told = own | other
+
+    def last(names) -> frozenset:
+        """The words of the last name that tells the modality; those of ``own`` if none does."""
+        return next((words for words in map(_words, reversed(names)) if words & told), own)
+
+    of_folder = {folders: last(folders) for folders in {parts[:-1] for parts in pictures}}
     for parts in pictures:
-        stem = Path(parts[-1]).stem.lower()
-        words = [_words(part) for part in (*parts[:-1], stem)]
-        telling = next((those for those in reversed(words) if those & (own | other)), own)
+        stem = stem_of(parts[-1]).lower()
+        words = _words(stem)
         if stem in PAGES:
             why[parts] = "a page or a drawing by its name"
-        elif _is_mask(parts, stem, words[:-1], stems):
+        elif _is_mask(parts, stem, words, stems):
             why[parts] = "a mask beside a scan"
-        elif not telling & own:
+        elif not (words if words & told else of_folder[parts[:-1]]) & own:
             why[parts] = "of the other modality by its name"
     return why if len(why) < len(pictures) else {}
 
@@ -135,16 +147,23 @@ def _words(part: str) -> frozenset[str]:
     return frozenset(re.split(r"[\W_]+", part.lower().strip()))
 
 
-def _is_mask(parts, stem: str, folders: list[frozenset], stems: dict) -> bool:
+def _is_mask(parts, stem: str, words: frozenset, stems: dict) -> bool:
     """scan_mask.png beside scan.png; layers/scan.png where there is images/scan.png; all that
     lies in a folder called masks."""
-    for word in _words(stem) & (MASKS | LAYERS):
-        for bare in (stem.removesuffix(word).rstrip(" _.-"), stem.removeprefix(word).lstrip(" _.-")):
+    for word in words & (MASKS | LAYERS):
+        for bare in (
+            stem.removesuffix(word).rstrip(" _.-"),
+            stem.removeprefix(word).lstrip(" _.-"),
+        ):
             if bare != stem and any(other[:-1] == parts[:-1] for other in stems.get(bare, ())):
                 return True
-    if any(words & MASKS and len(words) < 3 for words in folders):
-        return True
-    in_layers = any(len(words) == 1 and words & LAYERS for words in folders)
-    return in_layers and any(
-        not any(_words(folder) <= LAYERS for folder in other[:-1]) for other in stems[stem]
-    )
+    masks, layers = _mask_folders(parts[:-1])
+    return masks or (layers and any(not _mask_folders(other[:-1])[1] for other in stems[stem]))
+
+
+@cache
+def _mask_folders(folders: tuple) -> tuple[bool, bool]:
+    """Whether one of the folders is for masks, and whether one may be for layers."""
+    words = [_words(folder) for folder in folders]
+    masks = any(those & MASKS and len(those) < 3 for those in words)
+    return masks, any(those <= LAYERS for those in words)

@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from helpers.data.padding import fill_background, padding_mask
+from helpers.data.padding import fill_background
 from helpers.data.pixels import to_grey
 
 VERSION = 1  # of what mending makes of a picture; a new one makes new caches
@@ -67,13 +67,16 @@ def _examine_scan(image) -> list[Finding]:
         if found and found[-1].mended is None:
             return found
     grey = found[-1].mended if found else to_grey(image)
+    if _is_drawing(grey):
+        return [*found, Finding("no scan", "a mask or a drawing of a few values; left out", None)]
+    look = _Scan(grey)
     for rule in (_panels, _pose, _marks):
-        new = rule(grey)
+        new = rule(grey, look)
         found += new
         if new and new[-1].mended is None:
             return found
         if new:
-            grey = new[-1].mended
+            grey, look = new[-1].mended, _Scan(new[-1].mended)
     return found
 
 
@@ -92,14 +95,14 @@ def _examine_photograph(image) -> list[Finding]:
 class _Scan:
     """A picture reduced to ROWS x COLUMNS, from 0 (its darkness) to 1, and what is measured on it.
 
-    wedge: the share of near-white padding at the border, which is made dark first.
+    white: where near-white padding lies at the border, which is made dark first; wedge: its share.
     """
 
     def __init__(self, grey):
         small = Image.fromarray(grey).resize((COLUMNS, ROWS), Image.Resampling.BOX)
         small = np.asarray(small, np.float32)
         white = _white_border(small)
-        self.wedge = float(white.mean())
+        self.white, self.wedge = white, float(white.mean())
         if self.wedge:
             small = np.where(white, np.percentile(small[~white], 15), small)
         low, high = np.percentile(small, (5, 99.5))
@@ -164,6 +167,8 @@ class _Scan:
             and self.likeness > 0.25
             and self.filled < 0.6
             and self.middle < 0.42
+            and self.likeness + self.uprightness > 0.9
+            and float(np.median(self.smooth[:16])) < 0.45
             and np.nanmax(self.profile[0]) > 0.5
         )
 
@@ -195,10 +200,10 @@ class _Scan:
 
     @property
     def is_upside_down(self) -> bool:
-        """Sure only: no measured scan comes below -0.6, simulated ones whose choroid fills the
-        picture apart, and those are bright at the bottom, where a turned one has its vitreous."""
+        """Sure only: no real scan comes below -0.6. A few simulated ones, whose choroid fills the
+        picture, do, to -3.7; they are bright at the bottom, where a turned one has its vitreous."""
         bottom, top = self.smooth[-ROWS // 12 :], self.smooth[: ROWS // 12]
-        return self.up < -1.5 and float(bottom.mean() - top.mean()) < 0.1
+        return self.up < -1.5 and float(bottom.mean() - top.mean()) < 0.1 or self.up < -3.9
 
 
 # Of a logistic regression without intercept on real and simulated scans and the same turned, each
@@ -212,9 +217,10 @@ UP_WEIGHTS = (-1.51, 3.74, 10.29, 7.62, 2.38, -2.61, -3.74, -2.57, -1.78, -1.37,
 def _white_border(small) -> np.ndarray:
     """Near-white regions along a side, bool like ``small``; none if they are most of the picture
     (it is black on white then)."""
-    white = ndimage.binary_dilation(small >= 228, iterations=2)
+    white = small >= 228
     if not white.any():
         return white
+    white = ndimage.maximum_filter(white, 5)
     labels, _ = ndimage.label(white)
     keep = set()
     for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
@@ -234,17 +240,22 @@ def _colours(image) -> list[Finding]:
     brightest = np.maximum(np.maximum(red, green), blue)
     coloured = brightest - np.minimum(np.minimum(red, green), blue) > COLOURED
     bright = brightest > COLOURED
+    if _is_drawing(red) and _is_drawing(green) and _is_drawing(blue):
+        return [Finding("no scan", "a mask or a drawing of a few colours; left out", None)]
     if coloured.sum() < max(12, 2e-4 * coloured.size):  # JPEG's errors, a stray pixel
         return []
-    if coloured.sum() < 0.3 * max(bright.sum(), 1):
+    if coloured.sum() < 0.3 * max(bright.sum(), 1) and _Scan(to_grey(image)).is_possible:
         return _coloured_marks(image, coloured)
-    for name, grey in _without_false_colour(image):
-        if _is_sure_somehow(grey):
+    # blood and pigment are red: the retina has little blue, whatever the camera
+    reddish = (red > 0.9 * green.astype(np.float32))[bright].mean() > 0.6 and (
+        green.mean(dtype=float) > 0.8 * blue.mean(dtype=float)
+    )
+    for name, grey in _without_false_colour(image, careful=reddish):
+        sure = _Scan(grey).is_sure if reddish or name == TINT else _is_sure_somehow(grey)
+        if sure:
             words = f"a scan in false colours ({name}); turned back into grey"
             return [Finding("false colour", words, grey)]
-    if (red > 0.9 * green.astype(np.float32))[bright].mean() > 0.6 and (
-        green.mean(dtype=float) > 0.8 * blue.mean(dtype=float)
-    ):  # blood and pigment are red: the retina has little blue, whatever the camera
+    if reddish:
         return [Finding("photograph", "a colour photograph among B-scans; left out", None)]
     return [Finding("no scan", "a colour picture, no B-scan; left out", None)]
 
@@ -252,6 +263,11 @@ def _colours(image) -> list[Finding]:
 def _share_coloured(image) -> float:
     image = image[:: max(1, image.shape[0] // 128), :: max(1, image.shape[1] // 128)].astype(int)
     return float((image.max(2) - image.min(2) > 20).mean())
+
+
+def _is_drawing(grey) -> bool:
+    """A mask of layers or lesions, of a few values only, as many sets keep beside their scans."""
+    return all(len(np.unique(part)) <= 12 for part in (grey[::16], grey))
 
 
 def _is_sure_somehow(grey) -> bool:
@@ -263,9 +279,13 @@ def _is_sure_somehow(grey) -> bool:
     return False
 
 
+# none that runs from black through brown or orange: photographs of a retina lie on those
 MAPS = ("jet", "turbo", "hot", "rainbow", "nipy_spectral", "gist_ncar", "viridis", "inferno",
-        "magma", "plasma", "cividis", "gnuplot", "gnuplot2", "CMRmap", "gist_heat", "afmhot",
-        "cubehelix", "copper", "bone", "pink", "gist_rainbow")  # fmt: skip
+        "magma", "plasma", "cividis", "gnuplot", "gnuplot2", "CMRmap", "cubehelix", "bone",
+        "gist_rainbow")  # fmt: skip
+
+
+TINT = "a tint"
 
 
 @lru_cache(1)
@@ -282,22 +302,25 @@ def _colour_maps() -> dict:
     return {name: (colour, cKDTree(colour)) for name, colour in colours.items()}
 
 
-def _without_false_colour(image):
-    """(name, grey) by the one colour map on which nearly every pixel lies, then by the tint: the
-    one direction in which all colours lie. Nothing where no map and no tint is sure."""
+def _without_false_colour(image, careful):
+    """(name, grey) by the tint, the one direction in which all colours lie, and by the one colour
+    map on which nearly every pixel lies; nothing where neither is sure. careful: only what lies on
+    a map exactly."""
     height, width = image.shape[:2]
     some = image[:: max(1, height // 48), :: max(1, width // 48)].reshape(-1, 3).astype(float)
-    best = (np.inf, "")
-    for name, (_, tree) in _colour_maps().items():
-        away = tree.query(some)[0]
-        if np.median(away) <= 12 and np.percentile(away, 90) <= 30:  # JPEG blurs the colours
-            best = min(best, (away.mean(), name))
-    if best[1]:
-        yield best[1], _by_map(image, best[1])
     spread = np.linalg.svd(some, compute_uv=False)
     if (spread[1:] ** 2).sum() < 0.01 * (spread**2).sum():
         grey = to_grey(image).astype(np.float32)
-        yield "a tint", np.round(grey * (255 / max(grey.max(), 1))).astype(np.uint8)
+        yield TINT, np.round(grey * (255 / max(grey.max(), 1))).astype(np.uint8)
+    best = (np.inf, "")
+    for name, (_, tree) in _colour_maps().items():
+        away = tree.query(some)[0]
+        # JPEG blurs the colours of speckle; a photograph's lie near some map by chance
+        middle, most = (12, 30) if careful else (25, 50)
+        if np.median(away) <= middle and np.percentile(away, 80) <= most:
+            best = min(best, (away.mean(), name))
+    if best[1]:
+        yield best[1], _by_map(image, best[1])
 
 
 def _by_map(image, name) -> np.ndarray:
@@ -312,8 +335,8 @@ def _by_map(image, name) -> np.ndarray:
 def _coloured_marks(image, coloured) -> list[Finding]:
     """Lines and letters in colour on a grey scan: filled beside the retina, left out upon it."""
     grey = to_grey(image)
-    mask = ndimage.binary_dilation(coloured, iterations=3)
-    if mask.mean() > 0.2 or (mask & _tissue(grey)).sum() > 0.05 * mask.sum():
+    mask = ndimage.maximum_filter(coloured, 7)
+    if mask.mean() > 0.2 or (mask & _tissue(_Scan(grey), grey.shape)).sum() > 0.05 * mask.sum():
         words = "coloured marks on the retina, which training would learn; left out"
         return [Finding("coloured marks", words, None)]
     words = "coloured marks beside the retina; filled with background"
@@ -338,17 +361,21 @@ def _jumps(grey, blocks=32) -> np.ndarray:
 def _kinship(grey) -> np.ndarray:
     """How much each column's speckle is like the one before it, (W,), 1 as usual. Neighbours on
     one scan share their speckle, two scans side by side do not, however alike their layers are.
-    "Usual" is taken among every eighth column: JPEG's blocks have seams too."""
+    "Usual" is taken among every 16th column: JPEG's blocks have seams too."""
     fine = np.diff(grey.astype(np.float32), axis=0).clip(-60, 60)
     energy = np.einsum("ij,ij->j", fine, fine)
     alike = np.einsum("ij,ij->j", fine[:, 1:], fine[:, :-1])
     alike = np.append(1, alike / np.sqrt(energy[1:] * energy[:-1] + 1e-3))
-    usual = np.array([np.median(alike[k::8]) for k in range(8)])[np.arange(len(alike)) % 8]
-    return alike / np.maximum(usual, 0.1)
+    usual = np.array([np.median(alike[k::16]) for k in range(16)])[np.arange(len(alike)) % 16]
+    # of few or independent pixels the likeness is chance: 1 / sqrt(n) is its standard deviation
+    known = usual > 5 / np.sqrt(len(fine))
+    return np.where(known, alike / np.maximum(usual, 1e-3), 1)
 
 
-def _seams(view) -> list[int]:
-    """Columns at which another picture may begin, the likeliest first: int, at most four."""
+def _seams(view, least) -> list[int]:
+    """Columns at which another picture may begin, the likeliest first: int, at most four. least:
+    the share of jumps from which on the middle is one; where scans lie one above the other, dark
+    meets dark there."""
     width = view.shape[1]
     if width < 64 or len(view) < 32:
         return []
@@ -356,10 +383,10 @@ def _seams(view) -> list[int]:
     inner = np.zeros(width, bool)
     inner[round(0.12 * width) : round(0.88 * width)] = True
     # between equal halves even scans of one eye, whose layers nearly meet
-    middle = np.abs(np.arange(width) - width / 2) <= max(1, 0.01 * width)
+    middle = np.abs(np.arange(width) - width / 2) <= max(1, 0.004 * width)
     score = jump + (1 - kin.clip(0, 1))
-    good = (inner & (jump >= 0.5) & (ndimage.minimum_filter1d(kin, 7) < 0.7)) | (
-        middle & (kin < 0.45) & (jump >= 0.12)
+    good = (inner & (jump >= 0.55) & (ndimage.minimum_filter1d(kin, 7) < 0.5)) | (
+        middle & (kin < 0.4) & (jump >= least)
     )
     found = []
     score = np.where(good, score, 0)
@@ -369,20 +396,20 @@ def _seams(view) -> list[int]:
     return found
 
 
-def _panels(grey) -> list[Finding]:
+def _panels(grey, whole) -> list[Finding]:
     """An infrared picture beside the scan (cut off), or more than one scan (left out)."""
-    whole = _Scan(grey)
     for across in (False, True):
         view = np.ascontiguousarray(grey.T) if across else grey
-        if across and whole.is_sure:
-            return []  # scans one above the other are never taken for one
-        for seam in _seams(view):
+        for seam in _seams(view, 0.0 if across else 0.25):
             parts = [_trim(part) for part in (view[:, :seam], view[:, seam:])]
             if min(part.shape[1] for part in parts) < max(24, 0.12 * view.shape[1]):
                 continue
             parts = [np.ascontiguousarray(part.T if across else part) for part in parts]
             looks = [_Scan(part) for part in parts]
             sure = [look.is_sure for look in looks]
+            if across and all(sure):
+                # of one scan, cut in two, the lower part begins within the retina
+                sure = [look.up > 1 and np.median(look.smooth[:12]) < 0.3 for look in looks]
             if all(sure):
                 words = "two scans or more in one picture; left out: save each as a file of its own"
                 return [Finding("several scans", words, None)]
@@ -404,16 +431,15 @@ def _trim(part) -> np.ndarray:
 # --- the wrong way round
 
 
-def _pose(grey) -> list[Finding]:
+def _pose(grey, look) -> list[Finding]:
     """Black on white, on its side, upside down, or no B-scan at all."""
     found = []
     # a scan is mostly dark; what is mostly bright and a scan only as its negative is one
-    if np.median(grey[::4, ::4]) > 110 and not _Scan(grey).is_sure:
+    if np.median(grey[::4, ::4]) > 110 and not look.is_sure:
         negative = 255 - grey
         if _Scan(negative).is_sure or _Scan(np.ascontiguousarray(negative.T)).is_sure:
-            grey = negative
+            grey, look = negative, _Scan(negative)
             found.append(Finding("inverted", "black on white; turned round", grey))
-    look = _Scan(grey)
     if not look.is_possible:
         if look.uprightness < 0.38:
             ways = [np.ascontiguousarray(np.rot90(grey, k)) for k in (1, 3)]
@@ -423,7 +449,8 @@ def _pose(grey) -> list[Finding]:
                 if looks[best].up < 1:
                     words = "a scan on its side, and which way is not sure; left out"
                     return [*found, Finding("rotated", words, None)]
-                words = f"a scan on its side; turned by 90 degrees {('to the left', 'to the right')[best]}"
+                way = ("to the left", "to the right")[best]
+                words = f"a scan on its side; turned by 90 degrees {way}"
                 return [*found, Finding("rotated", words, ways[best])]
         return [*found, Finding("no scan", "this does not look like a B-scan; left out", None)]
     if look.is_sure and look.is_upside_down:
@@ -435,29 +462,71 @@ def _pose(grey) -> list[Finding]:
 # --- burnt in
 
 
-def _tissue(grey) -> np.ndarray:
-    """The retina and what is bright about it, generously: bool (H, W)."""
-    look = _Scan(grey)
+def _tissue(look, shape) -> np.ndarray:
+    """The retina and what is bright about it, generously, and white padding: bool of ``shape``."""
     labels, _ = ndimage.label(look.smooth > 0.22)
     at = np.bincount(labels[look.line, np.arange(COLUMNS)], minlength=labels.max() + 1)
     at[0] = 0
     tissue = np.isin(labels, np.flatnonzero(at >= 3))  # letters lie apart from the line
-    tissue = ndimage.binary_dilation(tissue, np.ones((13, 3), bool))
-    size = grey.shape[::-1]
-    return np.asarray(Image.fromarray(tissue).resize(size, Image.Resampling.NEAREST))
+    tissue = ndimage.maximum_filter(tissue, (13, 3))
+    if look.wedge:
+        tissue |= ndimage.maximum_filter(look.white, (9, 5))  # its edge is straight as a line is
+    return np.asarray(Image.fromarray(tissue).resize(shape[::-1], Image.Resampling.NEAREST))
 
 
-def _marks(grey) -> list[Finding]:
+def _marks(grey, look) -> list[Finding]:
     """Text, icons and scale bars in white beside the retina."""
-    strokes = _strokes(grey)
-    if not strokes.any():
+    strokes = _strokes(grey, look)
+    if strokes is None:
         return []
     grow = max(2, round(0.006 * max(grey.shape)))
-    mask = ndimage.binary_dilation(strokes, np.ones((3, 3), bool), iterations=grow)
+    mask = ndimage.maximum_filter(strokes, 2 * grow + 1)
     words = "text, an icon or a scale bar burnt in beside the retina; filled with background"
     return [Finding("burnt in", words, fill_background(grey, mask))]
 
 
-def _strokes(grey) -> np.ndarray:
-    """bool (H, W)"""
-    return np.zeros(grey.shape, bool)
+def _strokes(grey, look) -> np.ndarray | None:
+    """Where something was drawn beside the retina, bool (H, W); None: nowhere.
+
+    Drawn lines are even along and end within three pixels on both sides, which neither speckle nor
+    a membrane in the vitreous is. From a long one or three short ones on, all that is bright
+    around them counts: the rest of the letters.
+    """
+    level = int(np.median(grey[::4, ::4]))
+    bright = grey >= max(110, level + 70)
+    outside = ~_tissue(look, grey.shape)
+    bright &= outside
+    if bright.sum() < 12:
+        return None
+    least = max(5, round(0.01 * max(grey.shape)))
+    drawn = np.zeros(grey.shape, bool)
+    longest = max(
+        _even_runs(grey, bright, least, drawn), _even_runs(grey.T, bright.T, least, drawn.T)
+    )
+    if not longest or longest < 4 * least and ndimage.label(drawn, np.ones((3, 3)))[1] < 3:
+        return None
+    near = ndimage.maximum_filter(drawn, 12 * least + 1)
+    return drawn | (near & outside & (grey >= level + 40))
+
+
+def _even_runs(grey, bright, least, drawn) -> int:
+    """Draw into ``drawn`` the pixels of runs along a row, ``least`` or longer, of one brightness
+    and dark above and below; the length of the longest, or 0."""
+    height, width = grey.shape
+    row, column = np.nonzero(bright)
+    value = grey[row, column].astype(int)
+    above, below = (
+        grey[np.maximum(row - 3, 0), column],
+        grey[np.minimum(row + 3, height - 1), column],
+    )
+    thin = value - np.maximum(above, below) >= 60
+    if not thin.any():
+        return 0
+    at, value = (row * width + column)[thin], value[thin]
+    order = np.argsort(at)
+    at, value = at[order], value[order]
+    starts = np.append(0, 1 + np.flatnonzero((np.diff(at) != 1) | (np.abs(np.diff(value)) > 14)))
+    lengths = np.diff(np.append(starts, len(at)))
+    keep = np.repeat(lengths >= least, lengths)
+    drawn[at[keep] // width, at[keep] % width] = True
+    return int(lengths.max()) if keep.any() else 0

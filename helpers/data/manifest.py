@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from helpers.data.scan import BLOCK_PATIENT, Scan, condition, natural_order, shown
+from helpers.data.scan import BLOCK_PATIENT, Scan, condition, shown
 
 # other spellings of a manifest's columns
 COLUMNS = {
@@ -247,7 +247,7 @@ def found_file(folder: Path, name: str) -> Path:
 def by_images_csv(source: Path, tables: list[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
     """What this project's own images.csv says: the class of every file that it names."""
     found = {}
-    for parts in sorted(tables, key=natural_order):
+    for parts in tables:
         if parts[-1] != "images.csv":
             continue
         try:

@@ -1,4 +1,7 @@
-"""Where the field of view and the fovea lie in a DFE photograph."""
+"""DFE (fundus) photographs cleaned: the field of view, the fovea, and what is cropped about it.
+
+Everything here takes and gives uint8 arrays, is deterministic, and never looks at a label.
+"""
 
 from __future__ import annotations
 

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 VERSION = (
-    1  # of what cleaning (here, in bscan and photograph) makes of a file: new ones, new caches
+    2  # of what cleaning (here, in bscan and photograph) makes of a file: new ones, new caches
 )
 SMALLEST = 16  # pixels: no retina can be seen in less
+MOST_PIXELS = 64_000_000  # of one picture, and eight times of a volume: more is a montage or a bomb
 
 
 def at_size(images, size):
@@ -51,45 +52,181 @@ def to_levels(images) -> np.ndarray:
 def read_image(path) -> np.ndarray:
     """Read one image file as uint8, (H, W) or (H, W, 3).
 
-    16-bit and float pixels are scaled from their own 0.1 to 99.9 percentile, palettes and CMYK
+    16-bit and float pixels are scaled from their own 0.1 to 99.9 percentile, where there are no
+    data (not finite, or a stand-in far from all other values) they are black; palettes and CMYK
     become RGB, transparent pixels are laid over black, and of several frames the first counts.
-    Raises ValueError that names the file if it is empty, truncated, no image, of one grey value
-    only, or smaller than 16 x 16 pixels; FileNotFoundError if it is missing.
+    Raises ValueError that names the file if it is empty, truncated, unreadable (a disk's error
+    too), no image, larger than MOST_PIXELS, of one grey value only, or smaller than 16 x 16 pixels;
+    FileNotFoundError if it is missing.
     """
+    image, count = _decode(path, every=False)
+    if count > 1:
+        warnings.warn(f"{path}: {count} frames, the first is used", stacklevel=2)
+    if image[0].min() == image[0].max():
+        raise ValueError(f"{path}: every pixel has the value {image[0].min()}")
+    return image[0]
+
+
+def read_frames(path) -> list[np.ndarray]:
+    """All frames of one file, a volume in a TIFF or a GIF: uint8, each (H, W) or (H, W, 3).
+
+    Frame k of the list is frame k of the file, blank ones too, so that numbers keep their meaning;
+    16-bit and float frames share one scale. Pages of another size than the first (thumbnails,
+    pyramids) are no frames of the volume; of other kinds of file only the first picture counts.
+    Raises what ``read_image`` raises, ValueError where any frame cannot be read, or all are blank.
+    """
+    frames, _ = _decode(path, every=True)
+    if all(frame.min() == frame.max() for frame in frames):
+        raise ValueError(f"{path}: every pixel has the value {frames[0].min()}")
+    return frames
+
+
+def _decode(path, every) -> tuple[list[np.ndarray], int]:
+    """Frames of a file as uint8, all or the first; and how many there are."""
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such image file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty")
     try:
-        with Image.open(path) as file:
-            if getattr(file, "n_frames", 1) > 1:
-                warnings.warn(f"{path}: {file.n_frames} frames, the first is used", stacklevel=2)
-            image = to_uint8(ImageOps.exif_transpose(file))
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such image file")
+        if path.stat().st_size == 0:
+            # what has no size may still be no empty file: a device, a link into /proc
+            with path.open("rb") as file:
+                file.read(1)
+            raise ValueError(f"{path}: the file is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of odd metadata; of bombs it is said below
+            try:
+                values, count = _by_pillow(path, every)
+            except UnidentifiedImageError:
+                values, count = _by_tifffile(path, every)
+    except FileNotFoundError:
+        raise
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: cannot be read as an image (of no known format)") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: more than {MOST_PIXELS:,} pixels, no single scan") from error
     except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, struct.error...
+        if str(error).startswith(f"{path}: "):
+            raise  # said already
         raise ValueError(f"{path}: cannot be read as an image ({error})") from error
-    height, width = image.shape[:2]
+    height, width = values[0].shape[:2]
     if min(height, width) < SMALLEST:
         raise ValueError(
             f"{path}: {width} x {height} pixels, at least {SMALLEST} x {SMALLEST} needed"
         )
-    if image.min() == image.max():
-        raise ValueError(f"{path}: every pixel has the value {image.min()}")
-    return image
+    if values[0].dtype != np.uint8:
+        values = _scaled(values)
+    return values, count
+
+
+def _by_pillow(path, every) -> tuple[list[np.ndarray], int]:
+    with Image.open(path) as file:
+        count = getattr(file, "n_frames", 1)
+        if file.format == "TIFF" and count == 1 and _is_imagej(file):
+            return _by_tifffile(path, every)  # one header before all frames
+        if file.format not in ("TIFF", "GIF"):
+            count = 1  # a JPEG's further pictures are previews
+        size, mode = file.size, file.mode
+        _refuse_if_large(path, size[0] * size[1], count if every else 1)
+        frames = []
+        for k in range(count if every else 1):
+            if k:
+                file.seek(k)
+                if file.size != size or file.mode.startswith(("I", "F")) != (
+                    mode.startswith(("I", "F"))
+                ):
+                    continue
+            frames.append(_values(ImageOps.exif_transpose(file)))
+        return frames, count
+
+
+def _is_imagej(file) -> bool:
+    about = file.tag_v2.get(270, "")
+    return isinstance(about, str) and about.startswith("ImageJ=") and "images=" in about
+
+
+def _by_tifffile(path, every) -> tuple[list[np.ndarray], int]:
+    """TIFFs that Pillow does not know: 16-bit colours, 64-bit numbers, stacks of ImageJ.
+
+    Raises UnidentifiedImageError for what is no TIFF."""
+    import tifffile  # scikit-image brings it
+
+    try:
+        file = tifffile.TiffFile(path)
+    except tifffile.TiffFileError as error:
+        raise UnidentifiedImageError(str(error)) from error
+    with file:
+        series = file.series[0]
+        shape = series.shape
+        colours = "S" in series.axes and shape[series.axes.index("S")] in (3, 4)
+        _refuse_if_large(path, int(np.prod(shape[-3:-1] if colours else shape[-2:])), 1)
+        _refuse_if_large(path, int(np.prod(shape)), 1, most=MOST_PIXELS * 8)
+        pixels = series.asarray()
+        if colours:
+            pixels = np.moveaxis(pixels, series.axes.index("S"), -1)[..., :3]
+    pixels = pixels.reshape(-1, *pixels.shape[-3 if colours else -2 :])
+    frames = list(pixels if every else pixels[:1])
+    if pixels.dtype != np.uint8:
+        frames = [frame.astype(np.float64) for frame in frames]
+    return frames, len(pixels)
+
+
+def _refuse_if_large(path, pixels, count, most=None) -> None:
+    """A montage of a volume or a decompression bomb, before any of it is decoded."""
+    if pixels > (most or MOST_PIXELS) or pixels * count > 8 * MOST_PIXELS:
+        raise ValueError(
+            f"{path}: {pixels * count:,} pixels, more than {MOST_PIXELS:,} is no single scan"
+        )
 
 
 def to_uint8(image: Image.Image) -> np.ndarray:
     """Turn a PIL image of any mode into uint8 (H, W) or (H, W, 3)."""
+    values = _values(image)
+    return values if values.dtype == np.uint8 else _scaled([values])[0]
+
+
+def _values(image: Image.Image) -> np.ndarray:
+    """uint8 (H, W) or (H, W, 3), or of modes with more than 8 bits float64 (H, W), unscaled."""
     if image.mode.startswith(("I", "F")):
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        low, high = np.percentile(values, (0.1, 99.9))
-        return np.round(255 * np.clip((values - low) / max(high - low, 1e-9), 0, 1)).astype("uint8")
+        return np.asarray(image, dtype=np.float64)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     return np.array(image.convert("L" if image.mode in ("L", "1", "LA") else "RGB"))
+
+
+def _scaled(frames) -> list[np.ndarray]:
+    """Floats of any range as uint8, by one scale: where there are no data, black."""
+    step = max(1, sum(frame.size for frame in frames) // 4_000_000)  # enough for percentiles
+    some = np.concatenate([frame.ravel()[::step] for frame in frames])
+    least, most = _range_of_data(some)
+    known = some[(some >= least) & (some <= most)]  # NaN is neither
+    low, high = np.percentile(known, (0.1, 99.9)) if known.size else (0.0, 1.0)
+    if low == high and known.size:
+        low, high = known.min(), known.max()
+    scaled = []
+    for frame in frames:
+        frame = np.where((frame >= least) & (frame <= most), frame, low)
+        share = np.clip((frame - low) / max(high - low, 1e-12), 0, 1)
+        scaled.append(np.round(255 * share).astype(np.uint8))
+    return scaled
+
+
+def _range_of_data(values) -> tuple[float, float]:
+    """The least and the largest value that is a measurement.
+
+    Stand-ins for none, besides NaN and infinity, are -3.4e38, -9999, 65535...: one value, taken
+    many times, further from all others than those are from each other.
+    """
+    data = values[np.isfinite(values) & (np.abs(values) < 1e30)]
+    if not data.size:
+        return 0.0, 0.0
+    least, most = data.min(), data.max()
+    above, below = data[data > least], data[data < most]
+    if len(above) > 1 and above.min() - least > np.ptp(above) and len(data) - len(above) > 1:
+        least = above.min()
+    if len(below) > 1 and most - below.max() > np.ptp(below) and len(data) - len(below) > 1:
+        most = below.max()
+    return float(least), float(most)
 
 
 def to_grey(image) -> np.ndarray:

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,70 +18,87 @@ from tqdm.auto import tqdm
 
 from helpers.config import root
 from helpers.data.cache import decode
-from helpers.data.scan import Scan
-from helpers.data.sources import load_manifest, packed_image
+from helpers.data.intake import Intake, missed
+from helpers.data.scan import Scan, in_source, shown
+from helpers.data.sources import SYNTHETIC, all_synthetic, is_marked, packed_image, take_in
 from helpers.data.split import SIDES, TOO_FEW, Data, Split, choose_class, split_patients
 
 
 def prepare(
     source, *, modality="oct", class_="DRUSEN", size=256, framing="stretch",
-    cache=None, seed=0, n_simulated=600, most=None, sides=SIDES, progress=True,
+    cache=None, seed=0, n_simulated=600, most=None, sides=SIDES, progress=True, synthetic=False,
+    intake=None,
 ) -> Data:  # fmt: skip
     """Find, split by patient, choose, de-duplicate and decode; uint8, ready to train on.
 
-    ``source`` as in ``sources.load_manifest``; ``class_`` is one of its classes, several joined by
-    +, or "all" (a source of one class trains on that one); ``framing`` as in ``bscan.clean_oct``
-    and ``photograph.clean_dfe``; ``cache`` a folder (default: cache in OCT_RUNS). ``most`` limits
-    the scans of each side, where a sample is enough, and only the ``sides`` named are decoded; the
-    others are empty. The split is that of the whole source, so that a patient is on the same side
-    in every class.
+    ``source`` and ``synthetic`` as in ``sources.take_in``, of which ``intake`` is the result where
+    it is there already; ``class_`` is one of its classes, several joined by +, or "all" (a source
+    of one class trains on that one); ``framing`` as in ``bscan.clean_oct`` and
+    ``photograph.clean_dfe``; ``cache`` a folder (default: cache in OCT_RUNS). ``most`` limits the
+    scans of each side, where a sample is enough, drawn by a hash of their paths before any is
+    read, and only the ``sides`` named are decoded; the others are empty. The split is that of the
+    whole source, so that a patient is on the same side in every class; where a side has nothing
+    that can be read, the source is split again without what cannot.
     Files that cannot be read are listed in ``left_out``. Raises ValueError for a class that the
-    source lacks, for fewer than three patients, or if no file can be read; OSError naming OCT_RUNS
-    if the cache cannot be written.
+    source lacks, for fewer than three patients, if no file can be read, or if one picture has two
+    classes on two sides; OSError naming OCT_RUNS if the cache cannot be written.
     """
     cache = Path(cache or root() / os.environ.get("OCT_RUNS", "runs") / "cache")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        scans = load_manifest(source, modality=modality, n_simulated=n_simulated, size=size)
+        intake = intake or take_in(
+            source, modality=modality, n_simulated=n_simulated, size=size, synthetic=synthetic
+        )
+        for note in [*intake.doubts, *_not_taken(intake)]:
+            warnings.warn(note, stacklevel=1)
+        scans = intake.scans
         classes = dict(Counter(scan.label for scan in scans))
         chosen, class_ = choose_class(scans, class_, str(source))
         patients = {scan.patient for scan in chosen}
         if len(patients) < 3:
             raise ValueError(
-                f"{source} ({class_}): {TOO_FEW.format(len(patients))}"
+                f"{shown(source)} ({class_}): {TOO_FEW.format(len(patients))}"
                 + "".join(f" ({warning.message})" for warning in caught)
             )
-        side_of = {
-            s: side for side, those in split_patients(scans, seed=seed).items() for s in those
-        }
-        hashes = content_hashes([scan for scan in chosen if scan in side_of], progress)
-        copies = sum(scan in side_of for scan in chosen) - len(hashes)
-        if copies:
-            warnings.warn(f"{copies} files are copies of others and were left out.", stacklevel=1)
-        kept = []
-        for side in sides:
-            those = [scan for scan in hashes if side_of[scan] == side]
-            kept += sorted(those, key=hashes.get)[:most] if most else those
-        images, bad, shapes = decode(
-            kept, [hashes[scan] for scan in kept], cache, size=size, framing=framing,
-            progress=progress,
-        )  # fmt: skip
+        bad, lost = [], set()
+        while True:
+            split = split_patients([s for s in scans if s.path not in lost], seed=seed)
+            side_of = {scan: side for side, those in split.items() for scan in those}
+            copies, failed = [], []
+            hashes = _drawn(chosen, side_of, sides, most, source, progress, failed, copies,
+                            synthetic)  # fmt: skip
+            _say_copies(copies, side_of, strict=str(source) != "oct2017")
+            kept = [scan for side in sides for scan in hashes if side_of[scan] == side]
+            if not kept:
+                raise ValueError(_nothing_left(source, class_, sides[0], bad + failed))
+            decoded = decode(
+                kept, [hashes[scan] for scan in kept], cache, size=size, framing=framing,
+                progress=progress,
+            )  # fmt: skip
+            failed += decoded.bad
+            bad += failed
+            lost |= {path for path, _ in failed}
+            good = [scan for scan in kept if scan.path not in lost]
+            empty = [side for side in sides if not any(side_of[scan] == side for scan in good)]
+            readable = {scan.patient for scan in chosen if scan.path not in lost}
+            if not (empty and failed) or len(readable) < 3:
+                break
+        if decoded.mended:
+            warnings.warn(_several("mended", decoded.mended), stacklevel=1)
+        _say_alike(decoded.alike, {s.path: s for s in kept}, side_of, str(source) != "oct2017")
         if bad:
-            names = ", ".join(f"{Path(path).name} ({reason})" for path, reason in bad[:5])
-            more = ", ..." if len(bad) > 5 else ""
-            warnings.warn(f"{len(bad)} files were left out: {names}{more}", stacklevel=1)
+            warnings.warn(_several("left out", bad), stacklevel=1)
     notes = list(dict.fromkeys(str(w.message) for w in caught))
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    unreadable = {path for path, _ in bad}
-    good = [scan for scan in kept if scan.path not in unreadable]
+    if empty:
+        raise ValueError(_nothing_left(source, class_, empty[0], bad))
     splits, start = {}, 0
     for name in SIDES:
         side = [scan for scan in good if side_of[scan] == name]
-        if not side and name in sides:
-            raise ValueError(f"{source} ({class_}): no readable scan is left for {name}.")
         those = slice(start, start + len(side))
-        splits[name] = Split(images[those], side, None if shapes is None else shapes[those])
+        shapes = None if decoded.shapes is None else decoded.shapes[those]
+        splits[name] = Split(decoded.images[those], side, shapes)
         start += len(side)
     digest = hashlib.sha256(
         json.dumps([[s.label, s.patient, hashes[s]] for s in good]).encode()
@@ -89,23 +107,171 @@ def prepare(
                 left_out=bad, classes=classes)  # fmt: skip
 
 
-def content_hashes(scans: list[Scan], progress=True) -> dict[Scan, str]:
+def _several(what: str, files) -> str:
+    names = ", ".join(f"{shown(Path(path).name)} ({shown(why)})" for path, why in files[:5])
+    return f"{len(files)} files were {what}: {names}{', ...' if len(files) > 5 else ''}"
+
+
+def _not_taken(intake: Intake) -> list[str]:
+    """One sentence on the files that somebody may have taken for scans."""
+    why = missed(intake)
+    if not why:
+        return []
+    words = ", ".join(f"{shown(reason)} ({count})" for reason, count in list(why.items())[:5])
+    return [
+        f"{sum(why.values())} files are not used: {words}{', ...' if len(why) > 5 else ''}; "
+        "python -m helpers.data SOURCE names them"
+    ]
+
+
+def _nothing_left(source, class_: str, side: str, bad) -> str:
+    first = "".join(f"; {shown(Path(path).name)}: {shown(why)}" for path, why in bad[:3])
+    return f"{shown(source)} ({class_}): no readable scan is left for {side}{first}."
+
+
+def _drawn(chosen, side_of, sides, most, source, progress, failed, copies, synthetic):
+    """{scan: hash of its content} of the scans to decode, without copies; of each side ``most`` at
+    the most, of which no more are read than that takes."""
+    how = dict(progress=progress, bad=failed, copies=copies, marked=synthetic is not False)
+    there = [scan for scan in chosen if scan in side_of]
+    if not most:
+        hashes = content_hashes(there, **how)
+    else:
+        root = source if Path(str(source)).is_dir() else Path(str(source)).parent
+        hashes, first = {}, {}
+        for side in sides:
+            queue = [scan for scan in there if side_of[scan] == side]
+            queue.sort(key=lambda scan: _hash(in_source(scan.path, root)))
+            wanted = most
+            while wanted and queue:
+                found = content_hashes(queue[:wanted], **how)
+                queue = queue[wanted:]
+                for scan, value in found.items():
+                    if value in first:
+                        copies.append((scan, first[value]))
+                    else:
+                        first[value], hashes[scan] = scan, value
+                        wanted -= 1
+    if not hashes and any(why == SYNTHETIC for _, why in failed):
+        raise ValueError(all_synthetic(source, len(failed), shown(Path(failed[0][0]).name)))
+    return hashes
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _say_copies(copies, side_of: dict[Scan, str], strict: bool) -> None:
+    """Warn of files that are byte by byte the same. ValueError naming both if they have two classes
+    on two sides of the split, where nobody can tell which to believe."""
+    if copies:
+        warnings.warn(f"{len(copies)} files are copies of others and were left out.", stacklevel=2)
+    across = [pair for pair in copies if side_of[pair[0]] != side_of[pair[1]]]
+    for scan, first in across:
+        if strict and scan.label != first.label:
+            raise ValueError(
+                f"{shown(first.path)} and {shown(scan.path)} are one picture, once {first.label} "
+                f"({side_of[first]}) and once {scan.label} ({side_of[scan]}). Take out the wrong "
+                "one, or give both one patient."
+            )
+    others = [f"{what}: {_pair(*pair)}" for what, pair in (
+        *(("two classes", pair) for pair in copies if pair[0].label != pair[1].label),
+        *(("two patients, on two sides of the split", pair) for pair in across),
+    )]  # fmt: skip
+    if others:
+        warnings.warn(f"one picture has {'; '.join(others[:3])}", stacklevel=2)
+
+
+def _say_alike(alike, at: dict[str, Scan], side_of: dict[Scan, str], strict: bool) -> None:
+    """Warn of pictures that are the same though their bytes differ. ValueError naming both where
+    they lie on two sides of the split: what is learned from one is tested on the other."""
+    pairs = [(at[one], at[other]) for one, other in alike if one in at and other in at]
+    across = [pair for pair in pairs if side_of[pair[0]] != side_of[pair[1]]]
+    if across and strict:
+        raise ValueError(
+            f"one picture on two sides of the split, encoded, scaled or mirrored anew: "
+            f"{_pair(*across[0][::-1])}. Take one out, or give both one patient."
+        )
+    if pairs:
+        warnings.warn(
+            f"{len(pairs)} pairs of files show one picture, encoded, scaled or mirrored anew: "
+            f"{_pair(*pairs[0][::-1])}{', ...' if len(pairs) > 1 else ''}", stacklevel=2,
+        )  # fmt: skip
+
+
+def _pair(scan: Scan, first: Scan) -> str:
+    return " and ".join(f"{shown(s.path)} ({s.label}, {shown(s.patient)})" for s in (first, scan))
+
+
+def doubted_copies(scans: list[Scan]) -> list[str]:
+    """Sentences on files that are byte by byte the same and differ in class or patient; only those
+    of one size are read."""
+    sizes = {}
+    for scan in scans:
+        try:
+            sizes.setdefault(os.stat(scan.path).st_size, []).append(scan)
+        except (OSError, ValueError):
+            continue  # virtual, or named where it is decoded
+    copies = []
+    alike = [scan for those in sizes.values() if len(those) > 1 for scan in those]
+    content_hashes(alike, bad=[], copies=copies, marked=True)
+    doubts = [f"{len(copies)} files are copies of others"] if copies else []
+    for what, name in (("class", "label"), ("patient", "patient")):
+        differ = [pair for pair in copies if getattr(pair[0], name) != getattr(pair[1], name)]
+        if differ:
+            doubts.append(f"{what} differs between {len(differ)} copies: {_pair(*differ[0])}")
+    return doubts
+
+
+def content_hashes(
+    scans: list[Scan], progress=True, *, bad=None, copies=None, marked=True
+) -> dict[Scan, str]:
     """sha256 of every file's bytes, without later copies; a virtual scan's is that of its path, of
-    one in a .npz that of its pixels."""
+    one in a .npz that of its pixels.
 
-    def digest(scan: Scan) -> str:
+    A file that cannot be read is left out, as (path, reason) in the list ``bad``; copies are put
+    into the list ``copies`` as (scan, the first of its content). Unless ``marked``, files that are
+    marked as synthetic count as bad.
+    """
+
+    def digest(scan: Scan) -> tuple[str, str]:
         if scan.dataset == "npz":
-            return hashlib.sha256(np.ascontiguousarray(packed_image(scan.path))).hexdigest()
-        path = Path(scan.path)
-        virtual = scan.dataset == "simulated"
-        return hashlib.sha256(
-            scan.path.encode() if virtual or not path.is_file() else path.read_bytes()
-        ).hexdigest()
+            return hashlib.sha256(np.ascontiguousarray(packed_image(scan.path))).hexdigest(), ""
+        path, _, number = (
+            scan.path.rpartition("#") if scan.dataset == "volume" else (scan.path, "", "")
+        )
+        path = Path(path)
+        try:
+            if number:  # of a volume: its file is read once
+                return _hash(f"{_file_hash(path)}#{number}"), ""
+            if scan.dataset == "simulated" or not path.is_file():
+                return _hash(scan.path), ""
+            content = path.read_bytes()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            return "", f"cannot be read ({reason})"
+        if not marked and is_marked(content):
+            return "", SYNTHETIC
+        return hashlib.sha256(content).hexdigest(), ""
 
+    first, found = {}, {}
     with ThreadPoolExecutor() as pool:
-        found = tqdm(pool.map(digest, scans), total=len(scans), desc="reading files",
-                     disable=not progress or len(scans) < 500)  # fmt: skip
-        first = {}
-        for scan, value in zip(scans, found):
-            first.setdefault(value, scan)
-    return {scan: value for value, scan in first.items()}
+        values = tqdm(pool.map(digest, scans), total=len(scans), desc="reading files",
+                      disable=not progress or len(scans) < 500)  # fmt: skip
+        for scan, (value, reason) in zip(scans, values):
+            if reason:
+                if bad is not None:
+                    bad.append((scan.path, reason))
+            elif value in first:
+                if copies is not None:
+                    copies.append((scan, first[value]))
+            else:
+                first[value] = scan
+                found[scan] = value
+    return found

@@ -15,10 +15,20 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.data import layout, listing, public_sets
+from helpers.data import hospital, layout, listing, public_sets
 from helpers.data.intake import Intake, doubts_of
 from helpers.data.manifest import WORKBOOKS, by_images_csv, manifest, workbook
-from helpers.data.scan import BLOCK, CLASSES, DEVICES, PICTURES, Scan, condition, ending, shown
+from helpers.data.scan import (
+    BLOCK,
+    CLASSES,
+    PICTURES,
+    Scan,
+    condition,
+    ending,
+    in_source,
+    natural_order,
+    shown,
+)
 from helpers.data.simulated import anatomy, photograph_picture
 
 NAMED = ("simulated", "oct2017", "odir")
@@ -55,9 +65,9 @@ def take_in(
     if (name, modality) in (("oct2017", "dfe"), ("odir", "oct")):
         raise ValueError(f"{name} has no {modality.upper()} images: use it for the other modality.")
     if name == "oct2017":
-        return public_sets.oct2017()
+        return _finished(public_sets.oct2017())
     if name == "odir":
-        return public_sets.odir()
+        return _finished(public_sets.odir())
     path = Path(name)
     kind = ending(path.name)
     try:
@@ -79,9 +89,13 @@ def take_in(
             f"{shown(name)}: neither a folder, a manifest.csv nor a .npz, nor one of "
             f"{', '.join(NAMED)}. Point OCT_DATA (OCT_DFE for photographs) at your images."
         )
-    if kind != ".npz" or is_dir:
-        without_synthetic(intake, synthetic)
-    intake.scans = stand_in_patients(intake.scans, shown(name))
+    without_synthetic(intake, synthetic)
+    return _finished(intake)
+
+
+def _finished(intake: Intake) -> Intake:
+    """With stand-ins for patients that nobody knows, and what looks wrong in the whole."""
+    intake.scans = stand_in_patients(intake.scans, shown(intake.source))
     intake.doubts += doubts_of(intake.scans)
     return intake
 
@@ -155,12 +169,13 @@ def folder(path: Path, modality: str, pattern: str | None = None) -> Intake:
             parts: "of the other modality: a photograph of ODIR" for parts in found.pictures
             if parts[-1].lower() in photographs
         }  # fmt: skip
+    volumes, refused, members = volumes_of(path, found, modality)
+    not_scans |= {parts: "part of a volume" for parts in members}
     files = [parts for parts in found.pictures if parts not in not_scans]
+    files = sorted({*files, *volumes}, key=lambda parts: natural_order("/".join(parts)))
     left_out = [
-        *((parts, f"not read: {DEVICES[ending(parts[-1])]}") for parts in found.devices),
-        *not_scans.items(),
-        *((parts, "a table") for parts in found.tables),
-    ]
+        *refused.items(), *not_scans.items(), *((parts, "a table") for parts in found.tables),
+    ]  # fmt: skip
     name = path.resolve().name.strip()
     intake = Intake(str(path), modality, [])
     intake.left_out = [*found.left_out, *(("/".join(parts), why) for parts, why in left_out)]
@@ -180,16 +195,54 @@ def folder(path: Path, modality: str, pattern: str | None = None) -> Intake:
         if place.label is None:
             intake.left_out.append(("/".join(parts), "lies outside of every class folder"))
             continue
-        intake.scans.append(
-            Scan(str(path.joinpath(*parts)), modality, name, place.label, place.patient,
-                 eye=place.eye)
-        )  # fmt: skip
-    if found.devices:
-        intake.doubts.append(
-            f"{len(found.devices)} files of devices are not read: "
-            f"{shown('/'.join(found.devices[0]))}, ..."
-        )
+        file = os.path.join(path, *parts)
+        for volume in volumes.get(parts, ()):
+            intake.scans += scans_of(volume, file, modality, place)
+            intake.doubts += [f"{shown(parts[-1])}: {note}" for note in volume.notes]
+        if parts not in volumes:
+            intake.scans.append(
+                Scan(file, modality, name, place.label, place.patient, eye=place.eye)
+            )
     return intake
+
+
+def volumes_of(path: Path, found: listing.Listing, modality: str):
+    """What lies in a folder as whole volumes: {parts of the path: volumes}, {parts: why not}, and
+    the parts of pictures that belong to a volume."""
+    volumes, refused, members = {}, {}, set()
+    stacks = [parts for parts in found.pictures if ending(parts[-1]) in (".tif", ".tiff")
+              and hospital.is_hospital_file(path.joinpath(*parts))]  # fmt: skip
+    for parts in [*found.devices, *stacks]:
+        if modality != "oct":
+            refused[parts] = "of the other modality: a volume of B-scans"
+            continue
+        file = path.joinpath(*parts)
+        try:
+            volumes[parts] = hospital.read_volumes(file)
+            members |= {(*parts[:-1], picture.name) for picture in hospital.pictures_of(file)}
+        except (ValueError, OSError, ImportError) as error:
+            refused[parts] = str(error).removeprefix(f"{file}: ")
+    return volumes, refused, members | {parts for parts in stacks if parts in refused}
+
+
+def scans_of(volume, file: str, modality: str, place) -> list[Scan]:
+    """The B-scans of a ``hospital.Volume``, every OCT_EVERY-th of them, of the person that the
+    folders name, or else the file. With OCT_SPLIT=volumes a volume counts as a person."""
+    patient = place.patient or volume.patient
+    split = os.environ.get("OCT_SPLIT") or "patients"
+    if split not in ("patients", "volumes"):
+        raise ValueError(f"OCT_SPLIT={split!r}: choose patients or volumes.")
+    if split == "volumes":
+        patient = f"{patient} {volume.volume}"
+    scans = []
+    for row in hospital.manifest_rows(volume, file, int(os.environ.get("OCT_EVERY") or 1)):
+        line = " ".join(f"{row[end]:.1f}" for end in ("x0", "y0", "x1", "y1") if row[end] != "")
+        scans.append(
+            Scan(row["path"], modality, "volume", place.label, patient, volume.width,
+                 volume.height, volume.um_per_px_x, volume.um_per_px_y, row["frame"],
+                 eye=volume.eye or place.eye, volume=volume.volume, line=line or None)
+        )  # fmt: skip
+    return scans
 
 
 def says_synthetic(path) -> bool:
@@ -212,7 +265,7 @@ def without_synthetic(intake: Intake, synthetic: bool | None) -> None:
     if synthetic:
         return
     able = [s for s in intake.scans if ending(s.path) not in (".jpg", ".jpeg", ".jpe", ".jfif")
-            and s.dataset != "simulated" and "#" not in Path(s.path).suffix]  # fmt: skip
+            and s.dataset not in ("simulated", "npz")]  # fmt: skip
     with ThreadPoolExecutor() as pool:
         marked = {scan for scan, said in zip(able, pool.map(says_synthetic,
                   [scan.path for scan in able])) if said}  # fmt: skip
@@ -225,7 +278,9 @@ def without_synthetic(intake: Intake, synthetic: bool | None) -> None:
         intake.doubts.append(f"all {len(marked)} images are {SYNTHETIC} ({first}, ...)")
         return
     intake.doubts.append(f"{len(marked)} images are {SYNTHETIC} ({first}, ...) and left out")
-    intake.left_out += [(s.path, SYNTHETIC) for s in intake.scans if s in marked]
+    intake.left_out += [
+        (in_source(s.path, intake.source), SYNTHETIC) for s in intake.scans if s in marked
+    ]
     intake.scans = [scan for scan in intake.scans if scan not in marked]
 
 
@@ -239,28 +294,40 @@ def all_synthetic(source, count: int, first: str) -> str:
 def stand_in_patients(scans: list[Scan], source: str) -> list[Scan]:
     """Scans of unknown patient ("") get blocks of BLOCK consecutive frames, with a warning.
 
-    A frame is numbered by its file name if every name of the class holds one number of its own,
-    else by its place in the folder.
+    A frame is numbered by its file name if every name of a folder holds one number of its own,
+    else by its place. Folders of one class are numbered each for itself, but for those of sides,
+    eyes and visits: their frames of one number are in one block.
     """
     unknown, known = {}, [scan for scan in scans if scan.patient]
     for scan in scans:
         if not scan.patient:
-            unknown.setdefault(scan.label, []).append(scan)
-    for label, group in unknown.items():
-        numbers = [re.findall(r"\d+", Path(scan.path).stem) for scan in group]
-        frames = [int(found[0]) for found in numbers if len(found) == 1]
-        if len(set(frames)) < len(group):
-            frames = range(len(group))
-        known += [
-            replace(scan, patient=f"{label}-block{frame // BLOCK}", frame=frame)
-            for scan, frame in zip(group, frames)
-        ]
+            home = [p for p in Path(scan.path).parent.parts
+                    if layout.kind(p) not in ("side", "eye", "visit")]  # fmt: skip
+            unknown.setdefault(scan.label, {}).setdefault(tuple(home), []).append(scan)
+    for label, homes in unknown.items():
+        shared = len(os.path.commonpath(["/".join(home) for home in homes]).split("/"))
+        for home, group in homes.items():
+            below = "/".join(home[shared:]) if len(homes) > 1 else ""
+            name = shown(f"{label}-{below}-block" if below else f"{label}-block")
+            known += [
+                replace(scan, patient=f"{name}{frame // BLOCK}", frame=frame)
+                for scan, frame in zip(group, _frames(group))
+            ]
     if unknown:
+        count = sum(len(group) for homes in unknown.values() for group in homes.values())
         warnings.warn(
-            f"{source}: {sum(map(len, unknown.values()))} images name no patient; blocks of "
-            f"{BLOCK} consecutive frames stand in. Put each patient into a subfolder, write a "
-            "manifest.csv, or say by OCT_PATIENT='regular expression' what in the path names the "
-            "person (its first group, or the one named patient), for a split you can trust.",
-            stacklevel=4,
+            f"{source}: {count} images name no patient; blocks of {BLOCK} consecutive frames stand "
+            "in. Put each patient into a subfolder, write a manifest.csv, or say by "
+            "OCT_PATIENT='regular expression' what in the path names the person (its first group, "
+            "or the one named patient), for a split you can trust.",
+            stacklevel=5,
         )
     return known
+
+
+def _frames(scans: list[Scan]) -> list[int]:
+    """The numbers of frames: those in the file names, if no two of a folder are alike."""
+    numbers = [re.findall(r"\d+", Path(scan.path).stem) for scan in scans]
+    frames = [int(found[0]) for found in numbers if len(found) == 1]
+    own = {(os.path.dirname(scan.path), frame) for scan, frame in zip(scans, frames)}
+    return frames if len(own) == len(frames) == len(scans) else list(range(len(scans)))

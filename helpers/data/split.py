@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from helpers.data.scan import BLOCK, Scan
+from helpers.data.scan import BLOCK, BLOCK_PATIENT, Scan, shown
 
 FRACTIONS = (0.65, 0.15, 0.2)
 SIDES = ("train", "validation", "test")
@@ -84,7 +84,7 @@ class Data:
 
 def describe(data: Data) -> str:
     """Counts per side and class, the files left out, and the notes, as text."""
-    lines = [f"{Path(data.source).name}: {data.class_}"]
+    lines = [f"{shown(Path(data.source).name)}: {data.class_}"]
     for name in SIDES:
         split = getattr(data, name)
         counts = ", ".join(f"{label} {n}" for label, n in sorted(Counter(split.labels).items()))
@@ -93,7 +93,9 @@ def describe(data: Data) -> str:
         )
     if data.left_out:
         lines.append(f"left out     {len(data.left_out):6} files")
-        lines += [f"  {Path(path).name}: {reason}" for path, reason in data.left_out[:10]]
+        lines += [
+            f"  {shown(Path(path).name)}: {shown(reason)}" for path, reason in data.left_out[:10]
+        ]
     return "\n".join([*lines, *(f"note: {note}" for note in data.notes)])
 
 
@@ -103,8 +105,8 @@ def choose_class(scans: list[Scan], class_: str, source: str) -> tuple[list[Scan
     if class_.lower() == "all":
         return scans, "all"
     if "+" in class_:
-        wanted = set(class_.split("+"))
-        several = [scan for scan in scans if wanted & set(findings(scan.label))]
+        wanted = {name.strip().lower() for name in class_.split("+")}
+        several = [scan for scan in scans if wanted & set(findings(scan.label.lower()))]
         if several:
             return several, class_
     class_ = next((label for label in counts if label.lower() == class_.strip().lower()), class_)
@@ -115,8 +117,10 @@ def choose_class(scans: list[Scan], class_: str, source: str) -> tuple[list[Scan
                           stacklevel=2)  # fmt: skip
         return scans, only
     if class_ not in counts:
-        has = ", ".join(f"{label} ({n})" for label, n in sorted(counts.items()))
-        raise ValueError(f"{source} has no class {class_}. It has {has}; set OCT_CLASS to one.")
+        has = ", ".join(f"{shown(label)} ({n})" for label, n in sorted(counts.items()))
+        raise ValueError(
+            f"{shown(source)} has no class {class_}. It has {has}; set OCT_CLASS to one."
+        )
     return [scan for scan in scans if scan.label == class_], class_
 
 
@@ -133,12 +137,14 @@ def split_patients(scans: list[Scan], *, seed=0, fractions=FRACTIONS) -> dict[st
     source does not matter and adding one moves at most a neighbour of a cut. Where patients are
     stand-in blocks of consecutive frames, a volume can straddle two blocks: MARGIN frames on both
     sides of a boundary between sides are left out. A class of one patient trains, one of two also
-    tests. Raises ValueError with fewer than three patients.
+    tests. A side that a scan names (``Scan.side``, of a published split) is kept; where nobody is
+    left to validate or to test, it takes from those said to train. Raises ValueError with fewer
+    than three patients.
     """
     if len(names := {scan.patient for scan in scans}) < 3:
         raise ValueError(TOO_FEW.format(len(names)))
     side = {scan.patient: scan.side for scan in scans if scan.side}
-    classes = {}
+    classes, published = {}, set(side.values())
     for scan in scans:
         classes.setdefault(scan.label, set()).add(scan.patient)
     for _, patients in sorted(classes.items(), key=lambda item: (len(item[1]), item[0])):
@@ -147,10 +153,14 @@ def split_patients(scans: list[Scan], *, seed=0, fractions=FRACTIONS) -> dict[st
         wanted = {"test": test if count > 1 else 0, "validation": validation if count > 2 else 0}
         free = sorted(
             (name for name in patients if name not in side),
-            key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest(),
+            key=lambda name: _place(name, seed),
         )
         for where, number in wanted.items():
             number -= sum(side.get(name) == where for name in patients)
+            if published and where not in published and len(free) < number:
+                taken = [name for name in patients if side.get(name) == "train"]
+                taken = sorted(taken, key=lambda name: _place(name, seed))[1:]
+                free += taken[: max(number, 0)]
             for _ in range(min(number, len(free))):
                 side[free.pop()] = where
         side.update(dict.fromkeys(free, "train"))
@@ -161,8 +171,13 @@ def split_patients(scans: list[Scan], *, seed=0, fractions=FRACTIONS) -> dict[st
     return result
 
 
+def _place(name: str, seed: int) -> bytes:
+    """Where a patient stands in the order that a seed draws."""
+    return hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest()
+
+
 def _at_boundary(scan: Scan, side: dict[str, str]) -> bool:
-    if scan.frame is None:
+    if scan.frame is None or not BLOCK_PATIENT.search(scan.patient):
         return False
     stem, number = scan.patient.rsplit("block", 1)
     offset = scan.frame % BLOCK

@@ -1,4 +1,4 @@
-"""Widgets of the notebooks: plain ipywidgets, for JupyterLab, classic notebook, Colab and Voila."""
+"""The reading test as a widget: plain ipywidgets, for JupyterLab, classic, Colab and Voila."""
 
 import html
 import time

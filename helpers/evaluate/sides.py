@@ -111,12 +111,12 @@ def _few(chosen, class_, classes, folder, size, framing) -> Real:
     """Fewer than three patients: halves by image, and a word that this is not a split."""
     hashes = content_hashes(chosen, progress=False)
     scans = list(hashes)
-    images, bad, _ = cache.decode(
+    decoded = cache.decode(
         scans, list(hashes.values()), Path(folder), size=size, framing=framing, progress=False
     )
-    unreadable = {path for path, _ in bad}
+    unreadable = {path for path, _ in decoded.bad}
     scans = [scan for scan in scans if scan.path not in unreadable]
-    whole, half = Split(np.array(images), scans), len(scans) // 2
+    whole, half = Split(np.array(decoded.images), scans), len(scans) // 2
     count = len({scan.patient for scan in scans})
     notes = [
         f"{count} patient(s): real scans are split by image, so every yardstick and interval is "
@@ -179,12 +179,13 @@ def _read_folder(scans, label, source, n, seed, folder, progress) -> Synthetic:
     hashes = [hashlib.sha256(Path(scan.path).read_bytes()).hexdigest() for scan in scans]
     if len(set(hashes)) < len(scans):
         notes.append(f"only {len(set(hashes))} of {len(scans)} synthetic files differ")
-    images, bad, _ = cache.decode(
-        scans, hashes, Path(folder), size=size, framing="stretch", progress=progress
+    decoded = cache.decode(
+        scans, hashes, Path(folder), size=size, framing="stretch", progress=progress, watch=False
     )
-    if bad:
-        notes.append(f"{len(bad)} synthetic files cannot be read: {Path(bad[0][0]).name}, ...")
-    return Synthetic(np.array(images), label, None, Path(source).name, notes=notes)
+    if decoded.bad:
+        first = Path(decoded.bad[0][0]).name
+        notes.append(f"{len(decoded.bad)} synthetic files cannot be read: {first}, ...")
+    return Synthetic(np.array(decoded.images), label, None, Path(source).name, notes=notes)
 
 
 @dataclass

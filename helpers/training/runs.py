@@ -24,7 +24,7 @@ from helpers.training.processes import is_first
 # what is compared beside it.
 NOT_IDENTITY = ("preset", "data", "runs", "run", "steps", "hours", "first_hours", "session_hours",
                 "useful_images", "processes", "log_every", "validate_every", "patience", "arm",
-                "folds", "seeds")  # fmt: skip
+                "folds", "seeds", "patient", "every", "split")  # fmt: skip
 ATTACHED = Path("/kaggle/input")  # where Kaggle shows an earlier session's output, read-only
 PACKAGES = ("torch", "torchvision", "accelerate", "timm", "numpy")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of some network drives

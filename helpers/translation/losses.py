@@ -1,4 +1,8 @@
-"""Contrast between places of one image (CUT; Park et al., ECCV 2020): pure functions."""
+"""What keeps a translated image the same eye: cycles, and contrast between places.
+
+Pure functions of images in [-1, 1], or of features of them, to a scalar (CycleGAN: Zhu et al., ICCV
+2017; CUT: Park et al., ECCV 2020).
+"""
 
 import torch
 import torch.nn.functional as F
