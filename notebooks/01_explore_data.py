@@ -174,24 +174,22 @@ picture(figure, "The same B-scan; on the right half the boundaries that the simu
 #
 # Every source, simulated or real, first becomes a **manifest**: one row per image, with modality,
 # class and *patient*. The patient comes from a `manifest.csv`, from the file name where the data
-# set has a rule (OCT2017: CLASS-PATIENT-N), or from a subfolder. Where nothing says, blocks of 50
-# consecutive files stand in, and you are told so.
+# set has a rule (OCT2017: CLASS-PATIENT-N), from a folder, at whatever depth (both eyes and all
+# visits of a person are one patient), or from `OCT_PATIENT`, a regular expression. Where nothing
+# says, blocks of 50 consecutive files stand in, and you are told so. What was understood is shown
+# before anything is trained, with every file accounted for and what is doubtful about it;
+# `python -m helpers.data FOLDER` prints the same for a folder of yours.
 
 # %%
-from collections import Counter
+from helpers.data.sources import take_in
 
-from helpers.data.sources import load_manifest
-
-listed = {
-    "oct": load_manifest(settings.data, modality="oct", n_simulated=settings.n_simulated),
-    "dfe": load_manifest(settings.dfe, modality="dfe", n_simulated=settings.n_simulated),
+found = {
+    "oct": take_in(settings.data, modality="oct", n_simulated=settings.n_simulated),
+    "dfe": take_in(settings.dfe, modality="dfe", n_simulated=settings.n_simulated),
 }
-for modality, scans in listed.items():
-    print(f"{modality}: {len(scans)} images of {len({scan.patient for scan in scans})} patients")
-    for label, count in sorted(Counter(scan.label for scan in scans).items()):
-        first = next(scan for scan in scans if scan.label == label)
-        path = config.short_path(first.path)
-        print(f"  {label:10}{count:6}   first: patient {first.patient}, {path}")
+listed = {modality: intake.scans for modality, intake in found.items()}
+for intake in found.values():
+    print(intake, end="\n\n")
 
 # %% [markdown]
 # ### What is wrong in files
@@ -368,7 +366,7 @@ with (explore / "manifest.csv").open("w", newline="") as file:
     writer.writeheader()
     writer.writerows(table)
 print(f"{len(table)} rows in {config.short_path(explore / 'manifest.csv')}: {', '.join(table[0])}")
-print(f"read again: {len(load_manifest(explore / 'manifest.csv'))} scans of modality oct")
+print(f"read again: {len(take_in(explore / 'manifest.csv').scans)} scans of modality oct")
 
 # %% [markdown]
 # The manifest is itself a source: `OCT_DATA=runs/explore/manifest.csv` gives these scans to any

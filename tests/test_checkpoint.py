@@ -184,6 +184,7 @@ network_file.write_network(sys.argv[1], weights, metadata)
 """
 
 
+@pytest.mark.slow
 def test_generator_files_are_equal_byte_by_byte(tmp_path):
     paths = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
     for path in paths:  # separate processes: hash seeds differ

@@ -66,6 +66,7 @@ def run_once(settings, few, method=None):
     return method, run
 
 
+@pytest.mark.slow
 def test_a_linear_head_beats_chance_on_other_eyes_and_not_with_shuffled_labels():
     images, labels = eyes(0, 16)
     others, truth = eyes(100, 12)
@@ -89,6 +90,7 @@ def test_a_linear_head_beats_chance_on_other_eyes_and_not_with_shuffled_labels()
     assert 0.3 < np.mean(chance) < 0.7
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_a_small_set_and_leaves_the_random_state(few):
     before = torch.get_rng_state()
     learned = fit(

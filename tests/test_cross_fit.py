@@ -73,7 +73,8 @@ def eyes(tmp_path_factory):
             place = folder / label / f"p{label[0]}{patient}"
             place.mkdir(parents=True)
             for eye in ("OD", "OS"):
-                scan = make_eye(patient, label, size=128, eye=eye, pictures=("oct",)).oct
+                seed = patient + 100 * (label == "DRUSEN")
+                scan = make_eye(seed, label, size=128, eye=eye, pictures=("oct",)).oct
                 Image.fromarray(scan).save(place / f"{eye}.png")
     return folder
 

@@ -11,6 +11,8 @@ from helpers.data.split import Split
 from helpers.evaluate import known_damage
 from helpers.measures.features import Features
 
+pytestmark = pytest.mark.slow
+
 
 def eyes(condition, first, count, size=128):
     images = [

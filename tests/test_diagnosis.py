@@ -153,6 +153,7 @@ def test_images_of_an_eye_are_pooled():
     assert who.tolist() == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_complementary_readers_gain_by_fusion_and_twins_do_not():
     labels, first = made(1500, digits=0, seed=1)
     rng = np.random.default_rng(5)

@@ -131,6 +131,7 @@ def test_a_resumed_stream_goes_on_and_ranks_share_it():
             assert torch.equal(own[1], other[1])
 
 
+@pytest.mark.slow
 def test_every_loss_is_learned_and_every_student_stays_as_good_as_one_alone(scans, teacher):
     learned, unseen = rows(200, 2), rows(300, 3)
     scores = {}
@@ -141,6 +142,7 @@ def test_every_loss_is_learned_and_every_student_stays_as_good_as_one_alone(scan
     assert min(scores.values()) > 0.9 * scores[""] > 0.75
 
 
+@pytest.mark.slow
 def test_a_students_loss_falls(scans, teacher):
     """What is asked for is what is learned: each loss is lower late in training than early."""
     learned = rows(200, 2)
@@ -283,6 +285,7 @@ def test_bad_settings_are_named(teacher):
     assert loss_weights("cpm=2, csa") == {"cpm": 2.0, "csa": 1.0} and loss_weights("") == {}
 
 
+@pytest.mark.slow
 def test_classes_of_one_side_only(tmp_path):
     """The teacher may lack a class, with a warning; the student may not; unmapped names say so."""
     given = ["--n_simulated=9", "--size=64", "--dfe_framing=full"]
@@ -302,6 +305,7 @@ def test_classes_of_one_side_only(tmp_path):
         prepare_both(settings_of(*given, "--classes=NORMAL,GLAUCOMA"))
 
 
+@pytest.mark.slow
 def test_labels_of_several_findings(tmp_path):
     """Kept with multilabel; left out, with a word, where classes exclude each other."""
     lines = ["path,label,patient,dataset,modality"]
@@ -367,6 +371,7 @@ def test_images_of_one_eye_answer_together():
     assert one["f1"]["value"] < 1 and together["f1"]["value"] == 1
 
 
+@pytest.mark.slow
 def test_a_teacher_that_lacks_a_class_is_screened_without_simkd(scans):
     s = settings_of("--folds=3", "--seeds=1", "--steps=5")
     assert "as set" in arms_of(replace(s, losses="kd=1,rkd=1"), CLASSES, CLASSES)
@@ -412,6 +417,7 @@ class Cheap:
         return torch.nn.functional.adaptive_avg_pool2d(pixels, 16).flatten(1).numpy()
 
 
+@pytest.mark.slow
 def test_a_world_in_thirds_its_map_and_its_overlaps():
     world = simulate_world(Cheap(), patients=12, oct_shows=(1.0,), dfe_shows=(0.0, 1.0),
                            progress=False)  # fmt: skip
@@ -464,6 +470,7 @@ def test_any_backbone_of_timm_will_do(backbone):
         assert grad_cam(student, images, 0).shape == (6, 160, 160)
 
 
+@pytest.mark.slow
 def test_a_head_start_and_images_end_to_end(tmp_path):
     """The real path, small: images, a head start, a student that is saved and asked again."""
     s = settings_of("--n_simulated=9", "--size=64", "--classes=NORMAL,DME", "--steps=3",

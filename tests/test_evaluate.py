@@ -65,6 +65,7 @@ def run(tmp_path, real, synthetic, **changes):
     return report
 
 
+@pytest.mark.slow
 def test_two_classes_by_patient_give_every_part(tmp_path, eyes):
     for name in eyes:
         lay(tmp_path / "real" / name, eyes[name][:26], patients=8)
@@ -77,6 +78,7 @@ def test_two_classes_by_patient_give_every_part(tmp_path, eyes):
     assert report["scale"]["other_class"]["name"] == "NORMAL"
 
 
+@pytest.mark.slow
 def test_real_scans_on_both_sides_say_what_that_can_fake(tmp_path, eyes):
     for name in eyes:
         lay(tmp_path / "real" / name, eyes[name][:16], patients=6)
@@ -85,6 +87,7 @@ def test_real_scans_on_both_sides_say_what_that_can_fake(tmp_path, eyes):
     assert any("fakes are compared with DRUSEN" in w for w in report["warnings"])
 
 
+@pytest.mark.slow
 def test_a_flat_folder_of_one_class_and_mixed_sizes(tmp_path, eyes):
     real = lay(tmp_path / "real", eyes["DRUSEN"][:6])
     lay(real, eyes["DRUSEN"][6:12], patients=3, size=96)
@@ -96,6 +99,7 @@ def test_a_flat_folder_of_one_class_and_mixed_sizes(tmp_path, eyes):
     assert any("cannot be read: broken.png" in w for w in report["warnings"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_a_handful_of_images(tmp_path, eyes, count):
     real = lay(tmp_path / "real", eyes["DRUSEN"][:count])
@@ -105,6 +109,7 @@ def test_a_handful_of_images(tmp_path, eyes, count):
     assert (report["kernel_distance"]["value"] is None) == (count < 4)
 
 
+@pytest.mark.slow
 def test_identical_images_are_called_copies(tmp_path, eyes):
     real = lay(tmp_path / "real", eyes["DRUSEN"][:20], patients=10)
     report = run(tmp_path, real, real)
@@ -141,6 +146,7 @@ def test_without_a_run_all_real_scans_may_have_been_seen(tmp_path, eyes):
     assert not set(sides.real.training.patients) & set(sides.real.test.patients)
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path, eyes, capsys, monkeypatch):
     monkeypatch.setenv("OCT_RUNS", str(tmp_path / "runs"))
     real = lay(tmp_path / "real", eyes["DRUSEN"][:24], patients=8)

@@ -286,6 +286,7 @@ def test_generators_directions_and_scans_that_do_not_fit_are_refused(generator):
         Explorer(generator, scans={"A": (scan, styles[0])})
 
 
+@pytest.mark.slow
 def test_a_change_takes_less_than_200_ms_at_256_px():
     """The median of 5, in the best of up to 12 tries: others may be using the machine."""
     torch.manual_seed(0)

@@ -370,7 +370,8 @@ def test_names_that_are_no_utf8_never_stop_anything(tmp_path, capsys):
     bad = os.fsdecode(os.fsencode(tmp_path) + b"/x/DRUSEN/M\xfcller_0/b\xe4d\n.png")
     Path(bad).write_text("no image")
     data = made(tmp_path / "x", cache=tmp_path / "c")
-    assert "b\\udce4d\\n.png (cannot be read" in data.notes[0] and "M\\udcfcller_0" in {
+    assert any("b\\udce4d\\n.png (cannot be read" in note for note in data.notes), data
+    assert "M\\udcfcller_0" in {
         s.patient for split in (data.train, data.validation, data.test) for s in split.scans
     }
     assert main([str(tmp_path / "x"), "--out", str(tmp_path / "i.json")]) is None

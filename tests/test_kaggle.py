@@ -178,6 +178,7 @@ def test_push_fills_in_the_user_and_the_settings(pushed, addressed):
     assert environ == {"OCT_PRESET": "kaggle", "OCT_HOURS": "11"}
 
 
+@pytest.mark.slow
 def test_push_from_a_clone_alone_brings_helpers_along(pushed):
     """Without an address helpers becomes a data set of the user, first new, then a version."""
     for kind in ("new", "version"):
@@ -197,6 +198,7 @@ def test_push_from_a_clone_alone_brings_helpers_along(pushed):
     assert (new.owner_slug, new.slug, new.is_private) == ("jane", "synthetic-retinal-oct", True)
 
 
+@pytest.mark.slow
 def test_a_data_set_that_kaggle_refuses_is_said(pushed, monkeypatch):
     pushed.sets.append(None)
     monkeypatch.setattr(push, "PATIENCE", -1)
@@ -208,6 +210,7 @@ def test_a_data_set_that_kaggle_refuses_is_said(pushed, monkeypatch):
     assert not pushed.requests
 
 
+@pytest.mark.slow
 def test_push_without_internet_and_push_to_go_on(pushed):
     push.push("02_train_dcgan", "jane", offline=True, attach="02_train_dcgan")
     (request,) = pushed.requests

@@ -56,6 +56,7 @@ DISGUISES = {
 }
 
 
+@pytest.mark.slow
 def test_a_copy_is_found_under_every_disguise_and_its_source_named(eyes):
     training, unseen, others = eyes
     alignment = Alignment(training)

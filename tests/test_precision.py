@@ -53,6 +53,7 @@ def gradient(network):
     return torch.cat([p.grad.flatten() for p in network.parameters()]).double()
 
 
+@pytest.mark.slow
 @each_method
 def test_gradients_in_fp16_are_those_of_fp32(tmp_path, method):
     half = Half(scale=2.0**10)
@@ -72,6 +73,7 @@ def test_gradients_in_fp16_are_those_of_fp32(tmp_path, method):
         assert other.norm() / one.norm() == pytest.approx(1, rel=0.05)  # the scale is off again
 
 
+@pytest.mark.slow
 @each_method
 def test_a_gradient_beyond_fp16_skips_the_step_and_lowers_the_scale(tmp_path, method):
     half = Half(scale=2.0**100)

@@ -20,6 +20,7 @@ from helpers.gan.styles.projection import (
 )
 
 LATENT, SIZE = 8, 256
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -185,6 +185,7 @@ def test_answers_are_on_disk_at_once_and_survive_a_broken_line(test):
     again.close()
 
 
+@pytest.mark.slow
 def test_a_name_is_held_against_other_processes(test):
     code = """
 import sys
@@ -346,6 +347,7 @@ def test_shares_and_signal_detection_are_their_definitions():
     assert reading_analysis.signal_detection(5, 10, 0, 0)["criterion"] is None
 
 
+@pytest.mark.slow
 def test_analysis_finds_the_skill_of_simulated_readers(large):
     seeds = range(40)
     for skill, accuracy in ((0, 0.5), (1, 0.691), (2, 0.841)):

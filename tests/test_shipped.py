@@ -16,6 +16,7 @@ from helpers.measures.probe import probe_auroc
 
 EACH = 48
 UNSEEN = 2_000_000  # seeds of eyes that nothing was trained on
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -108,6 +108,7 @@ def digest(eye):
     return hashlib.sha256(b"".join(p.tobytes() for p in parts)).hexdigest()
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_in_every_process():
     here = [digest(make_eye(11, condition, eye="OS", size=128)) for condition in CONDITIONS]
     assert here == [digest(make_eye(11, condition, eye="OS", size=128)) for condition in CONDITIONS]
@@ -142,6 +143,7 @@ def test_the_two_eyes_mirror_each_other_and_are_alike():
     assert 0 < np.mean(near) < 0.5 * np.mean(far)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("condition", ["DRUSEN", "DME", "CNV"])
 def test_the_two_eyes_of_a_patient_have_the_same_disease(condition):
     for seed in range(12):
@@ -160,6 +162,7 @@ def test_the_disc_lies_outside_the_scan():
         assert disc - 0.5 * eye.truth.disc_um > eye.truth.x_um.max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("condition", ["DRUSEN", "DME", "CNV"])
 def test_the_disease_shows_more_with_the_grade(condition):
     def change(grade):

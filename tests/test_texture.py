@@ -52,6 +52,7 @@ DAMAGE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGE)
 def test_known_damage_moves_the_measures_the_right_way(scans, plain, name):
     damage, rising, falling = DAMAGE[name]

@@ -129,6 +129,7 @@ def test_resumed_after_a_step_the_next_one_is_the_same(tmp_path, method):
     assert differences(expected, second(resumed)) == []
 
 
+@pytest.mark.slow
 def test_a_short_training_lowers_the_kernel_distance(tmp_path, data, features):
     settings = settings_for(tmp_path, "--steps=40", "--lr=1e-3")
     method, run = start(settings, data, features)
@@ -153,6 +154,7 @@ def test_run_folder_is_complete_and_a_finished_run_is_shown(tmp_path, data, feat
     assert run.generator.read_bytes() == bytes_before and run.metrics() == log
 
 
+@pytest.mark.slow
 def test_other_settings_take_another_folder_and_are_named(tmp_path, data, features, capsys):
     _, first = run_once(settings_for(tmp_path, "--steps=1"), data, features)
     _, second = run_once(settings_for(tmp_path, "--steps=1", "--seed=1"), data, features)
@@ -167,6 +169,7 @@ def test_other_settings_take_another_folder_and_are_named(tmp_path, data, featur
     assert again.metrics()[-1]["step"] == 2
 
 
+@pytest.mark.slow
 def test_the_generator_depends_on_settings_data_and_seed_alone(tmp_path, data, features):
     runs = [
         run_once(settings_for(tmp_path / name, "--steps=3"), data, features)[1] for name in "ab"
@@ -176,6 +179,7 @@ def test_the_generator_depends_on_settings_data_and_seed_alone(tmp_path, data, f
     assert other.generator.read_bytes() != runs[0].generator.read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_usable_and_ends_like_an_uninterrupted_one(
     tmp_path, data, features, capsys
 ):
@@ -243,6 +247,7 @@ def survived():
     return {result["method"]: result for result in results}
 
 
+@pytest.mark.slow
 @each_kind
 def test_killed_at_random_it_ends_like_an_uninterrupted_run(survived, method):
     result = survived[method]
@@ -250,6 +255,7 @@ def test_killed_at_random_it_ends_like_an_uninterrupted_run(survived, method):
     assert result["differences"] == [] and result["too much"] == []
 
 
+@pytest.mark.slow
 @each_kind
 def test_a_really_full_disk_does_not_stop_it(survived, method):
     if "full" not in dict(survived[method]["lost"]):
@@ -258,6 +264,7 @@ def test_a_really_full_disk_does_not_stop_it(survived, method):
     assert survived[method]["differences"] == []
 
 
+@pytest.mark.slow
 def test_a_disk_full_to_the_end_keeps_the_old_checkpoint_and_says_so(tmp_path, monkeypatch):
     method, draw, run, settings = METHODS["gan best"](tmp_path, steps=14)
     step, calls = method.step, []
@@ -305,6 +312,7 @@ def explode(method, times, how):
     method.step = wrong
 
 
+@pytest.mark.slow
 @each_kind
 @pytest.mark.parametrize("how", [math.nan, 1e9, "weights"])
 def test_losses_that_explode_once_cost_no_more_than_the_way_back(tmp_path, method, how, capsys):
@@ -324,6 +332,7 @@ def test_losses_that_explode_once_cost_no_more_than_the_way_back(tmp_path, metho
             assert group["lr"] <= 0.5 * rate * (1 + 1e-6)
 
 
+@pytest.mark.slow
 @each_kind
 def test_losses_that_explode_twice_stop_with_a_word(tmp_path, method):
     start = METHODS[method](tmp_path, steps=14)
@@ -431,6 +440,7 @@ def test_a_budget_in_hours_is_kept_and_is_finished(tmp_path, clock, capsys):
     assert "is finished" in capsys.readouterr().out and run.generator.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mount", ["my-notebook", "notebooks/somebody/my-notebook"])
 @pytest.mark.parametrize("inside", ["runs/test", ""])
 def test_an_attached_output_is_continued(tmp_path, monkeypatch, mount, inside, capsys):

@@ -62,6 +62,7 @@ def reports(domains, settings):
     }
 
 
+@pytest.mark.slow
 def test_a_perfect_translator_reaches_the_ceilings(reports):
     report = reports["perfect"]
     assert abs(report["realism"]["value"]) < 20

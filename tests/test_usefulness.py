@@ -216,6 +216,7 @@ def test_an_artefact_of_the_source_is_found_and_explains_a_real_contrast(cohort)
     assert report["auroc"]["value"] > 0.8 > report["controls"]["source_auroc"]["value"]
 
 
+@pytest.mark.slow
 def test_swapped_simulated_scans_with_the_true_classifier():
     def eyes(first, count, name):
         who = range(first, first + count)

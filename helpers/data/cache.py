@@ -22,6 +22,7 @@ from helpers.data.scan import Scan
 from helpers.data.simulated import simulate
 from helpers.data.sources import packed_image
 
+DRAWN = ("simulated", "npz")  # what is no file of somebody else's: nobody needs to look at it
 MANY = 1000  # scans from which on processes are worth their start, where there are cores for them
 
 
@@ -61,7 +62,7 @@ def read_scan(scan: Scan, size: int, framing: str, seen: dict | None = None, wat
         image = packed_image(scan.path)
     else:
         image = read_picture(scan)
-    if watch and scan.dataset != "simulated":
+    if watch and scan.dataset not in DRAWN:
         image = _looked_at(image, scan.modality, {} if seen is None else seen)
     if scan.modality == "oct" and framing == "aligned":
         grey = without_padding(to_grey(image))
@@ -119,7 +120,7 @@ def decode(scans, hashes, cache: Path, *, size, framing, progress=True, watch=Tr
         versions["shape"] = shape.VERSION
     if scans[0].dataset == "simulated":
         versions["simulation"] = simulate.VERSION
-    elif watch:
+    elif watch and scans[0].dataset not in DRAWN:
         versions["look"] = look.VERSION
     settings = [scans[0].modality, size, framing, versions]
     key = hashlib.sha256(json.dumps([settings, hashes]).encode()).hexdigest()[:24]
@@ -179,12 +180,11 @@ def decode(scans, hashes, cache: Path, *, size, framing, progress=True, watch=Tr
 
 
 def _alike(scans: list[Scan], good: list[int], prints) -> list[tuple[int, int]]:
-    """Which of ``scans`` show one picture, by their numbers; ``prints`` are those of the ``good``.
-    What lies in a .npz is compared by its fingerprint alone."""
+    """Which of ``scans`` show one picture, by number; ``prints`` are those of the ``good`` ones."""
     if len(prints) < len(good):
-        return []  # simulated
-    read = None if scans[0].dataset == "npz" else lambda i: read_picture(scans[good[i]])
-    return [(good[i], good[j]) for i, j, _ in copies.find_copies(np.stack(prints), read)]
+        return []  # nobody looked
+    found = copies.find_copies(np.stack(prints), lambda i: read_picture(scans[good[i]]))
+    return [(good[i], good[j]) for i, j, _ in found]
 
 
 def _open(raw: Path, about: dict, scans) -> Decoded:

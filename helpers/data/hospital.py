@@ -14,7 +14,6 @@ into its rows, not into a message. No exception of a library is passed on, for i
 from __future__ import annotations
 
 import hashlib
-import importlib
 import logging
 import math
 import os
@@ -294,13 +293,8 @@ def _opened(file: str, _time: int, _size: int) -> list[Volume]:
 # what the formats have in common
 
 
-def _need(module: str):
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise ImportError(
-            f"Reading this hospital file needs {module.split('.')[0]}: pip install .[hospital]"
-        ) from None
+def _lacks(module: str) -> ImportError:
+    return ImportError(f"Reading this hospital file needs {module}: pip install .[hospital]")
 
 
 def _cut(path) -> Unreadable:
@@ -438,7 +432,10 @@ class _Levels:
 
 def _xml_root(path: Path):
     """The root element of a Heidelberg XML."""
-    ElementTree, common = _need("defusedxml.ElementTree"), _need("defusedxml.common")
+    try:
+        from defusedxml import ElementTree, common
+    except ImportError:
+        raise _lacks("defusedxml") from None
     if path.stat().st_size > MOST_XML:
         raise Unreadable(f"{path}: {path.stat().st_size >> 20} MB are too much for an XML export.")
     data = path.read_bytes()
@@ -931,7 +928,11 @@ def _zeiss(path: Path) -> list[Volume]:
 
 
 def _dicom(path: Path) -> list[Volume]:
-    pydicom, pixels = _need("pydicom"), _need("pydicom.pixels")
+    try:
+        import pydicom
+        from pydicom import pixels
+    except ImportError:
+        raise _lacks("pydicom") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they quote what they complain of

@@ -75,15 +75,14 @@ def opened(intake: Intake) -> Intake:
         if scan.dataset in ("simulated", "npz", "volume"):
             return scan.width, scan.height
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of large pictures
-                with Image.open(scan.path) as picture:
-                    return picture.size
+            with Image.open(scan.path) as picture:
+                return picture.size
         except Exception as error:  # decoders raise many kinds
             return str(getattr(error, "strerror", None) or error).split(scan.path)[0].strip(" '")
 
     scans, left_out = [], list(intake.left_out)
-    with ThreadPoolExecutor() as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")  # of large pictures; threads share one filter
         for scan, found in zip(intake.scans, pool.map(size, intake.scans)):
             if isinstance(found, str):
                 why = f"cannot be read ({found or 'no picture'})"

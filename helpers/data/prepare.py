@@ -75,6 +75,7 @@ def prepare(
                 kept, [hashes[scan] for scan in kept], cache, size=size, framing=framing,
                 progress=progress,
             )  # fmt: skip
+            warnings.simplefilter("always")  # threads that decode may leave another filter behind
             failed += decoded.bad
             bad += failed
             lost |= {path for path, _ in failed}
@@ -83,12 +84,12 @@ def prepare(
             readable = {scan.patient for scan in chosen if scan.path not in lost}
             if not (empty and failed) or len(readable) < 3:
                 break
-        if decoded.mended:
-            warnings.warn(_several("mended", decoded.mended), stacklevel=1)
-        _say_alike(decoded.alike, {s.path: s for s in kept}, side_of, str(source) != "oct2017")
-        if bad:
-            warnings.warn(_several("left out", bad), stacklevel=1)
-    notes = list(dict.fromkeys(str(w.message) for w in caught))
+    # said outside: threads that decode may have changed what happens to warnings inside
+    said = [str(warning.message) for warning in caught]
+    said += [_several("mended", decoded.mended)] if decoded.mended else []
+    said += _alike(decoded.alike, {s.path: s for s in kept}, side_of, str(source) != "oct2017")
+    said += [_several("left out", bad)] if bad else []
+    notes = list(dict.fromkeys(said))
     for note in notes:
         warnings.warn(note, stacklevel=2)
     if empty:
@@ -188,9 +189,9 @@ def _say_copies(copies, side_of: dict[Scan, str], strict: bool) -> None:
         warnings.warn(f"one picture has {'; '.join(others[:3])}", stacklevel=2)
 
 
-def _say_alike(alike, at: dict[str, Scan], side_of: dict[Scan, str], strict: bool) -> None:
-    """Warn of pictures that are the same though their bytes differ. ValueError naming both where
-    they lie on two sides of the split: what is learned from one is tested on the other."""
+def _alike(alike, at: dict[str, Scan], side_of: dict[Scan, str], strict: bool) -> list[str]:
+    """A sentence on pictures that are the same though their bytes differ. ValueError naming both
+    where they lie on two sides of the split: what is learned from one is tested on the other."""
     pairs = [(at[one], at[other]) for one, other in alike if one in at and other in at]
     across = [pair for pair in pairs if side_of[pair[0]] != side_of[pair[1]]]
     if across and strict:
@@ -198,11 +199,12 @@ def _say_alike(alike, at: dict[str, Scan], side_of: dict[Scan, str], strict: boo
             f"one picture on two sides of the split, encoded, scaled or mirrored anew: "
             f"{_pair(*across[0][::-1])}. Take one out, or give both one patient."
         )
-    if pairs:
-        warnings.warn(
-            f"{len(pairs)} pairs of files show one picture, encoded, scaled or mirrored anew: "
-            f"{_pair(*pairs[0][::-1])}{', ...' if len(pairs) > 1 else ''}", stacklevel=2,
-        )  # fmt: skip
+    if not pairs:
+        return []
+    return [
+        f"{len(pairs)} pairs of files show one picture, encoded, scaled or mirrored anew: "
+        f"{_pair(*pairs[0][::-1])}{', ...' if len(pairs) > 1 else ''}"
+    ]
 
 
 def _pair(scan: Scan, first: Scan) -> str:

@@ -20,7 +20,7 @@ TOO_FEW = (
 MARGIN = 3  # frames left out where a stand-in block meets one of another side
 
 
-@dataclass(frozen=True)
+@dataclass
 class Labelled:
     """images (N, C, S, S) or features (N, d), and of each its label (N,) and its patient (N,)."""
 
