@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -467,3 +468,22 @@ def test_an_attached_output_is_continued(tmp_path, monkeypatch, mount, inside, c
     judged = [r for r in without_clock(run) if r["step"] != 12]
     assert judged == [r for r in without_clock(whole) if r["step"] != 12]
     assert same_networks(run, whole) and sorted(attached.rglob("*")) == files
+
+
+@pytest.mark.parametrize("name", ["config.json", "finished.json", "metrics.jsonl"])
+def test_a_file_that_was_cut_short_is_named_and_the_run_goes_on(tmp_path, name):
+    run = train(*METHODS["gan best"](tmp_path, steps=4))
+    weights, path = run.generator.read_bytes(), run.folder / name
+    path.write_bytes(path.read_bytes()[:-30])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        again = train(*METHODS["gan best"](tmp_path, steps=4))
+        assert again.folder == run.folder
+        longer = train(*METHODS["gan best"](tmp_path, steps=6))
+    said = " ".join(str(warning.message) for warning in caught)
+    assert (f"{name}: damaged or cut short" in said) == (name != "metrics.jsonl")
+    assert longer.folder == run.folder and longer.generator.read_bytes() != weights
+    config = json.loads(run.config.read_text())
+    assert config["settings"]["steps"] in (4, 6) and "identity" in config
+    steps = [row["step"] for row in longer.metrics()]
+    assert max(steps) == 6 and steps == sorted(steps)

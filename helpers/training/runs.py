@@ -101,9 +101,24 @@ class Run:
         """Whether training ended by a budget that ``steps`` and ``hours`` do not exceed."""
         if not self._finished.exists():
             return False
-        done = json.loads(self._finished.read_text())
+        done = read_json(self._finished, "the training goes on from its checkpoints")
+        if not {"seconds", "steps"} <= done.keys():
+            return False
         used = max(done["seconds"] / 3600, done.get("hours", 0))
         return bool((steps and done["steps"] >= steps) or (hours and used >= hours))
+
+
+def read_json(path: Path, remedy: str) -> dict:
+    """What a file of a run holds; {} of one that was cut short, with a warning and what follows."""
+    try:
+        found = json.loads(path.read_text())
+        if isinstance(found, dict):
+            return found
+        reason = "no settings in it"
+    except ValueError as error:
+        reason = str(error)
+    warnings.warn(f"{path}: damaged or cut short ({reason}); {remedy}.", stacklevel=3)
+    return {}
 
 
 @contextlib.contextmanager
@@ -147,8 +162,11 @@ def open_run(settings, data, networks, learned=None) -> Run:
         run = Run(wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}"))
         if not run.config.exists():
             break
-        found = json.loads(run.config.read_text())["identity"]
+        found = read_json(run.config, "it is written anew, of the settings of now").get("identity")
         if found == identity:
+            break
+        if found is None:  # its checkpoints are whole or named by themselves
+            run.config.unlink()
             break
         differs = differs or _difference(found, identity)
     if run.folder != wanted:
