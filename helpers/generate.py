@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from helpers.data.marks import describe_png, write_png
 from helpers.data.pixels import to_levels
+from helpers.data.scan import folder_name
 from helpers.data.shape import Shapes
 from helpers.gan import dcgan, residual, stylegan
 from helpers.gan.sampling import SHAPE_CHOICES, classes_of, sample_batches, whole_size
@@ -80,7 +81,7 @@ def export(
     weights_hash = weights_hash or generator.weights_hash
     how = dict(exact=exact, size=whole_size(generator, size), shape=shape)
     side = generator.size if shape == "aligned" else how["size"]
-    rows = [(f"{c}/{i:06d}.png", c, seed, i, weights_hash, side)
+    rows = [(f"{folder_name(c)}/{i:06d}.png", c, seed, i, weights_hash, side)
             for c in classes for i in range(n)]  # fmt: skip
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -96,7 +97,7 @@ def export(
         )
     drawn = {c: sample_batches(generator, n, seed, class_name=c, **how) for c in classes}
     for c in classes:
-        (folder / c).mkdir(parents=True, exist_ok=True)
+        (folder / folder_name(c)).mkdir(parents=True, exist_ok=True)
     unfinished.write_text(table.getvalue())
 
     paths = [folder / row[0] for row in rows]

@@ -121,6 +121,7 @@ def test_identical_images_are_called_copies(tmp_path, eyes):
     assert report["coverage"]["value"]["recall"] < 0.5
 
 
+@pytest.mark.slow
 def test_wrong_folders_are_refused_in_words(tmp_path, eyes):
     real = lay(tmp_path / "real", eyes["DRUSEN"][:12], patients=4)
     (tmp_path / "empty").mkdir()

@@ -23,6 +23,8 @@ from helpers.translation.report import (
     table,
 )
 
+pytestmark = pytest.mark.slow
+
 
 class Oracle(torch.nn.Module):
     """Knows the true scan of every photograph of a split; ``blind``: draws one and the same."""
@@ -62,7 +64,6 @@ def reports(domains, settings):
     }
 
 
-@pytest.mark.slow
 def test_a_perfect_translator_reaches_the_ceilings(reports):
     report = reports["perfect"]
     assert abs(report["realism"]["value"]) < 20

@@ -214,7 +214,7 @@ class _Scan:
         if not (self.up < -1.5 and bottom - top < 0.1 or self.up < -3.9):
             return False
         # exports differ in gamma: what is upside down is so in darker and in lighter greys
-        return all(self._with_gamma(gamma).up < -1.5 for gamma in (0.6, 2.0))
+        return all(self._with_gamma(gamma).up < -0.5 for gamma in (0.75, 1.4))
 
     def _with_gamma(self, gamma) -> _Scan:
         other = object.__new__(_Scan)

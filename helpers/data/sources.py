@@ -54,9 +54,8 @@ def take_in(
     ``n_simulated`` counts patients per class, of two eyes each, ``size`` their px. ``synthetic``:
     what this project has made and marked is left out among other scans, and read where there is
     nothing else (None), never (False) or always (True). ``patient``: a regular expression that
-    finds the person in a path below the source (default: OCT_PATIENT). Warns of stand-ins for
-    patients. Raises FileNotFoundError or ValueError that names the source and says what was
-    looked for.
+    finds the person in a path below the source (default: OCT_PATIENT). Raises FileNotFoundError or
+    ValueError that names the source and says what was looked for.
     """
     name = str(source)
     if name == "simulated":
@@ -95,7 +94,7 @@ def take_in(
 
 def _finished(intake: Intake) -> Intake:
     """With stand-ins for patients that nobody knows, and what looks wrong in the whole."""
-    intake.scans = stand_in_patients(intake.scans, shown(intake.source))
+    intake.scans = stand_in_patients(intake.scans, intake.doubts)
     intake.doubts += doubts_of(intake.scans)
     return intake
 
@@ -291,8 +290,8 @@ def all_synthetic(source, count: int, first: str) -> str:
     )
 
 
-def stand_in_patients(scans: list[Scan], source: str) -> list[Scan]:
-    """Scans of unknown patient ("") get blocks of BLOCK consecutive frames, with a warning.
+def stand_in_patients(scans: list[Scan], doubts: list[str]) -> list[Scan]:
+    """Scans of unknown patient ("") get blocks of BLOCK consecutive frames, and a sentence says so.
 
     A frame is numbered by its file name if every name of a folder holds one number of its own,
     else by its place. Folders of one class are numbered each for itself, but for those of sides,
@@ -315,12 +314,11 @@ def stand_in_patients(scans: list[Scan], source: str) -> list[Scan]:
             ]
     if unknown:
         count = sum(len(group) for homes in unknown.values() for group in homes.values())
-        warnings.warn(
-            f"{source}: {count} images name no patient; blocks of {BLOCK} consecutive frames stand "
-            "in. Put each patient into a subfolder, write a manifest.csv, or say by "
-            "OCT_PATIENT='regular expression' what in the path names the person (its first group, "
-            "or the one named patient), for a split you can trust.",
-            stacklevel=5,
+        doubts.append(
+            f"{count} images name no patient; blocks of {BLOCK} consecutive frames stand in. Put "
+            "each patient into a subfolder, write a manifest.csv, or say by OCT_PATIENT='regular "
+            "expression' what in the path names the person (its first group, or the one named "
+            "patient), for a split you can trust."
         )
     return known
 

@@ -21,7 +21,7 @@ from helpers.data import cache
 from helpers.data.marks import is_synthetic
 from helpers.data.pixels import at_size, to_levels
 from helpers.data.prepare import content_hashes, prepare
-from helpers.data.sources import load_manifest
+from helpers.data.sources import load_manifest, take_in
 from helpers.data.split import Split, choose_class
 from helpers.gan.sampling import sample
 from helpers.generate import load_generator
@@ -75,7 +75,7 @@ def _says_synthetic(file) -> bool:
 
 
 def read_real(source, class_, *, size, framing="stretch", n_simulated=600, folder=None, run=None,
-              progress=True) -> Real:  # fmt: skip
+              synthetic=False, progress=True) -> Real:  # fmt: skip
     """Real scans of `class_` at `size` px, by patient.
 
     run: what `read_synthetic` found out about a run. If it was trained on this very source, its
@@ -86,11 +86,13 @@ def read_real(source, class_, *, size, framing="stretch", n_simulated=600, folde
     keep = dict(size=size, framing=framing, n_simulated=n_simulated, progress=progress)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it warns of is in the notes
-        scans = load_manifest(source, n_simulated=n_simulated, size=size)
+        intake = take_in(source, n_simulated=n_simulated, size=size, synthetic=synthetic)
+        scans = intake.scans
         chosen, class_ = choose_class(scans, class_, str(source))
         if len({scan.patient for scan in chosen}) < 3:
             return _few(chosen, class_, Counter(s.label for s in scans), folder, size, framing)
-        data = prepare(source, class_=class_, cache=folder, **keep)
+        data = prepare(source, class_=class_, cache=folder, synthetic=synthetic, intake=intake,
+                       **keep)  # fmt: skip
     sides = dict(training=data.train, validation=data.validation, test=data.test, seen=data.train)
     notes = list(data.notes)
     if run is None or run["data_manifest"] != data.manifest_hash:
@@ -248,6 +250,7 @@ def read_sides(real, synthetic, *, class_="DRUSEN", contrast=None, n=1000, seed=
     if target.run and target.run["identity"]:  # of as many simulated patients the split is its own
         n_simulated = target.run["identity"].get("n_simulated", n_simulated)
     keep.update(size=size, framing=framing, n_simulated=n_simulated)
+    keep["synthetic"] = bool(allow_synthetic)
     wanted = class_ if target.run is None else target.class_
     sides = Sides(read_real(real, wanted, run=target.run, **keep), target)
     if target.class_ != sides.real.class_:

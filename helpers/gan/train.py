@@ -11,6 +11,7 @@ import torch
 from helpers.data import shape
 from helpers.data.batches import balanced_index, batches
 from helpers.data.prepare import prepare
+from helpers.data.sources import take_in
 from helpers.gan import gan
 from helpers.gan.start import start_from
 from helpers.training.loop import train
@@ -44,8 +45,9 @@ def build_training(settings, features, progress=True):
     ``data.Data``. ``settings.conditional`` is decided where it was left open, ``class_`` spelled as
     the source has it. ``features``: a ``measures.features.Features``."""
     s = settings
-    about = dict(n_simulated=s.n_simulated, cache=Path(s.runs) / "cache", progress=progress)
     size = max(256, s.size)
+    intake = take_in(s.data, n_simulated=s.n_simulated, size=size, synthetic=False)  # once
+    about = dict(intake=intake, cache=Path(s.runs) / "cache", progress=progress)
     seen = "stretch" if s.framing == "aligned" else s.framing  # of what is judged
     whole = prepare(s.data, class_=s.class_, size=size, framing=seen, **about)
     s.class_ = whole.class_

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from helpers.data.marks import describe_png, write_png
 from helpers.data.photograph import clean_dfe, crop_field_of_view
 from helpers.data.pixels import read_image, to_float, to_levels
+from helpers.data.scan import folder_name
 from helpers.data.sources import load_manifest
 from helpers.data.two_modalities import side_of_body
 from helpers.translation.judge import translate
@@ -81,8 +82,8 @@ def translate_folder(generator, source, folder, *, name="it", progress=True) -> 
             stem = Path(scan.path).stem
             name = stem if (scan.label, stem) not in taken else f"{stem}_{len(rows)}"
             taken.add((scan.label, name))
-            file = Path(scan.label) / f"{name}.png"
-            (folder / scan.label).mkdir(parents=True, exist_ok=True)
+            file = Path(folder_name(scan.label)) / f"{name}.png"
+            (folder / file.parent).mkdir(parents=True, exist_ok=True)
             about = {"Class": scan.label, "WeightsSHA256": generator.weights_hash,
                      "Photograph": Path(scan.path).name}  # fmt: skip
             write_png(picture, folder / file, describe_png(**about))
