@@ -31,7 +31,7 @@ test: env ## unit tests, then every notebook under the tiny preset
 	rm -rf runs/test
 	OCT_PRESET=tiny OCT_RUNS=runs/test $(RUN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
-test-fast: env ## the unit tests that take no training, no process and no browser (2 minutes)
+test-fast: env ## the unit tests that take no training, no process and no browser (aim: 2 minutes)
 	OCT_PRESET=tiny OCT_RUNS=runs/test-fast $(RUN) -m pytest -m "not slow" tests
 
 notebooks: env ## write each notebook's .ipynb from its .py and run it, figures and all
@@ -65,6 +65,6 @@ bench: env ## speed beside the plain recipes and the machine's limits (25 minute
 
 .PHONY: help env demo test test-fast notebooks kaggle kaggle-check kaggle-offline links clean bench gpu
 
-chaos: env ## kill, fill the disk, damage files while every method trains; 60 events (20 minutes)
+chaos: env ## kill, fill the disk, damage files while every method trains; 15 events each
 	PYTHONPATH=.:tests $(RUN) tests/support/chaos.py
 .PHONY: chaos

@@ -253,7 +253,8 @@ temporary.cleanup()
 # (near-white, flat, at the border) and filled with that scan's own background, grain included.
 
 # %%
-from helpers.data.bscan import clean_oct, padding_mask
+from helpers.data.bscan import clean_oct
+from helpers.data.padding import padding_mask
 
 wedged = next(e for e in (make_eye(n, "NORMAL", wedge=True) for n in range(40))
               if e.truth.wedge.mean() > 0.07)  # fmt: skip

@@ -62,7 +62,7 @@ def train(method, draw, run: Run, settings) -> Run:
     judge_every = max(1, s.validate_every // t.batch_size)  # the same at every batch size
 
     bar = tqdm(total=s.steps or None, disable=not main, unit="step", smoothing=0.05)
-    with interruptible() as asked, bar:
+    with interruptible() as asked:
         over, interrupted, late = any_process(
             [budget.over(at.step) or t.out_of_patience(), False, False], t.accelerator
         )
@@ -94,6 +94,8 @@ def train(method, draw, run: Run, settings) -> Run:
                 bar.update(at.step - bar.n)
                 if main and words:
                     bar.write(words)
+        with suppress(OSError):
+            bar.close()
         if not over:
             if main and at.best == math.inf:
                 t.export()  # something to look at; the first validation replaces it
