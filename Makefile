@@ -21,8 +21,9 @@ $(VENV)/installed: requirements.txt pyproject.toml
 MINUTES ?= 9
 SCRIPTS := tests:notebooks/results
 START ?= simulated
+demo: export OCT_DATA = $(value DATA)
 demo: env ## train a GAN on drusen OCT (6 minutes) and judge it; DATA=folder takes your images
-	MPLBACKEND=Agg OCT_PRESET=demo OCT_RUN=demo OCT_DATA="$(DATA)" \
+	MPLBACKEND=Agg OCT_PRESET=demo OCT_RUN=demo \
 		$(if $(DATA),OCT_START="$(START)" OCT_SIZE=256 OCT_CLASSES=all) $(RUN) notebooks/02_train_dcgan.py
 
 test: env ## unit tests, then every notebook under the tiny preset

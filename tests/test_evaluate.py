@@ -205,3 +205,11 @@ def test_a_translator_is_not_judged_as_if_it_drew_from_noise(tmp_path):
     write_network(tmp_path / "a.safetensors", Translator(**arguments).state_dict(), about)
     with pytest.raises(ValueError, match="a.safetensors: translates photographs.*--from-dfe"):
         read_synthetic(tmp_path / "a.safetensors")
+
+
+def test_an_out_that_is_a_file_is_refused_before_anything_is_measured(tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(SystemExit):
+        main(["--real", "nowhere", "--synthetic", "nowhere", "--out", str(tmp_path / "out")])
+    assert "out: is a file; --out takes a folder" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "mine"

@@ -242,3 +242,11 @@ def test_what_comes_with_helpers_can_be_sampled():
     assert {"NORMAL", "DRUSEN"} <= set(classes_of(generator))
     one, other = (sample(generator, 2, class_name=name) for name in ("NORMAL", "DRUSEN"))
     assert one.std() > 0.1 and not torch.allclose(one, other, atol=0.05)
+
+
+@pytest.mark.parametrize("seed", [-1, 10**20])
+def test_a_seed_that_is_none_is_named(run, tmp_path, capsys, seed):
+    with pytest.raises(SystemExit):
+        generate.main([str(run), "--n", "1", "--out", str(tmp_path / "set"), f"--seed={seed}"])
+    assert f"seed={seed}: choose a whole number" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()

@@ -487,3 +487,10 @@ def test_a_file_that_was_cut_short_is_named_and_the_run_goes_on(tmp_path, name):
     assert config["settings"]["steps"] in (4, 6) and "identity" in config
     steps = [row["step"] for row in longer.metrics()]
     assert max(steps) == 6 and steps == sorted(steps)
+
+
+@pytest.mark.parametrize("budget_of", [dict(steps=0, hours=-1), dict(steps=-3, hours=1)])
+def test_a_negative_budget_is_refused(tmp_path, budget_of):
+    method, draw, run, settings = METHODS["gan best"](tmp_path)
+    with pytest.raises(ValueError, match="a budget is not negative"):
+        train(method, draw, run, dataclasses.replace(settings, **budget_of))

@@ -129,8 +129,12 @@ def evaluate(real, synthetic, out, *, classifier="linear", with_inception=True, 
     """Measure everything, write report.json, report.html and verdict.png to `out`; the report.
 
     real, synthetic and sides_settings: as in `read_sides`. classifier: linear, whole, or off.
-    reading_test: the folder of a blinded reading test, whose readers are analysed.
+    reading_test: the folder of a blinded reading test, whose readers are analysed. Raises OSError
+    naming ``out`` before anything is measured if it is no folder and cannot be made one.
     """
+    if Path(out).exists() and not Path(out).is_dir():
+        raise NotADirectoryError(f"{out}: is a file; --out takes a folder for the report's files.")
+    Path(out).mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cache = Path(cache or root() / os.environ.get("OCT_RUNS", "runs") / "cache")
     sides = read_sides(real, synthetic, seed=seed, cache=cache, device=device, progress=progress,

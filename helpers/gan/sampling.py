@@ -17,6 +17,8 @@ def draw_noise(n, z_dim, seed, batch=64):
     """
     if n < 1:
         raise ValueError(f"n={n}: ask for at least one image")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed={seed}: choose a whole number from 0 to 2^63 - 1")
     source = torch.Generator().manual_seed(seed)
     return (
         torch.stack([torch.randn(z_dim, generator=source) for _ in range(min(batch, n - start))])

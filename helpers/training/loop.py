@@ -42,6 +42,8 @@ def train(method, draw, run: Run, settings) -> Run:
     OSError naming the run's folder if it cannot be written at the beginning or at the end.
     """
     s = settings
+    if s.steps < 0 or s.hours < 0:
+        raise ValueError(f"steps={s.steps}, hours={s.hours:g}: a budget is not negative; 0: none.")
     if not (s.steps or s.hours):
         raise ValueError("steps=0 and hours=0: give a training budget with one of them.")
     if run.finished(s.steps, s.hours):
