@@ -4,6 +4,7 @@ import csv
 import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -390,6 +391,29 @@ def test_nothing_but_bad_files_raises(tmp_path):
 
 
 # ---------------------------------------------------------------- cache
+
+
+def test_what_has_not_changed_is_not_read_again_and_no_name_is_kept(folder, monkeypatch):
+    files = sorted(folder.glob("DRUSEN/*.png"))  # of the others nothing is read
+    for file in files:
+        os.utime(file, (1e9, 1e9))
+    first = made(folder)
+    (known,) = (folder.parent / "cache").glob("*.hashes")
+    assert not any(file.stem in known.read_text() for file in files)
+
+    opened, read = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path) or read(path))
+    again = made(folder)
+    assert not opened and again.manifest_hash == first.manifest_hash
+
+    picture(files[0], 99)  # written just now: another picture, read now and the next time
+    assert made(folder).manifest_hash != first.manifest_hash
+    made(folder)
+    assert opened == [files[0]] * 2
+
+    known.write_text("{")  # cut: made anew
+    made(folder)
+    assert set(opened[2:]) == set(files) and json.loads(known.read_text())
 
 
 def test_cache_is_used_and_follows_content_and_settings(folder, monkeypatch):

@@ -6,6 +6,7 @@ Everything here takes and gives uint8 arrays, is deterministic, and never looks 
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from helpers.data.padding import fill_background, without_padding
@@ -41,7 +42,10 @@ def find_rpe(grey) -> tuple[np.ndarray, float]:
     that disagree with the curve (vessel shadows, the nerve fibre layer) are dropped in rounds.
     """
     height, width = grey.shape
-    smooth = ndimage.gaussian_filter(grey.astype(np.float32), (height / 120, width / 80))
+    if width >= 256:  # half of the columns are enough for a cubic
+        width = width // 2
+        grey = Image.fromarray(grey).resize((width, height), Image.Resampling.BOX)
+    smooth = ndimage.gaussian_filter(np.asarray(grey, np.float32), (height / 120, width / 80))
     ridge = smooth == ndimage.maximum_filter1d(smooth, max(3, height // 40), axis=0)
     ridge &= smooth >= 0.7 * smooth.max(axis=0)
     row = height - 1 - np.argmax(ridge[::-1], axis=0).astype(float)

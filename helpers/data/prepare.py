@@ -7,6 +7,8 @@ settings, so that a second call reads it in a moment and an edited image is neve
 import hashlib
 import json
 import os
+import stat
+import time
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -66,7 +68,7 @@ def prepare(
             side_of = {scan: side for side, those in split.items() for scan in those}
             copies, failed = [], []
             hashes = _drawn(chosen, side_of, sides, most, source, progress, failed, copies,
-                            synthetic)  # fmt: skip
+                            synthetic, cache)  # fmt: skip
             _say_copies(copies, side_of, strict=str(source) != "oct2017")
             kept = [scan for side in sides for scan in hashes if side_of[scan] == side]
             if not kept:
@@ -130,10 +132,12 @@ def _nothing_left(source, class_: str, side: str, bad) -> str:
     return f"{shown(source)} ({class_}): no readable scan is left for {side}{first}."
 
 
-def _drawn(chosen, side_of, sides, most, source, progress, failed, copies, synthetic):
+def _drawn(chosen, side_of, sides, most, source, progress, failed, copies, synthetic, cache):
     """{scan: hash of its content} of the scans to decode, without copies; of each side ``most`` at
     the most, of which no more are read than that takes."""
-    how = dict(progress=progress, bad=failed, copies=copies, marked=synthetic is not False)
+    known = cache / f"{_hash(os.path.abspath(source))[:24]}.hashes"
+    how = dict(progress=progress, bad=failed, copies=copies, marked=synthetic is not False,
+               known=known)  # fmt: skip
     there = [scan for scan in chosen if scan in side_of]
     if not most:
         hashes = content_hashes(there, **how)
@@ -232,15 +236,18 @@ def doubted_copies(scans: list[Scan]) -> list[str]:
 
 
 def content_hashes(
-    scans: list[Scan], progress=True, *, bad=None, copies=None, marked=True
+    scans: list[Scan], progress=True, *, bad=None, copies=None, marked=True, known=None
 ) -> dict[Scan, str]:
     """sha256 of every file's bytes, without later copies; a virtual scan's is that of its path, of
     one in a .npz that of its pixels.
 
     A file that cannot be read is left out, as (path, reason) in the list ``bad``; copies are put
     into the list ``copies`` as (scan, the first of its content). Unless ``marked``, files that are
-    marked as synthetic count as bad.
+    marked as synthetic count as bad. ``known``: a file in which hashes are kept, so that a picture
+    whose size and time of change are the same is not read again; it names none.
     """
+    remembered = _remembered(known)
+    new, now = {}, time.time()
 
     def digest(scan: Scan) -> tuple[str, str]:
         if scan.dataset == "npz":
@@ -248,19 +255,27 @@ def content_hashes(
         path, _, number = (
             scan.path.rpartition("#") if scan.dataset == "volume" else (scan.path, "", "")
         )
-        path = Path(path)
         try:
             if number:  # of a volume: its file is read once
-                return _hash(f"{_file_hash(path)}#{number}"), ""
-            if scan.dataset == "simulated" or not path.is_file():
+                return _hash(f"{_file_hash(Path(path))}#{number}"), ""
+            if scan.dataset == "simulated":
                 return _hash(scan.path), ""
-            content = path.read_bytes()
+            about = os.stat(path)
+            if not stat.S_ISREG(about.st_mode):
+                return _hash(scan.path), ""
+            name, state = _hash(path)[:24], f"{about.st_size} {about.st_mtime_ns}"
+            was = remembered.get(name, ("", "", False))
+            if was[0] != state:
+                content = Path(path).read_bytes()
+                was = (state, hashlib.sha256(content).hexdigest(), is_marked(content))
+                if now - about.st_mtime > 5:  # what is written just now may change once more
+                    new[name] = was
+        except FileNotFoundError:
+            return _hash(scan.path), ""  # it is named where it is decoded
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             return "", f"cannot be read ({reason})"
-        if not marked and is_marked(content):
-            return "", SYNTHETIC
-        return hashlib.sha256(content).hexdigest(), ""
+        return ("", SYNTHETIC) if was[2] and not marked else (was[1], "")
 
     first, found = {}, {}
     with ThreadPoolExecutor() as pool:
@@ -276,4 +291,23 @@ def content_hashes(
             else:
                 first[value] = scan
                 found[scan] = value
+    if known and new:
+        _remember(known, remembered | new)
     return found
+
+
+def _remembered(known: Path | None) -> dict:
+    try:
+        return json.loads(known.read_text()) if known else {}
+    except (OSError, ValueError):
+        return {}  # it is made anew
+
+
+def _remember(known: Path, hashes: dict) -> None:
+    part = known.with_suffix(f".{os.getpid()}.part")
+    try:
+        known.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(hashes))
+        part.replace(known)
+    except OSError:  # files are read again; that the cache cannot be written is said by ``decode``
+        part.unlink(missing_ok=True)

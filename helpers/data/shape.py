@@ -16,12 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from scipy import fft, ndimage, stats
 
 from helpers.data.bscan import find_rpe
 from helpers.data.pixels import resize
 
-VERSION = 1  # of what align makes of a scan; a new one makes new caches
+VERSION = 2  # of what align makes of a scan; a new one makes new caches
 ABOVE, BELOW = 1.75, 0.75  # thicknesses of the retina that a crop keeps, above and below the RPE
 BLACK, WHITE = 40, 235  # grey levels of a crop that the scan's black and white are set to
 DARK, BRIGHT = 10, 99.5  # percentiles of a crop that are its black and its white
@@ -125,16 +126,17 @@ def _thickness(grey, rpe) -> float:
 def _along(grey, rpe, offsets) -> np.ndarray:
     """Rows (len(offsets), W) at these distances from the RPE, between pixels; beyond the scan its
     mirror image. uint8 to uint8."""
-    at = rpe[None] + np.asarray(offsets)[:, None]
-    columns = np.broadcast_to(np.arange(grey.shape[1]), at.shape)
-    return ndimage.map_coordinates(grey, [at, columns], order=1, mode="mirror", output=np.uint8)
+    last = len(grey) - 1
+    at = (rpe[None] + np.asarray(offsets)[:, None]).astype(np.float32)
+    at = last - np.abs(np.abs(at) % (2 * last) - last)
+    return (_rows(grey, at) + np.float32(0.5)).astype(np.uint8)
 
 
 def _measure_background(values, grey, rpe, thick) -> None:
     """The level of vitreous and deep choroid beyond the crop, and their speckle."""
     height = len(grey)
-    away = (np.arange(height)[:, None] - rpe[None]) / thick
-    smooth = ndimage.gaussian_filter(grey.astype(np.float32), height / 60)
+    away = ((np.arange(height)[:, None] - rpe[None]) / thick).astype(np.float32)
+    smooth = _blurred(grey, height / 60)
     speckle = grey - smooth
     sides = (("over", -ABOVE - away, OVER), ("under", away - BELOW, UNDER))
     beyond = np.zeros(grey.shape, bool)
@@ -156,6 +158,16 @@ def _measure_background(values, grey, rpe, thick) -> None:
         some = speckle[outside if outside.mean() > 0.005 else away < -1.15]
         values[_at(f"speckle {name}")] = np.percentile(some, QUANTILES) if some.size else 0
     values[_at("speckle")] = _likeness(speckle, beyond if beyond.mean() > 0.02 else away < -1.15)
+
+
+def _blurred(grey, sigma: float) -> np.ndarray:
+    """A wide Gaussian of uint8 (H, W), float32, taken of blocks of pixels."""
+    height, width = grey.shape
+    block = max(1, int(sigma / 2))
+    small = Image.fromarray(grey).resize((-(-width // block), -(-height // block)),
+                                         Image.Resampling.BOX)  # fmt: skip
+    small = ndimage.gaussian_filter(np.asarray(small, np.float32), sigma / block)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _measure_detail(values, level, crop) -> None:
@@ -183,9 +195,11 @@ def _likeness(field, mask) -> np.ndarray:
     height, width = field.shape
     for i in range(LAGS):
         for j in range(LAGS):
-            a, b = field[: height - i, : width - j], field[i:, j:]
-            both = (mask[: height - i, : width - j] * mask[i:, j:]).sum()
-            found[i, j] = (a * b).sum() / max(both, 1)
+            pairs = (slice(height - i), slice(width - j)), (slice(i, None), slice(j, None))
+            total, both = (
+                np.einsum("ij,ij->", *(one[pair] for pair in pairs)) for one in (field, mask)
+            )
+            found[i, j] = total / max(both, 1)
     return (found / max(found[0, 0], 1e-6)).ravel()
 
 
@@ -263,7 +277,9 @@ def _rows(level, at) -> np.ndarray:
     """level (R, W) at rows ``at`` (H, W), between pixels; its first and last row go on."""
     at = at.clip(0, len(level) - 1)
     first = np.minimum(at.astype(np.intp), len(level) - 2)
-    above, below = (np.take_along_axis(level, rows, 0) for rows in (first, first + 1))
+    above, below = (
+        np.take_along_axis(level, rows, 0).astype(np.float32) for rows in (first, first + 1)
+    )
     return above + (at - first).astype(np.float32) * (below - above)
 
 

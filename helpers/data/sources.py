@@ -171,7 +171,8 @@ def folder(path: Path, modality: str, pattern: str | None = None) -> Intake:
     volumes, refused, members = volumes_of(path, found, modality)
     not_scans |= {parts: "part of a volume" for parts in members}
     files = [parts for parts in found.pictures if parts not in not_scans]
-    files = sorted({*files, *volumes}, key=lambda parts: natural_order("/".join(parts)))
+    if volumes:
+        files = sorted({*files, *volumes}, key=lambda parts: natural_order("/".join(parts)))
     left_out = [
         *refused.items(), *not_scans.items(), *((parts, "a table") for parts in found.tables),
     ]  # fmt: skip
