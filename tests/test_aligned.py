@@ -433,6 +433,7 @@ def settings_for(folder, tmp_path, **changes):
     return settings
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_gan_is_trained_from_its_settings_alone(folder, tmp_path, capsys):
     run = train_gan(settings_for(folder, tmp_path), Thumbnails(), progress=False)
@@ -463,6 +464,7 @@ def test_a_gan_is_trained_from_its_settings_alone(folder, tmp_path, capsys):
     {"class": "all", "conditional": False},
     dict(conditional=False),
 ], ids=str)  # fmt: skip
+@pytest.mark.slow
 def test_whole_scans_one_class_or_all_as_one_are_a_setting_away(folder, tmp_path, changes):
     changes = dict(changes)
     alone = changes.pop("alone", False)

@@ -43,6 +43,7 @@ numpy.save(sys.argv[2], sample(load_generator(sys.argv[1]), 5, seed=3).numpy())
 """
 
 
+@pytest.mark.slow
 def test_same_pixels_in_a_fresh_process(run, tmp_path):
     path = tmp_path / "images.npy"
     subprocess.run([sys.executable, "-c", SAMPLE, str(run), str(path)], check=True)

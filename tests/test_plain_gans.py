@@ -86,6 +86,7 @@ def test_at_256_px_the_generator_fits_into_10_mb(model):
 # --- what they draw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @each_model
 def test_shapes_at_every_size_and_the_same_picture_for_the_same_noise(model, size):

@@ -62,6 +62,7 @@ def test_each_number_of_the_grain_works_where_it_lies():
     assert 3 <= rows.max() - rows.min() <= 6 and change.argmax() == 40 * 64 + 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "alike"), [(64, (0.0, 0.36)), (256, (0.0, 0.36, 0.81))])
 def test_speckle_has_variance_one_and_the_likeness_of_its_gaussians(size, alike):
     """In the vitreous of Noor scans at 128 px neighbours correlate by 0.31 and 0.44."""
@@ -215,6 +216,7 @@ BUDGETS = pytest.mark.parametrize("budget", [dict(steps=100), dict(steps=0, hour
 WATCHED = dict(validate_every=16, patience=3)  # of 2 steps
 
 
+@pytest.mark.slow
 @BUDGETS
 def test_a_training_that_gets_no_better_ends_and_keeps_its_best(tmp_path, capsys, budget):
     start = METHODS["gan residual"]
@@ -231,6 +233,7 @@ def test_a_training_that_gets_no_better_ends_and_keeps_its_best(tmp_path, capsys
     assert run.generator.read_bytes() == best and run.metrics()[-1]["step"] == 8
 
 
+@pytest.mark.slow
 @BUDGETS
 def test_more_patience_goes_on_where_it_ended(tmp_path, capsys, budget):
     start = METHODS["gan residual"]
@@ -243,6 +246,7 @@ def test_more_patience_goes_on_where_it_ended(tmp_path, capsys, budget):
     assert load_generator(run.folder).metadata["step"] == 2
 
 
+@pytest.mark.slow
 @BUDGETS
 def test_a_better_validation_renews_the_patience(tmp_path, budget):
     start = METHODS["gan residual"](tmp_path, **budget, **WATCHED)
