@@ -1,9 +1,12 @@
 """How wrong is the ruler? Not a test: it prints the error tables, and takes some minutes.
 
-    python notebooks/results/ruler.py [--n 25] [--real DIR/manifest.csv --out DIR]
+    python notebooks/results/ruler.py [--n 25] [--real DIR/manifest.csv --out DIR] [--people DIR]
 
 Simulated eyes have a known anatomy: every surface's error in px at 256 (1 px is 0.39 % of the
 height), by condition, grade, size and with white wedges; drusen found and missed; the fovea.
+With --people, what people drew stands beside what the ruler reads: layers (nr206: NORMAL/*.png and
+LAYERS/*.png of eight colours), outlines of drusen burnt in (octdl_contoured/AMD), and drusen per
+scan of exports (spectralis/EYE/*.xml); folders that are not there are left out.
 With --real, overlays on real scans are written as contact sheets, stratified by data set and
 class, one picture of every patient first, to be judged by eye.
 """
@@ -15,12 +18,15 @@ import csv
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 from scipy.stats import spearmanr
+from skimage.restoration import inpaint_biharmonic
 
 from helpers.data.bscan import clean_oct
-from helpers.data.pixels import read_image
+from helpers.data.hospital import read_frame, read_volumes
+from helpers.data.pixels import read_image, to_grey
 from helpers.data.simulated.simulate import CONDITIONS, make_eye
-from helpers.measures.layers import SURFACES, WORK, find_drusen, read_all
+from helpers.measures.layers import SURFACES, WORK, find_drusen, read_all, read_layers
 from helpers.measures.true_layers import true_lift
 
 GROUPS = (
@@ -106,6 +112,64 @@ def simulated_table(n):
         )
 
 
+def layers_by_people(folder):
+    """The ruler's rows less those of a person, in px at 256, of the ILM and the RPE's lower edge;
+    a mask's edge lies between two pixels."""
+    for path in sorted(folder.glob("NORMAL/*.png")):
+        inside = read_image(folder / "LAYERS" / path.name).any(2)
+        edges = {
+            "ILM": inside.argmax(0) - 0.5,
+            "BM": len(inside) - inside[::-1].argmax(0) - 0.5,
+        }
+        read = read_layers(to_grey(read_image(path)))
+        print(f"{path.stem:12}", end="")
+        for surface, edge in edges.items():
+            error = (read.rows[surface] - edge)[inside.any(0)] * WORK / len(inside)
+            error = error[np.isfinite(error)]
+            shift = np.median(error)
+            print(f"  {surface} {shift:+.2f}, {np.abs(error).mean():.2f}", end="")
+            print(f", less that shift {np.abs(error - shift).mean():.2f}", end="")
+        print()
+
+
+def drusen_by_people(folder):
+    """Drusen that a person outlined in red, and how many of them the ruler finds, the red being
+    filled in from beside it."""
+    for path in sorted(folder.glob("AMD/*")):
+        image = read_image(path)
+        red = image[..., 0].astype(int) - image[..., 1] > 60
+        filled = ndimage.binary_fill_holes(ndimage.binary_dilation(red))
+        spans = [part[1] for part in ndimage.find_objects(ndimage.label(filled)[0])]
+        spans = [span for span in spans if span.stop - span.start > 8]
+        grey = inpaint_biharmonic(to_grey(image) / 255, ndimage.binary_dilation(red, iterations=2))
+        read = read_layers((255 * grey).round().astype(np.uint8))
+        near = [[abs(d.x - np.clip(d.x, s.start, s.stop)) <= 4 for d in read.drusen] for s in spans]
+        high = [round(d.height * WORK / len(image), 1) for d in read.drusen]
+        print(f"{path.stem:16} {len(spans)} outlined, {sum(map(any, near))} found; by the ruler "
+              f"{high} px of 256 high {read.reason}")  # fmt: skip
+
+
+def exports(folder):
+    """Drusen per B-scan and thickness, in um, of each eye of Heidelberg exports."""
+    for path in sorted(folder.glob("*/*.xml")):
+        (volume,) = read_volumes(path)
+        read = read_all([read_frame(f"{path}#{k}") for k in range(len(volume.frames))])
+        good, um = [one for one in read if one.usable], volume.um_per_px_y
+        high = [d.height * um for one in good for d in one.drusen]
+        print(f"{path.parent.name:18} usable {len(good)} of {len(read)}, drusen per scan "
+              f"{len(high) / len(good):.2f}, median height {np.median(high):.0f} um, thickness "
+              f"{np.mean([np.nanmean(one.thickness) * um for one in good]):.0f} um")  # fmt: skip
+
+
+def people(place):
+    for name, show in (("oct/nr206", layers_by_people), ("oct/octdl_contoured", drusen_by_people),
+                       ("paired/spectralis", exports)):  # fmt: skip
+        folder = Path(place) / name
+        if folder.is_dir():
+            print(name)
+            show(folder)
+
+
 def real_scans(manifest, each):
     """{(dataset, label): (scans (N, 256, 256), names)}: up to `each`, patients in turn."""
     with open(manifest, newline="") as file:
@@ -140,9 +204,12 @@ def main():
     parser.add_argument("--real", help="manifest.csv of real scans")
     parser.add_argument("--each", type=int, default=8, help="real scans per data set and class")
     parser.add_argument("--out", default="runs/layers", help="where the contact sheets go")
+    parser.add_argument("--people", help="folder of nr206, octdl_contoured and spectralis")
     choices = parser.parse_args()
     if choices.n:
         simulated_table(choices.n)
+    if choices.people:
+        people(choices.people)
     if choices.real:
         real_sheets(choices.real, choices.out, choices.each)
 

@@ -48,7 +48,7 @@ def usual(folder, hugging_face=False) -> DataLoader:
     return DataLoader(data, BATCH, sampler=endless, num_workers=plain.WORKERS)
 
 
-def epochs(who: str, folder: Path, cache: Path, count: int) -> dict:
+def epochs(who: str, folder: Path, cache: Path, count: int, open_only=False) -> dict:
     """Seconds of a first epoch and of later ones for ``count`` images, from files or the cache to
     augmented batches; of it those until the first batch is there; and the MB that this process,
     without workers, came to use for them."""
@@ -62,6 +62,8 @@ def epochs(who: str, folder: Path, cache: Path, count: int) -> dict:
         known, stream = count, iter(usual(folder, who == "datasets"))
     next(stream)
     opened = time.perf_counter() - began
+    if open_only:
+        return {"opened": opened}
     steps, seconds = max(LEAST, known // BATCH), []
     for _ in range(1 + WINDOWS):
         began = time.perf_counter()
@@ -110,7 +112,8 @@ def measure(place: Path, counts=((100, EXPORT), (2000, EXPORT), (100_000, SMALL)
 
 def main(who, folder, cache, count):
     torch.manual_seed(0)
-    found = epochs(who.split()[0], Path(folder), Path(cache), int(count))
+    who, *again = who.split()
+    found = epochs(who, Path(folder), Path(cache), int(count), bool(again))
     print(json.dumps(found))
 
 
