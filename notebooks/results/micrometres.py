@@ -1,0 +1,176 @@
+"""Micrometres from an en-face picture: what a head of the column network reads off real strips.
+
+    python notebooks/results/micrometres.py EXPORTS [--seeds 3] [--steps 400]
+
+EXPORTS holds a folder for each eye (Heidelberg XML and TIFs); people are told apart by the folder.
+Of every B-scan the ruler reads, per column, how thick the retina is and how far the RPE is from
+Bruch's membrane; from the strip of the infrared picture along its line (``data.enface``) a network
+predicts both, alone ("head") or what is left of them beside the mean map ("on the map"). Each eye
+is predicted by networks that saw the other eyes only, beside the mean of these at the same place
+("mean map", the control), the head's predictions dealt out to other B-scans ("shuffled") and the
+mean value alone. Intervals are a bootstrap over blocks of neighbouring B-scans.
+"""
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers.data.enface import strips
+from helpers.data.hospital import read_frame, read_volumes
+from helpers.data.pixels import to_float
+from helpers.measures.layers import read_all
+from helpers.translation.lesions import deals
+from helpers.translation.networks import ColumnGenerator
+
+ROWS, COLUMNS = 64, 128
+MAPS = ("thickness", "elevation")
+UNIT = torch.tensor([50.0, 20.0])[:, None]  # um, of the loss
+BLOCK = 7  # neighbouring B-scans that are drawn together
+RESAMPLES = 1000
+
+
+class Head(nn.Module):
+    """Strips (B, 1, ROWS, W) to thickness and elevation in um, (B, 2, W)."""
+
+    def __init__(self, mean, width=16):
+        super().__init__()
+        self.columns = ColumnGenerator(ROWS, 1, 1, width)
+        self.columns.decoder = nn.Identity()
+        self.read = nn.Conv1d(4 * width, 2, 1)
+        nn.init.zeros_(self.read.weight)
+        self.mean = torch.as_tensor(mean, dtype=torch.float32)[:, None]
+
+    def forward(self, images):
+        return self.read(self.columns.features(images)[-1][:, :, 0]) * UNIT + self.mean
+
+
+def eye(path: Path) -> dict:
+    """Strips (N, ROWS, COLUMNS) and um (N, 2, COLUMNS), NaN where the ruler reads none, of one
+    volume; as a right eye."""
+    (volume,) = read_volumes(path)
+    images = strips(volume, ROWS, COLUMNS)
+    um = np.full((len(images), 2, COLUMNS), np.nan, np.float32)
+    for number, one in enumerate(read_all([read_frame(f"{path}#{k}") for k in volume.numbers])):
+        at = (np.arange(COLUMNS) + 0.5) / COLUMNS * one.shape[1] - 0.5
+        for name, values in zip((0, 1), (one.thickness, one.elevation)):
+            um[number, name] = np.interp(at, np.arange(len(values)), values) * volume.um_per_px_y
+    if volume.eye == "OS":
+        images, um = images[..., ::-1].copy(), um[..., ::-1].copy()
+    return {"name": path.parent.name, "strips": images, "um": um}
+
+
+def learn(eyes, what: str, steps: int, seed: int) -> Head:
+    """A head that learned ``what`` of ``eyes``: mirrored and upside down at random, brighter and
+    darker."""
+    torch.manual_seed(seed)
+    images = to_float(np.concatenate([e["strips"] for e in eyes]))[:, None]
+    um = torch.from_numpy(np.concatenate([e[what] for e in eyes]))
+    head = Head(np.nanmean(um.numpy(), (0, 2)))
+    optimizer = torch.optim.AdamW(head.parameters(), 1e-3, weight_decay=0.05)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    for _ in range(steps):
+        chosen = torch.randint(len(images), (16,))
+        x, y = images[chosen], um[chosen]
+        for side, both in ((3, True), (2, False)):
+            turned = torch.rand(16) < 0.5
+            x = torch.where(turned[:, None, None, None], x.flip(side), x)
+            y = torch.where(turned[:, None, None], y.flip(2), y) if both else y
+        x = x * (1 + 0.2 * torch.randn(16, 1, 1, 1)) + 0.1 * torch.randn(16, 1, 1, 1)
+        known = torch.isfinite(y)
+        error = F.smooth_l1_loss(head(x) / UNIT, torch.nan_to_num(y) / UNIT, reduction="none")
+        loss = (error * known).sum() / known.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rate.step()
+    return head.eval()
+
+
+def predict(head, one) -> np.ndarray:
+    with torch.no_grad():
+        return head(to_float(one["strips"])[:, None]).numpy()
+
+
+def scores(predicted, true) -> dict:
+    """MAE and bias in um, and the correlation over all columns, of (N, W) each."""
+    known = np.isfinite(true) & np.isfinite(predicted)
+    p, t = predicted[known], true[known]
+    flat = p.std() < 1e-6
+    return {"mae": float(np.abs(p - t).mean()), "bias": float((p - t).mean()),
+            "correlation": np.nan if flat else float(np.corrcoef(p, t)[0, 1])}  # fmt: skip
+
+
+def judged(one, guesses: dict) -> dict:
+    """{guess: {map: scores}} and, of the correlation of elevation, head less shuffled with its
+    interval over blocks of B-scans."""
+    true, rng, n = one["um"], np.random.default_rng(0), len(one["um"])
+    found = {
+        name: {m: scores(guess[:, k], true[:, k]) for k, m in enumerate(MAPS)}
+        for name, guess in guesses.items()
+    }
+    orders = list(deals(np.arange(n), rng, 10))
+    dealt = [{m: scores(guesses["head"][order, k], true[:, k]) for k, m in enumerate(MAPS)}
+             for order in orders]  # fmt: skip
+    found["shuffled"] = {
+        m: {key: float(np.mean([d[m][key] for d in dealt])) for key in dealt[0][m]} for m in MAPS
+    }
+    blocks = np.array_split(np.arange(n), n // BLOCK)
+    for control in ("shuffled", "mean map"):
+        gains = []
+        for _ in range(RESAMPLES):
+            chosen = np.concatenate(
+                [blocks[b] for b in rng.integers(len(blocks), size=len(blocks))]
+            )
+            own = scores(guesses["head"][chosen, 1], true[chosen, 1])["correlation"]
+            if control == "shuffled":
+                order = orders[rng.integers(len(orders))]
+                other = guesses["head"][order][chosen, 1]
+            else:
+                other = guesses["mean map"][chosen, 1]
+            gains.append(own - scores(other, true[chosen, 1])["correlation"])
+        low, high = np.nanquantile(gains, (0.025, 0.975))
+        value = found["head"]["elevation"]["correlation"]
+        value -= found[control]["elevation"]["correlation"]
+        found[f"gain over {control}"] = [round(float(v), 2) for v in (value, low, high)]
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("exports", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--out", type=Path, default=Path("runs/measure/micrometres.json"))
+    s = parser.parse_args()
+    warnings.simplefilter("ignore")
+    eyes = [eye(path) for path in sorted(s.exports.glob("*/*.xml"))]
+    report = {}
+    for held, one in enumerate(eyes):
+        others = [e for k, e in enumerate(eyes) if k != held]
+        guesses = {
+            "mean value": np.broadcast_to(
+                np.nanmean(np.concatenate([e["um"] for e in others]), (0, 2))[None, :, None],
+                one["um"].shape,
+            ),
+            "mean map": np.nanmean([e["um"] for e in others], 0),
+        }
+        for e in others:  # its map is of the others, as it will be of an eye that nobody has seen
+            e["beside"] = e["um"] - np.nanmean([o["um"] for o in others if o is not e], 0)
+        for seed in range(s.seeds):
+            guesses["head"] = predict(learn(others, "um", s.steps, seed), one)
+            rest = predict(learn(others, "beside", s.steps, seed), one)
+            guesses["on the map"] = guesses["mean map"] + rest
+            found = report[f"{one['name']} {seed}"] = judged(one, guesses)
+            print(one["name"], seed, json.dumps(found), flush=True)
+    s.out.parent.mkdir(parents=True, exist_ok=True)
+    s.out.write_text(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
