@@ -7,7 +7,9 @@ shows it once) and also writes it as PNG if `path` is given.
 
 import inspect
 import io
+import itertools
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,6 +18,11 @@ from IPython import display
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
+from helpers.data.cache import read_picture, read_scan
+from helpers.data.intake import classes, reasons
+from helpers.data.look import examine
+from helpers.data.pixels import read_image, resize
+from helpers.data.scan import PICTURES, ending
 from helpers.measures.texture import line_spectra
 
 ACCENT, REAL, PALE = "#c8501e", "#333333", "#a8a8a8"
@@ -106,6 +113,54 @@ def grid(images, titles=None, *, columns=8, caption="", path=None):
             if titles is not None and i < len(levels):
                 cell.set_title(str(titles[i]))
         return finish(figure, caption, path)
+
+
+def show_intake(intake, *, most=100, columns=6, caption="", path=None):
+    """What was found in a source (`sources.take_in`), as pictures: the first scan of every class;
+    of every reason for which files were left out the first picture; and what is noticed
+    (`look.examine`) on `most` of the scans, the first of each kind. Unreadable ones are blank."""
+    tiles, noticed = [], {}
+    for label, n in classes(intake).items():
+        scan = next(scan for scan in intake.scans if scan.label == label)
+        words = f"{label}: {n['scans']} scans of {n['patients']} patients"
+        framing = "stretch" if scan.modality == "oct" else "full"
+        tiles.append((partial(read_scan, scan, 128, framing, watch=False), words, REAL))
+    for why in reasons(intake):
+        name = next(name for name, reason in intake.left_out if reason == why)
+        if ending(name) in PICTURES:
+            read = partial(read_image, Path(intake.source) / name)
+            tiles.append((read, f"left out: {why}", ACCENT))
+    for scan in [s for s in intake.scans if s.dataset not in ("simulated", "npz")][:most]:
+        try:
+            found = [(f.kind, f.words) for f in examine(read_picture(scan), scan.modality)]
+        except (ValueError, OSError) as error:
+            found = [("unreadable", str(error).removeprefix(f"{scan.path}: "))]
+        for kind, words in found:
+            noticed.setdefault(kind, (partial(read_picture, scan), words, ACCENT))
+    tiles += noticed.values()
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    with plt.rc_context(STYLE):
+        figure, axes = cell_grid(rows, columns, 0.67 + 0.09 * columns)
+        for cell, tile in itertools.zip_longest(axes.flat, tiles):
+            read, title, colour = tile or (None, "", REAL)
+            show_picture(cell, _thumbnail(read))
+            cell.set_title(textwrap.fill(title, 132 // columns, max_lines=4), fontsize=7,
+                           color=colour)  # fmt: skip
+        return finish(figure, caption, path)
+
+
+def _thumbnail(read):
+    """What `read` gives as (80, 120) or (80, 120, 3) levels; None of nothing or what it cannot."""
+    try:
+        picture = read() if read else None
+    except (ValueError, OSError):
+        return None
+    if picture is None:
+        return None
+    if picture.shape[0] in (1, 3):
+        picture = picture.transpose(1, 2, 0).squeeze()
+    return resize(picture, 80, 120)
 
 
 def gallery(real, synthetic, *, rows=1, columns=8, source="", report=None, caption="", path=None):

@@ -190,6 +190,8 @@ found = {
 listed = {modality: intake.scans for modality, intake in found.items()}
 for intake in found.values():
     print(intake, end="\n\n")
+picture(plots.show_intake(found["oct"], caption="Of every class a scan; what was left out or looks "
+        "odd in a folder of yours is shown beside them, one picture of each kind."))  # fmt: skip
 
 # %% [markdown]
 # ### What is wrong in files
@@ -197,7 +199,9 @@ for intake in found.values():
 # Images collected over years from many machines hold surprises, and a network trains on them
 # without complaint. So here is a folder with the usual ones: three patients with good scans, and
 # files that are empty, cut off, no image at all, a single pixel, of one grey value, a copy under
-# another name; and three that are unusual but fine (16 bits per pixel, transparency, CMYK).
+# another name; and three that are unusual but fine (16 bits per pixel, transparency, CMYK). Others
+# can be read and are no scan, or not only one: a photograph, a negative, an export with its
+# infrared picture beside it, a scan on its side, a mask.
 
 # %%
 import shutil
@@ -229,6 +233,13 @@ Image.fromarray(0 * level).save(here / "black.png")
 Image.fromarray(level.astype(np.uint16) * 16).save(here / "sixteen_bit.png")
 Image.fromarray(level[::-1]).convert("RGBA").save(here / "transparent.png")
 Image.fromarray(level[:, ::-1]).convert("CMYK").save(here / "cmyk.jpeg")
+odd, there = make_eye(9, "DRUSEN", size=256), folder / "DRUSEN/patient2"
+Image.fromarray(odd.dfe).save(there / "odd1.png")
+Image.fromarray(255 - odd.oct).save(there / "odd2.png")
+infrared = np.pad(odd.dfe[..., 1], ((0, 0), (0, 4)))
+Image.fromarray(np.hstack([infrared, odd.oct])).save(there / "odd3.png")
+Image.fromarray(np.rot90(odd.oct).copy()).save(there / "odd4.png")
+Image.fromarray(np.uint8(60 * (level > 90))).save(there / "OS_mask.png")
 for path in sorted(here.iterdir()):
     try:
         image = read_image(path)
@@ -238,6 +249,14 @@ for path in sorted(here.iterdir()):
 
 # %% [markdown]
 # `read_image` gives 8-bit grey or RGB whatever the file was, or an error that names the file.
+# What is *on* a picture is looked at too, and what was found is shown, one of each kind:
+
+# %%
+picture(plots.show_intake(take_in(folder), caption="A folder as one gets it. First a scan of the "
+        "class, then what its name gives away, then what is on the pictures: mended where that is "
+        "safe (a negative, a scan beside its infrared picture), else left out."))  # fmt: skip
+
+# %% [markdown]
 # `prepare`, which does everything from the source to the images, leaves such files out and **says
 # so**: left out silently, a class that is half broken would look like a rare disease.
 

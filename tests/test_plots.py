@@ -5,9 +5,12 @@ import pytest
 import torch
 from matplotlib import pyplot
 from matplotlib.colors import to_hex
+from PIL import Image
 from torchvision.utils import save_image
 
 from helpers import plots
+from helpers.data.simulated.simulate import make_eye
+from helpers.data.sources import take_in
 
 REPORT = {
     "kernel_distance": {
@@ -107,3 +110,20 @@ def test_filmstrip_shows_first_and_last_previews(tmp_path):
     pictures = drawn(figure)
     assert pictures[0].shape == (20, 38)  # two pictures of 16 px with lines of 2 px
     assert pictures[2].max() == pytest.approx(0.9 * 255, abs=1)
+
+
+def test_an_intake_is_shown_one_picture_of_each_kind(tmp_path):
+    eye = make_eye(3, "DRUSEN", size=256)
+    home = tmp_path / "DRUSEN" / "patient1"
+    home.mkdir(parents=True)
+    for name, image in (("a", eye.oct), ("b", 255 - eye.oct), ("c", 255 - eye.oct),
+                        ("d", eye.dfe), ("a_mask", (eye.oct > 99).astype(np.uint8))):  # fmt: skip
+        Image.fromarray(image).save(home / f"{name}.png")
+    (home / "e.png").write_text("no picture")
+    figure = plots.show_intake(take_in(tmp_path), columns=3)
+    titles = [axes.get_title().replace("\n", " ") for axes in figure.axes]
+    told = ("DRUSEN: 5 scans of 1 patients", "left out: a mask beside a scan", "black on white",
+            "photograph", "cannot be read")  # fmt: skip
+    assert len([title for title in titles if title]) == len(told)
+    assert all(any(words in title for title in titles) for words in told)
+    assert len(drawn(figure)) == 4  # of the one that is no picture there is only the title
