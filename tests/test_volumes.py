@@ -43,6 +43,7 @@ def test_every_frame_of_a_volume_is_a_scan_of_one_eye_of_one_person(clinic, tmp_
     assert {scan.patient for scan in frames} == {f"P{k}{p}" for k in (0, 1) for p in range(4)}
     assert {scan.eye for scan in frames} == {"OD", "OS"}
     assert [scan.frame for scan in frames[:FRAMES]] == list(range(FRAMES))
+    assert "device   a TIFF stack (96), unknown, pictures (8)" in str(intake)
     data = taken(clinic, tmp_path)
     assert sum(map(len, (data.train, data.validation, data.test))) == len(intake.scans)
     sides = [set(side.patients) for side in (data.train, data.validation, data.test)]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from helpers.data.scan import BLOCK_PATIENT, Scan, in_source, shown
+from helpers.data.scan import BLOCK_PATIENT, DEVICES, Scan, ending, in_source, shown
 
 SHOWN = 8  # names of one kind in the table; the json has all
 HALF = 0.5  # of the scans under one patient, from which on that is doubted
@@ -98,6 +98,17 @@ def sizes(intake: Intake) -> dict[str, int]:
     return dict(found.most_common())
 
 
+def devices(intake: Intake) -> dict[str, int]:
+    """How many scans come from files of which device; of pictures nobody knows."""
+    names = DEVICES | {".xml": "Heidelberg", ".tif": "a TIFF stack", ".tiff": "a TIFF stack"}
+    found = Counter(
+        names.get(ending(scan.path.rpartition("#")[0]), "DICOM")
+        for scan in intake.scans if scan.dataset == "volume"
+    )  # fmt: skip
+    unknown = len(intake.scans) - found.total()
+    return dict(found.most_common()) | ({"unknown, pictures": unknown} if unknown else {})
+
+
 def doubts_of(scans: list[Scan]) -> list[str]:
     """What looks wrong in a list of scans, as sentences."""
     doubts, known = [], [scan for scan in scans if not BLOCK_PATIENT.search(scan.patient)]
@@ -149,6 +160,8 @@ def table(intake: Intake) -> str:
     ]
     if found := sizes(intake):
         lines += ["", f"  px       {_counted(found)}"]
+    if any(scan.dataset == "volume" for scan in scans):
+        lines.append(f"  device   {_counted(devices(intake))}")
     if sides := Counter(scan.side for scan in scans if scan.side):
         lines.append(f"  split    {_counted(sides)} (as published)")
     if intake.left_out:
@@ -168,6 +181,7 @@ def as_json(intake: Intake) -> str:
         "layout": intake.layout,
         "classes": classes(intake),
         "sizes": sizes(intake),
+        "devices": devices(intake),
         "doubts": [shown(doubt) for doubt in intake.doubts],
         "left_out": [[shown(path), shown(why)] for path, why in intake.left_out],
         "scans": [
