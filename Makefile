@@ -26,14 +26,19 @@ demo: env ## train a GAN on drusen OCT (6 minutes) and judge it; DATA=folder tak
 	MPLBACKEND=Agg OCT_PRESET=demo OCT_RUN=demo \
 		$(if $(DATA),OCT_START="$(START)" OCT_SIZE=256 OCT_CLASSES=all) $(RUN) notebooks/02_train_dcgan.py
 
-test: env ## unit tests, then every notebook under the tiny preset
+WORKERS ?= 2
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadgroup  # one thread each: two that share a core wait
+test: export OMP_NUM_THREADS = 1
+test: env ## unit tests, and every notebook under the tiny preset; WORKERS=4 on four cores
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	rm -rf runs/test
-	OCT_PRESET=tiny OCT_RUNS=runs/test $(RUN) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600
+	OCT_PRESET=tiny OCT_RUNS=runs/test $(RUN) -m pytest $(SIDE_BY_SIDE) \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
+test-fast: export OMP_NUM_THREADS = 1
 test-fast: env ## the unit tests that take no training, no process and no browser (aim: 2 minutes)
-	OCT_PRESET=tiny OCT_RUNS=runs/test-fast $(RUN) -m pytest -m "not slow" tests
+	OCT_PRESET=tiny OCT_RUNS=runs/test-fast $(RUN) -m pytest $(SIDE_BY_SIDE) -m "not slow" tests
 
 notebooks: env ## write each notebook's .ipynb from its .py and run it, figures and all
 	for stem in $(NOTEBOOKS); do \

@@ -242,8 +242,8 @@ PRESET_VALUES = {
     "TrainGan": {
         "tiny": dict(size=64, n_simulated=24, width=8, batch_size=8, steps=12, log_every=16,
                      validate_every=48, validation_images=8, report_images=16),
-        "demo": dict(size=128, classes="NORMAL,DRUSEN", n_simulated=200, hours=0.094,
-                     first_hours=0.006, validate_every=8000, validation_images=100),
+        "demo": dict(size=128, classes="NORMAL,DRUSEN", n_simulated=200, hours=0.09,
+                     first_hours=0.01, validate_every=8000, validation_images=100),
         "colab": dict(data="oct2017", classes="NORMAL,DRUSEN", hours=2.9, first_hours=0.1,
                       log_every=4000, validate_every=80_000),
         "kaggle": dict(data="oct2017", classes="NORMAL,DRUSEN", hours=10.2, first_hours=0.3,

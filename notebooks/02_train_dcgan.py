@@ -159,7 +159,7 @@ plots.compact(figure)
 # %% [markdown]
 # **First failure: retinas without the disease.** The way everybody begins: a DCGAN (Radford, Metz &
 # Chintala, ICLR 2016), whole scans, one class; here with the recipe that served it best in this
-# suite, since as published it would need many times the minute that the demo gives it. It learns a
+# suite, since as published it would need many times what the demo gives it. It learns a
 # bright band and the layers about it. More time helps less than one hopes: after 15 minutes on real
 # scans drusen are still few, low and soft (results/generators.md). The number beside the pictures
 # is what the suite's *ruler* (notebook 05) counts under the RPE; real scans are read at the DCGAN's
