@@ -2,6 +2,7 @@
 
 python -m helpers.generate RUN --n 1000 --out DIR --seed 0
 python -m helpers.generate RUN --n 1000 --out DIR --size 512 --shape same
+python -m helpers.generate RUN --n 200 --out DIR --class DRUSEN --dial drusen=6 --dial highest=3
 python -m helpers.generate RUN --from-dfe PHOTOGRAPHS --out DIR
 """
 
@@ -11,15 +12,22 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from helpers.data.marks import describe_png, write_png
 from helpers.data.pixels import to_levels
 from helpers.data.scan import folder_name
-from helpers.data.shape import Shapes
+from helpers.data.shape import DIALLED, DIALS, Shapes
 from helpers.gan import dcgan, residual, stylegan
-from helpers.gan.sampling import SHAPE_CHOICES, classes_of, sample_batches, whole_size
+from helpers.gan.sampling import (
+    SHAPE_CHOICES,
+    classes_of,
+    has_dials,
+    sample_batches,
+    whole_size,
+)
 from helpers.gan.start import generator_file
 from helpers.training.network_file import file_hash, read_network
 from helpers.training.precision import has_bf16
@@ -63,7 +71,7 @@ def load_generator(path, device="cpu"):
 
 def export(
     generator, folder, n, seed=0, class_name=None, weights_hash=None, *, exact=False, progress=True,
-    size=0, shape="drawn",
+    size=0, shape="drawn", dials=None,
 ):  # fmt: skip
     """Write n labelled PNGs, folder/CLASS/000000.png and on, and folder/images.csv.
 
@@ -71,7 +79,8 @@ def export(
     synthetic, with which weights and which seed it was made. images.csv has file, class, seed,
     index, weights_sha256, size. A generator of several classes writes n of each, from the same
     noise, unless class_name chooses one; one of a single class is labelled class_name. class_name
-    and weights_hash default to what load_generator found; size and shape as in sample_batches.
+    and weights_hash default to what load_generator found; size, shape and dials as in
+    sample_batches. Of a generator with dials images.csv has what each scan was asked for besides.
     Unless `exact`, it may be drawn in bf16 (sample_batches); the text chunk Precision says so.
     Returns the paths. A folder that holds the set of these weights, seed and number is written
     again; one that holds anything else raises FileExistsError.
@@ -79,13 +88,20 @@ def export(
     folder = Path(folder)
     classes = [class_name] if class_name else classes_of(generator)
     weights_hash = weights_hash or generator.weights_hash
-    how = dict(exact=exact, size=whole_size(generator, size), shape=shape)
+    how = dict(exact=exact, size=whole_size(generator, size), shape=shape, dials=dials)
     side = generator.size if shape == "aligned" else how["size"]
+    head = ["file", "class", "seed", "index", "weights_sha256", "size"]
     rows = [(f"{folder_name(c)}/{i:06d}.png", c, seed, i, weights_hash, side)
             for c in classes for i in range(n)]  # fmt: skip
+    if has_dials(generator):
+        head += DIALS
+        asked = [generator.shapes.draw(n, c if generator.classes else None, seed, dials)
+                 for c in classes]  # fmt: skip
+        asked = np.concatenate(asked)[:, DIALLED]
+        rows = [(*row, *(f"{value:.3g}" for value in those)) for row, those in zip(rows, asked)]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["file", "class", "seed", "index", "weights_sha256", "size"])
+    writer.writerow(head)
     writer.writerows(rows)
     # the list gets its final name when every image is there
     listing, unfinished = folder / "images.csv", folder / "images.csv.part"
@@ -122,6 +138,14 @@ def export(
     return paths
 
 
+def _dial(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise ValueError(f"--dial {text}: give NAME=NUMBER, of {', '.join(DIALS)}") from None
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m helpers.generate", description=__doc__)
     parser.add_argument("run", help="a run's folder, or a generator.safetensors")
@@ -133,6 +157,9 @@ def main(arguments=None):
                         "aligned crops (256, or as wide as the crop)")  # fmt: skip
     parser.add_argument("--shape", default="drawn", choices=SHAPE_CHOICES,
                         help="a new one each, one for all, or the aligned crops")  # fmt: skip
+    parser.add_argument("--dial", action="append", default=[], metavar="NAME=VALUE",
+                        help="drusen=N a scan, highest=% of the scan's height, area=% of the scan, "
+                        "each within what the class has")  # fmt: skip
     parser.add_argument("--exact", action="store_true", help="in float32 also where bf16 is faster")
     parser.add_argument("--from-dfe", help="photographs to translate: a folder or a manifest.csv")
     options = parser.parse_args(arguments)
@@ -140,6 +167,7 @@ def main(arguments=None):
     try:
         if options.from_dfe and options.exact:
             raise ValueError("--exact: photographs are translated in float32 anyway; leave it out.")
+        dials = dict(map(_dial, options.dial))
         generator = load_generator(options.run, device)
         if options.from_dfe:
             paths = translate_folder(generator, options.from_dfe, options.out, name=options.run)
@@ -147,7 +175,8 @@ def main(arguments=None):
             if not hasattr(generator, "z_dim"):
                 raise ValueError(f"{options.run}: translates photographs; give --from-dfe DIR.")
             paths = export(generator, options.out, options.n, options.seed, options.class_,
-                           exact=options.exact, size=options.size, shape=options.shape)  # fmt: skip
+                           exact=options.exact, size=options.size, shape=options.shape,
+                           dials=dials)  # fmt: skip
     except (OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     print(f"{len(paths)} images and images.csv in {options.out}")

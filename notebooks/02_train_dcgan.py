@@ -247,13 +247,21 @@ figure and plots.compact(figure)
 #    black and white set to fixed values. What was changed is kept as a row of numbers: the shape.
 #    A scan whose RPE cannot be found is left out, and counted.
 # 2. **Draw**: the GAN learns crops. What the device adds, noise and grain and the light from the
-#    depth, is told to both networks as three numbers, the *look*, so that no device is dropped.
+#    depth, is told to both networks as three numbers, the *look*, so that no device is dropped. And
+#    a class says that there are drusen, not how many: what the *ruler* (notebook 05) reads off each
+#    training scan, drusen, the highest, their area, is told as three more, the **dials**. A missing
+#    druse is then seen at once, and the generator can be asked for more or fewer.
 # 3. **Place back**: a shape is drawn (of the same class), the crop is bent, scaled and lit by it,
 #    and vitreous and choroid are continued with that device's speckle.
 
 # %%
 from helpers.data import shape
+from helpers.gan.dials import RULED, with_dials
 
+if settings.framing == "aligned" and settings.dials:
+    ruled = scans(which, RULED, sides=("train", "validation"))
+    learned.train.shapes = with_dials(learned.train, ruled.train)
+    learned.validation.shapes = with_dials(learned.validation, ruled.validation)
 if settings.framing == "aligned":
     some = np.flatnonzero(mine(learned.train))
     some = some[np.linspace(0, len(some) - 1, 8).astype(int)]
@@ -586,7 +594,7 @@ told = {}
 if settings.conditional or method.looks:
     told = {"labels": labels, "index": balanced_index(labels)}  # every class as often as the others
 if method.looks:
-    told["looks"] = shape.look(learned.train.shapes)
+    told["looks"] = shape.look(learned.train.shapes)[:, : method.looks]
 shuffled = partial(batches, learned.train.images, settings.batch_size, seed=settings.seed, **told)
 launch(train, method, shuffled, run, settings, processes=settings.processes)
 if os.environ.get("RANK", "0") != "0":
@@ -626,6 +634,38 @@ figure = plots.grid(
     f"{', '.join(classes_of(generator))}. A column has one noise.",
 )
 plots.compact(figure)
+
+# %% [markdown]
+# **Ask for drusen.** The same eyes, asked for few drusen and for many; the range is what the
+# training scans have. Does the generator obey? The ruler reads scans that were drawn with dials as
+# the patients have them: the correlation of what was asked for and what is read is 1 if it does.
+# (The ruler labelled the training scans too, so an error of its own is learned and not seen here.)
+
+# %%
+from helpers.data.pixels import to_levels
+from helpers.gan.sampling import has_dials
+
+figure = None
+if has_dials(generator) and settings.conditional:
+    bank, judged = generator.shapes, full.class_
+    count = bank.of(judged)[:, shape.AT["drusen"]]
+    wanted = [float(np.quantile(count, share)) for share in (0.05, 0.5, 0.95)]
+    rows = [sample(generator, 8, settings.seed, class_name=judged, dials={"drusen": value})
+            for value in wanted]  # fmt: skip
+    numbers = ", ".join(f"{value:.1f}" for value in wanted)
+    figure = plots.grid(
+        torch.cat(rows), caption=f"Synthetic: one noise, asked for {numbers} drusen a scan."
+    )
+    asked = bank.draw(len(synthetic), judged, settings.seed)[:, shape.DIALLED]
+    read = layers.flat_without_drusen(layers.measure(to_levels(synthetic)))
+    for name, values, key in zip(
+        shape.DIALS, asked.T, ("drusen_count", "drusen_height", "drusen_area")
+    ):
+        known = np.isfinite(read[key])
+        together = np.corrcoef(values[known], read[key][known])[0, 1] if known.sum() > 2 else np.nan
+        print(f"{name:8} asked for {values.mean():.2f}, read {np.nanmean(read[key]):.2f}, "
+              f"correlation {together:.2f}")  # fmt: skip
+figure and plots.compact(figure)
 
 # %%
 from helpers.evaluate.report import complete
@@ -717,7 +757,7 @@ def logits_of(images, looks=None, most=256):
 
 
 def shown(side):
-    looks = shape.look(side.shapes[mine(side)]) if method.looks else None
+    looks = shape.look(side.shapes[mine(side)])[:, : method.looks] if method.looks else None
     return side.images[mine(side)], looks
 
 
@@ -726,7 +766,8 @@ judged = full.class_ if settings.conditional else None
 crops, looks = synthetic, None
 if bank is not None:  # the crops of the synthetic scans, and what they were told to look like
     crops = sample(generator, 256, seed=settings.seed, shape="aligned")
-    looks = shape.look(generator.shapes.draw(256, judged, settings.seed)) if method.looks else None
+    asked = generator.shapes.draw(256, judged, settings.seed)
+    looks = shape.look(asked)[:, : method.looks] if method.looks else None
 sets = {"training": shown(learned.train), "validation": shown(learned.validation)}
 scores = {name: logits_of(*side) for name, side in {**sets, "synthetic": (crops, looks)}.items()}
 middle = {name: float(values.mean()) for name, values in scores.items()}

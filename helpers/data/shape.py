@@ -22,7 +22,7 @@ from scipy import fft, ndimage, stats
 from helpers.data.bscan import find_rpe
 from helpers.data.pixels import resize
 
-VERSION = 2  # of what align makes of a scan; a new one makes new caches
+VERSION = 3  # of what align makes of a scan; a new one makes new caches
 ABOVE, BELOW = 1.75, 0.75  # thicknesses of the retina that a crop keeps, above and below the RPE
 BLACK, WHITE = 40, 235  # grey levels of a crop that the scan's black and white are set to
 DARK, BRIGHT = 10, 99.5  # percentiles of a crop that are its black and its white
@@ -54,9 +54,14 @@ TAKEN = (
     *(f"detail {k}" for k in range(LAGS**2)),
     *(f"detail at {k}" for k in range(LEVELS)),
 )  # fmt: skip
-FIELDS = SMOOTH + TAKEN
+# the disease as the ruler reads it, drawn smoothly too: drusen per scan, the highest one (% of the
+# scan's height), their area (% of the scan); 0 where nobody has read them (``gan.dials``)
+DIALS = ("drusen", "highest", "area")
+FIELDS = SMOOTH + TAKEN + DIALS
 LOOK = ("noise", "grain", "deep")  # told to the networks: what a device and a cornea decide
 AT = {name: k for k, name in enumerate(FIELDS)}
+DIALLED = [AT[name] for name in DIALS]
+DRAWN = [AT[name] for name in SMOOTH + DIALS]
 SIZE = [AT["height"], AT["width"]]
 CURVE = [AT[name] for name in ("place", "tilt", "bow", "skew")]
 
@@ -204,11 +209,15 @@ def _likeness(field, mask) -> np.ndarray:
 
 
 def look(shapes) -> np.ndarray:
-    """What the networks are told of each scan, float32 (N, len(LOOK)), about N(0, 1): how noisy the
-    crop is, how many of the scan's rows lie in one of its, how much light comes from the depth."""
+    """What the networks are told of each scan, float32 (N, len(LOOK + DIALS)), about N(0, 1): how
+    noisy the crop is, how many of the scan's rows lie in one of its, how much light comes from the
+    depth; then its dials. A generator of before they were there takes the first three."""
     shapes = np.asarray(shapes, np.float32)
     noise = 2 * np.log(shapes[:, AT["noise"]].clip(0.5)) - 4
-    return np.stack([noise, shapes[:, AT["grain"]] * 2, shapes[:, AT["deep"]] / 25 - 3], 1)
+    drusen, highest, area = shapes[:, DIALLED].clip(0).T
+    dials = (drusen - 1) / 1.5, (highest - 1.2) / 1.6, (np.sqrt(area) - 0.3) / 0.3
+    return np.stack([noise, shapes[:, AT["grain"]] * 2, shapes[:, AT["deep"]] / 25 - 3,
+                     *(dial.clip(-1, 4) for dial in dials)], 1)  # fmt: skip
 
 
 def place_back(crops, shapes, size: int, seed=0, first=0) -> np.ndarray:
@@ -316,7 +325,9 @@ class Shapes:
     """
 
     def __init__(self, values, labels):
-        self.values, self.labels = np.asarray(values, np.float32), np.asarray(labels)
+        values = np.asarray(values, np.float32)
+        missing = len(FIELDS) - values.shape[1]  # of generators from before there were dials
+        self.values, self.labels = np.pad(values, ((0, 0), (0, missing))), np.asarray(labels)
         if len(self.values) < 3:
             raise ValueError(f"{len(self.values)} scan(s): a model of shapes needs three.")
         for name in dict.fromkeys(self.labels.tolist()):
@@ -330,10 +341,16 @@ class Shapes:
         own = self.values if label is None else self.values[self.labels == label]
         return self.values if len(own) < 3 else own
 
-    def draw(self, count: int, label=None, seed=0) -> np.ndarray:
-        """``count`` new shapes, (count, len(FIELDS)), of one class; row i depends on seed and i."""
+    def draw(self, count: int, label=None, seed=0, dials=None) -> np.ndarray:
+        """``count`` new shapes, (count, len(FIELDS)), of one class; row i depends on seed and i.
+
+        ``dials``: {name of DIALS: value}, asked for: the others are drawn as they go with it, from
+        scans that are near it. Raises ValueError, with the range there is, for a value outside.
+        """
         own = self.of(label)
-        smooth = own[:, : len(SMOOTH)].astype(np.float64)
+        if dials:
+            own = self._near(own, label, dials)
+        smooth = own[:, DRAWN].astype(np.float64)
         spread = smooth.std(0) + 1e-6
         near = min(len(own), max(LEAST_NEAR, round(NEAR * len(own))))
         drawn = np.empty((count, len(FIELDS)), np.float32)
@@ -353,16 +370,33 @@ class Shapes:
             alike = np.flatnonzero((own[:, SIZE] == own[one, SIZE]).all(1))
             away = (((smooth[alike] - new) / spread) ** 2).sum(1)
             drawn[i] = own[alike[np.argsort(away)[:DEVICES]]].mean(0)
-            drawn[i, : len(SMOOTH)] = new
+            drawn[i, DRAWN] = new
+        drawn[:, DIALLED] = drawn[:, DIALLED].clip(0)
+        for name, value in (dials or {}).items():
+            drawn[:, AT[name]] = value
         return drawn
+
+    def _near(self, own, label, dials) -> np.ndarray:
+        """Of the scans of a class those whose dials are nearest to what is asked for."""
+        away = np.zeros(len(own))
+        for name, value in dials.items():
+            if name not in DIALS:
+                raise ValueError(f"dial {name}: there are {', '.join(DIALS)}")
+            known = own[:, AT[name]]
+            low, high = float(known.min()), float(known.max())
+            if not low <= value <= high:
+                raise ValueError(f"dial {name}={value:g}: scans of {label or 'this class'} have "
+                                 f"{low:.3g} to {high:.3g}")  # fmt: skip
+            away += ((known - value) / (known.std() + 1e-6)) ** 2
+        return own[np.argsort(away, kind="stable")[: max(LEAST_NEAR, len(own) // 4)]]
 
     def mean(self, label=None) -> np.ndarray:
         """The average shape of a class, with the speckle of the scan that is most like it."""
         own = self.of(label)
-        smooth = own[:, : len(SMOOTH)]
+        smooth = own[:, DRAWN]
         spread = smooth.std(0) + 1e-6
         typical = own[np.argmin((((smooth - smooth.mean(0)) / spread) ** 2).sum(1))].copy()
-        typical[: len(SMOOTH)] = smooth.mean(0)
+        typical[DRAWN] = smooth.mean(0)
         return typical
 
 

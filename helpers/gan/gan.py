@@ -37,7 +37,8 @@ def build(settings, classes=()):
     if aligned:
         arguments["rows"] = shape.crop_rows(s.size)
     if s.model in ("residual", "stylegan"):
-        arguments |= {"classes": len(classes), "looks": len(shape.LOOK) if aligned else 0}
+        looks = len(shape.LOOK) + len(shape.DIALS) * s.dials if aligned else 0
+        arguments |= {"classes": len(classes), "looks": looks}
         discriminator = residual.Discriminator(height=aligned, **arguments)
         arguments |= {"latent": s.z_dim}
         arguments |= {"layers": s.blocks} if s.model == "stylegan" else {"blocks": s.blocks}
@@ -258,7 +259,7 @@ class GAN:
         parts = [noise.split(64)]
         if self.looks:
             shapes = self._draw_shapes(labels)
-            looks = torch.from_numpy(shape.look(shapes))
+            looks = torch.from_numpy(shape.look(shapes)[:, : self.looks])
             parts += [labels.split(64), looks.split(64)]
         elif self.conditional:
             parts.append(labels.split(64))

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from helpers.data.pixels import to_float
-from helpers.data.shape import look, place_back
+from helpers.data.shape import DIALLED, DIALS, LOOK, look, place_back
 from helpers.training.precision import in_bf16
 
 SHAPE_CHOICES = ("drawn", "same", "aligned")
@@ -44,8 +44,13 @@ def whole_size(generator, size=0) -> int:
     return size or max(256, generator.size)
 
 
+def has_dials(generator) -> bool:
+    """Whether a generator can be asked for so many drusen."""
+    return getattr(generator, "looks", 0) == len(LOOK) + len(DIALS)
+
+
 def sample_batches(generator, n, seed=0, batch=64, class_name=None, exact=True, *, size=0,
-                   shape="drawn"):  # fmt: skip
+                   shape="drawn", dials=None):  # fmt: skip
     """Images (up to `batch`, C, S, S), float in [-1, 1] on the CPU, batch by batch, n in all.
 
     exact=False is faster, and rounds by less than a grey level on average, where the machine has
@@ -54,7 +59,8 @@ def sample_batches(generator, n, seed=0, batch=64, class_name=None, exact=True, 
     by in training. ValueError naming its classes if it knows no such class.
     Of a generator of aligned crops: size, px of the whole scans; shape, where each has its retina
     and how its device draws: "drawn" a new one each, "same" one for all, so that tissue compares,
-    "aligned" none, the crops themselves, (B, 1, rows, columns).
+    "aligned" none, the crops themselves, (B, 1, rows, columns); dials, {name of shape.DIALS:
+    value}, the drusen that are asked for, each within what scans of the class have.
     """
     label, shapes = None, getattr(generator, "shapes", None)
     if getattr(generator, "classes", 0):
@@ -66,15 +72,21 @@ def sample_batches(generator, n, seed=0, batch=64, class_name=None, exact=True, 
     if shape not in SHAPE_CHOICES:
         raise ValueError(f"shape={shape!r}: choose one of {', '.join(SHAPE_CHOICES)}")
     size = whole_size(generator, size)
+    if dials and not has_dials(generator):
+        raise ValueError(f"dial {next(iter(dials))}: this generator was trained without dials "
+                         "(OCT_DIALS=1, OCT_FRAMING=aligned)")  # fmt: skip
     parts = draw_noise(n, generator.z_dim, seed, batch)
     if shapes is None:
         if shape != "drawn":
             raise ValueError(f"shape={shape}: this generator draws whole scans, whose shape is its "
                              "own")  # fmt: skip
         return (_render(generator, noise, label, None, exact) for noise in parts)
-    drawn = shapes.draw(n, None if label is None else class_name, seed=seed)
+    name = None if label is None else class_name
+    drawn = shapes.draw(n, name, seed, dials)
     if shape == "same":
-        drawn = np.repeat(shapes.mean(None if label is None else class_name)[None], n, 0)
+        dialled = drawn[:, DIALLED]
+        drawn = np.repeat(shapes.mean(name)[None], n, 0)
+        drawn[:, DIALLED] = dialled
     return _placed(generator, parts, label, drawn, exact, size, seed, shape == "aligned")
 
 
@@ -96,7 +108,8 @@ def _render(generator, noise, label, shapes, exact):
     noise = noise.to(next(generator.parameters()).device)
     told = () if label is None else (noise.new_full((len(noise),), label).long(),)
     if getattr(generator, "looks", 0):
-        told = (told or (None,)) + (torch.from_numpy(look(shapes)).to(noise.device),)
+        looks = torch.from_numpy(look(shapes)[:, : generator.looks])
+        told = (told or (None,)) + (looks.to(noise.device),)
     with in_bf16(noise.device, not exact):
         return generator(noise, *told).float().clamp(-1, 1).cpu()
 

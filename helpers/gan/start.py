@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from helpers.training.checkpoint import load_best, load_latest
 from helpers.training.network_file import read_network
@@ -10,6 +11,7 @@ from helpers.training.network_file import read_network
 ARGUMENTS = {"latent": "z_dim", "layers": "blocks"}  # of a network: the settings they come from
 FOLLOW = ("classes", "rows", "looks")  # arguments that follow from other settings and the data
 CONDITIONS = ("embedding.weight", "mapping.embedding.weight")  # one row for each class
+LOOKS = ("strengths.weight", "louder.weight", "look.weight", "mapping.look.weight")  # and columns
 
 SHIPPED = Path(__file__).with_name("weights")  # NAME.safetensors, asked for by NAME
 
@@ -60,6 +62,9 @@ def start_from(method, source) -> str:
         for key in CONDITIONS:
             if key in own and key in state:
                 state[key] = _matched(state[key], known, wanted)
+        for key in LOOKS:  # what it was not told of begins without an effect
+            if key in own and key in state and own[key].shape[1] > state[key].shape[1]:
+                state[key] = F.pad(state[key], (0, own[key].shape[1] - state[key].shape[1]))
         fits = {key for key in own if key in state and own[key].shape == state[key].shape}
         if key := min({*own, *state} - fits, default=None):
             raise ValueError(

@@ -13,6 +13,7 @@ from helpers.data.batches import balanced_index, batches
 from helpers.data.prepare import prepare
 from helpers.data.sources import take_in
 from helpers.gan import gan
+from helpers.gan.dials import RULED, with_dials
 from helpers.gan.start import start_from
 from helpers.training.loop import train
 from helpers.training.runs import Run, open_run
@@ -62,6 +63,10 @@ def build_training(settings, features, progress=True):
     classes, labels = np.unique(learned.train.labels, return_inverse=True)
     shapes = None
     if s.framing == "aligned":
+        if s.dials and s.model != "dcgan":
+            scans = prepare(s.data, class_=which, size=RULED, framing="stretch", sides=("train",),
+                            **about)  # fmt: skip
+            learned.train.shapes = with_dials(learned.train, scans.train)
         shapes = shape.Shapes(learned.train.shapes, learned.train.labels)
     torch.manual_seed(s.seed)
     names = tuple(map(str, classes)) if s.conditional else ()
@@ -73,7 +78,7 @@ def build_training(settings, features, progress=True):
     if s.conditional or method.looks:
         told = {"labels": labels, "index": balanced_index(labels)}
     if method.looks:
-        told["looks"] = shape.look(learned.train.shapes)
+        told["looks"] = shape.look(learned.train.shapes)[:, : method.looks]
     draw = partial(batches, learned.train.images, s.batch_size, seed=s.seed, **told)
     return method, draw, whole, learned
 

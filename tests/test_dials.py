@@ -1,0 +1,172 @@
+"""Dials of the disease: read off training scans, told to the networks, asked of a generator."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import config
+from helpers.data import shape
+from helpers.data.pixels import to_levels
+from helpers.data.prepare import prepare
+from helpers.gan import gan
+from helpers.gan.dials import RULED, read_dials, with_dials
+from helpers.gan.recipes import with_recipe
+from helpers.gan.sampling import has_dials, sample
+from helpers.gan.start import start_from
+from helpers.generate import export, load_generator, main
+from helpers.measures.layers import measure
+from helpers.training.network_file import write_network
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+DIALS = dict(zip(shape.DIALS, (2.0, 2.5, 0.3)))
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory):
+    about = dict(class_="all", n_simulated=8, cache=tmp_path_factory.mktemp("c"), progress=False)
+    crops = prepare("simulated", size=64, framing="aligned", **about).train
+    return crops, prepare("simulated", size=RULED, **about).train
+
+
+@pytest.fixture(scope="module")
+def bank(sides):
+    crops, whole = sides
+    return shape.Shapes(with_dials(crops, whole), crops.labels)
+
+
+def generator_file(folder, dials=True, seed=0):
+    """An untrained generator of two classes with a bank of shapes that differ in their dials."""
+    torch.manual_seed(seed)
+    s = with_recipe(config.TrainGan(size=64, width=4, z_dim=8, dials=dials))
+    generator, _, about = gan.build(s, ("DRUSEN", "NORMAL"))
+    rng = np.random.default_rng(seed)
+    values = np.abs(rng.normal(1, 0.1, (80, len(shape.FIELDS)))).astype(np.float32)
+    values[:, shape.AT["height"]] = values[:, shape.AT["width"]] = 64
+    values[:, shape.AT["place"]], values[:, shape.AT["thickness"]] = 0.7, 0.3
+    values[:, shape.AT["white"]] = 200
+    values[:, shape.DIALLED] = rng.uniform(0, 4, (80, 3))
+    values[40:, shape.DIALLED] = 0  # NORMAL
+    state = generator.state_dict() | {"shapes": torch.from_numpy(values),
+                                      "shape_labels": torch.arange(80) // 40}  # fmt: skip
+    path = folder / f"generator{int(dials)}.safetensors"
+    write_network(path, state, about | {"class": "DRUSEN"})
+    return path
+
+
+def test_dials_are_what_the_ruler_reads_and_of_the_right_scan(sides, bank):
+    crops, whole = sides
+    number = 3
+    (same,) = [k for k, s in enumerate(whole.scans) if s.path == crops.scans[number].path]
+    values = measure(whole.images[same : same + 1])
+    told = bank.values[number, shape.DIALLED]
+    assert told[0] == values["drusen_count"][0]
+    assert told[2] == pytest.approx(values["drusen_area"][0], rel=1e-5)
+    mean = {k: bank.of(k)[:, shape.AT["drusen"]].mean() for k in ("NORMAL", "DRUSEN")}
+    assert mean["DRUSEN"] > 1 > mean["NORMAL"]
+
+
+def test_a_scan_that_cannot_be_read_has_its_classes_mean(sides):
+    crops, whole = sides
+    images = np.array(whole.images)
+    lost = int(np.flatnonzero(whole.labels == "DRUSEN")[0])
+    images[lost] = 0
+    assert np.isnan(read_dials(images[lost : lost + 1])).all()
+    damaged = type(whole)(images, whole.scans)
+    shapes = with_dials(crops, damaged)[:, shape.DIALLED]
+    own = np.array([s.label == "DRUSEN" and s.path != whole.scans[lost].path for s in crops.scans])
+    (at,) = [k for k, s in enumerate(crops.scans) if s.path == whole.scans[lost].path]
+    np.testing.assert_allclose(shapes[at], shapes[own].mean(0), rtol=1e-5)
+
+
+def test_drawn_dials_are_like_those_of_the_scans_and_follow_what_is_asked(bank):
+    own = bank.of("DRUSEN")[:, shape.DIALLED]
+    drawn = bank.draw(200, "DRUSEN", seed=1)[:, shape.DIALLED]
+    assert drawn.min() >= 0
+    assert np.abs(drawn.mean(0) - own.mean(0)).max() < 0.5 * own.std(0).max()
+    values = np.repeat(bank.values[:1], 100, 0)
+    values[:, shape.AT["drusen"]] = np.arange(100) / 20
+    values[:, shape.AT["area"]] = np.arange(100) / 100 + np.random.default_rng(0).normal(
+        0, 0.1, 100
+    )
+    asked = shape.Shapes(values, ["DRUSEN"] * 100)
+    few, many = (asked.draw(60, "DRUSEN", 1, {"drusen": v})[:, shape.DIALLED] for v in (0.5, 4.5))
+    assert np.all(few[:, 0] == 0.5) and np.all(many[:, 0] == 4.5)
+    assert few[:, 2].mean() < 0.35 < 0.65 < many[:, 2].mean()  # with more drusen goes more area
+
+
+def test_networks_are_told_the_dials(tmp_path):
+    generator = load_generator(generator_file(tmp_path))
+    assert has_dials(generator) and generator.looks == len(shape.LOOK) + len(shape.DIALS)
+    with torch.no_grad():  # an untrained one shows little of it
+        generator.louder.weight[:, 3:] = 2
+    one = sample(generator, 4, class_name="DRUSEN", dials=DIALS, shape="aligned")
+    other = sample(generator, 4, class_name="DRUSEN", dials={"drusen": 3.5}, shape="aligned")
+    assert (one - other).abs().mean() > 0.01
+    again = sample(generator, 4, class_name="DRUSEN", dials=DIALS, shape="aligned")
+    torch.testing.assert_close(one, again)
+
+
+def test_a_generator_from_before_there_were_dials_draws_as_it_did(tmp_path):
+    path = generator_file(tmp_path, dials=False)
+    generator = load_generator(path)
+    plain = sample(generator, 3, class_name="DRUSEN")
+    generator.shapes = shape.Shapes(generator.shapes.values[:, : -len(shape.DIALS)],
+                                    generator.shapes.labels)  # fmt: skip
+    assert generator.shapes.values.shape[1] == len(shape.FIELDS) and not has_dials(generator)
+    assert sample(generator, 3, class_name="DRUSEN").shape == plain.shape
+    with pytest.raises(ValueError, match="drusen.*trained without dials"):
+        sample(generator, 3, class_name="DRUSEN", dials={"drusen": 1})
+
+
+@pytest.mark.parametrize(("dials", "why"), [
+    ({"drusen": 40}, r"drusen=40.*DRUSEN have .* to "), ({"fluid": 1}, "fluid: there are drusen"),
+])  # fmt: skip
+def test_what_no_scan_has_is_refused(tmp_path, dials, why):
+    with pytest.raises(ValueError, match=why):
+        sample(load_generator(generator_file(tmp_path)), 2, class_name="DRUSEN", dials=dials)
+
+
+def test_a_labelled_data_set_knows_its_dials(tmp_path):
+    path = generator_file(tmp_path)
+    export(load_generator(path), tmp_path / "out", 3, class_name="DRUSEN", dials={"drusen": 2.0},
+           progress=False)  # fmt: skip
+    with (tmp_path / "out" / "images.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["drusen"] for row in rows] == ["2"] * 3
+    assert all(float(row["area"]) >= 0 for row in rows)
+
+
+def test_the_command_takes_dials_and_refuses_nonsense(tmp_path, capsys):
+    path = str(generator_file(tmp_path))
+    asked = [path, "--n=1", "--class=DRUSEN"]
+    main([*asked, f"--out={tmp_path / 'a'}", "--dial", "drusen=1.5", "--dial", "highest=2"])
+    assert "1.5" in (tmp_path / "a" / "images.csv").read_text()
+    for dial in ("drusen", "drusen=many"):
+        with pytest.raises(SystemExit):
+            main([*asked, f"--out={tmp_path / 'b'}", "--dial", dial])
+        assert "NAME=NUMBER" in capsys.readouterr().err
+
+
+def test_a_training_with_dials_begins_from_weights_without(tmp_path, sides):
+    crops, whole = sides
+    s = with_recipe(config.TrainGan(size=256, validation_images=2, batch_size=2))
+    bank = shape.Shapes(with_dials(crops, whole), crops.labels)
+    method = gan.GAN(s, whole.images[:4], lambda images: np.zeros((len(images), 4), np.float32),
+                     ("DRUSEN", "NORMAL"), labels=np.full(4, "DRUSEN"), shapes=bank)  # fmt: skip
+    assert "simulated" in start_from(method, "simulated")
+    generator = method.networks["generator"]
+    with torch.no_grad():
+        assert not generator.louder.weight[:, len(shape.LOOK) :].any()
+        z = torch.randn(1, generator.z_dim)
+        label = torch.zeros(1, dtype=torch.long)
+        looks = torch.zeros(2, method.looks)
+        looks[1, len(shape.LOOK) :] = 2.0  # of no effect before it is learned
+        one, other = (generator(z, label, look[None]) for look in looks)
+    torch.testing.assert_close(one, other)
+
+
+def test_to_levels_of_what_is_drawn_can_be_read(tmp_path):
+    drawn = sample(load_generator(generator_file(tmp_path)), 2, class_name="NORMAL")
+    assert read_dials(to_levels(drawn)).shape == (2, 3)
