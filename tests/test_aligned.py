@@ -26,7 +26,7 @@ from helpers.data import shape
 from helpers.evaluate.sides import read_sides
 from helpers.gan import dcgan, residual, sampling, stylegan
 from helpers.gan.gan import DOUBLES_ALIGNED, GAN, HELD, PROBE, SHAPES_KEPT
-from helpers.gan.sampling import draw_noise, sample
+from helpers.gan.sampling import draw_noise, has_dials, sample
 from helpers.gan.start import start_from
 from helpers.gan.styles import directions
 from helpers.gan.styles.explorer import Explorer
@@ -438,7 +438,7 @@ def settings_for(folder, tmp_path, **changes):
 def test_a_gan_is_trained_from_its_settings_alone(folder, tmp_path, capsys):
     run = train_gan(settings_for(folder, tmp_path), Thumbnails(), progress=False)
     generator = load_generator(run.folder)
-    assert generator.metadata["classes"] == list(CLASSES) and generator.looks == 3
+    assert generator.metadata["classes"] == list(CLASSES) and has_dials(generator)
     assert generator.metadata["framing"] == "aligned"
     assert sample(generator, 1).shape == (1, 1, 256, 256)
     assert {"score", "kernel_distance"} < set(run.metrics()[-1])
@@ -491,7 +491,7 @@ def test_a_start_is_that_of_a_run_whose_classes_come_in_another_order(run, tmp_p
     start_from(method, run.folder)
     made, network = load_generator(run.folder), method.networks["generator"].eval()
     (z,) = draw_noise(2, made.z_dim, 1)
-    looks = torch.zeros(2, 3)
+    looks = torch.zeros(2, made.looks)
     with torch.no_grad():
         for place, name in enumerate(CLASSES):
             expected = made(z, torch.full((2,), place), looks)
