@@ -249,48 +249,65 @@ def content_hashes(
     remembered = _remembered(known)
     new, now = {}, time.time()
 
-    def digest(scan: Scan) -> tuple[str, str]:
+    def read(scan: Scan, name="", state="") -> tuple[str, str]:
+        """The hash of a scan's content, or why there is none."""
         if scan.dataset == "npz":
             return hashlib.sha256(np.ascontiguousarray(packed_image(scan.path))).hexdigest(), ""
-        path, _, number = (
-            scan.path.rpartition("#") if scan.dataset == "volume" else (scan.path, "", "")
-        )
         try:
-            if number:  # of a volume: its file is read once
+            if scan.dataset == "volume":  # its file is read once
+                path, _, number = scan.path.rpartition("#")
                 return _hash(f"{_file_hash(Path(path))}#{number}"), ""
-            if scan.dataset == "simulated":
-                return _hash(scan.path), ""
-            about = os.stat(path)
-            if not stat.S_ISREG(about.st_mode):
-                return _hash(scan.path), ""
-            name, state = _hash(path)[:24], f"{about.st_size} {about.st_mtime_ns}"
-            was = remembered.get(name, ("", "", False))
-            if was[0] != state:
-                content = Path(path).read_bytes()
-                was = (state, hashlib.sha256(content).hexdigest(), is_marked(content))
-                if now - about.st_mtime > 5:  # what is written just now may change once more
-                    new[name] = was
+            content = Path(scan.path).read_bytes()
         except FileNotFoundError:
             return _hash(scan.path), ""  # it is named where it is decoded
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             return "", f"cannot be read ({reason})"
+        was = state, hashlib.sha256(content).hexdigest(), is_marked(content)
+        if state:
+            new[name] = was
+        return told(was)
+
+    def told(was) -> tuple[str, str]:
         return ("", SYNTHETIC) if was[2] and not marked else (was[1], "")
 
-    first, found = {}, {}
+    values, unread = [None] * len(scans), {}
+    for k, scan in enumerate(scans):
+        if scan.dataset == "simulated":
+            values[k] = _hash(scan.path), ""
+            continue
+        name = state = ""
+        if scan.dataset not in ("npz", "volume"):
+            try:
+                about = os.stat(scan.path)
+                if not stat.S_ISREG(about.st_mode):  # a pipe would never end
+                    values[k] = _hash(scan.path), ""
+                    continue
+                name, state = _hash(scan.path)[:24], f"{about.st_size} {about.st_mtime_ns}"
+                if name in remembered and remembered[name][0] == state:
+                    values[k] = told(remembered[name])
+                    continue
+                if now - about.st_mtime < 5:  # what is written just now may change once more
+                    state = ""
+            except (OSError, ValueError):
+                pass  # said where it is read
+        unread[k] = scan, name, state
     with ThreadPoolExecutor() as pool:
-        values = tqdm(pool.map(digest, scans), total=len(scans), desc="reading files",
-                      disable=not progress or len(scans) < 500)  # fmt: skip
-        for scan, (value, reason) in zip(scans, values):
-            if reason:
-                if bad is not None:
-                    bad.append((scan.path, reason))
-            elif value in first:
-                if copies is not None:
-                    copies.append((scan, first[value]))
-            else:
-                first[value] = scan
-                found[scan] = value
+        found = tqdm(pool.map(lambda one: read(*one), unread.values()), total=len(unread),
+                     desc="reading files", disable=not progress or len(unread) < 500)  # fmt: skip
+        for k, value in zip(unread, found):
+            values[k] = value
+    first, found = {}, {}
+    for scan, (value, reason) in zip(scans, values):
+        if reason:
+            if bad is not None:
+                bad.append((scan.path, reason))
+        elif value in first:
+            if copies is not None:
+                copies.append((scan, first[value]))
+        else:
+            first[value] = scan
+            found[scan] = value
     if known and new:
         _remember(known, remembered | new)
     return found
