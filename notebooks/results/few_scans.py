@@ -94,7 +94,7 @@ def train_one(options, arm, seed):
     argv = ["--model=residual", "--framing=stretch", "--conditional=0", f"--size={options.size}",
             f"--seed={seed}", f"--runs={folder}", "--run=run", f"--class={options.class_}",
             f"--hours={options.minutes / 60}", "--validation-images=100", "--patience=0",
-            *ARMS[arm], *options.set]  # fmt: skip
+            "--dials=0", *ARMS[arm], *options.set]  # fmt: skip
     settings = with_recipe(config.resolve(config.TrainGan, argv, {}))
     data = scans(options, options.few, options.class_, options.size)
     full = scans(options, options.few, options.class_, max(256, options.size))
@@ -106,7 +106,7 @@ def train_one(options, arm, seed):
     run = open_run(settings, data, {})
     told = {"labels": places} if names or method.looks else {}
     if method.looks:
-        told["looks"] = shape.look(shapes)
+        told["looks"] = shape.look(shapes)[:, : method.looks]
     draw = partial(batches, images, settings.batch_size, seed=seed, **told)
     train(method, draw, run, settings)
     if not run.finished(settings.steps, settings.hours):
