@@ -27,14 +27,17 @@ demo: env ## train a GAN on drusen OCT (6 minutes) and judge it; DATA=folder tak
 		$(if $(DATA),OCT_START="$(START)" OCT_SIZE=256 OCT_CLASSES=all) $(RUN) notebooks/02_train_dcgan.py
 
 WORKERS ?= 2
-SIDE_BY_SIDE := -n $(WORKERS) --dist loadgroup  # one thread each: two that share a core wait
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile  # one thread each: two that share a core wait
 test: export OMP_NUM_THREADS = 1
-test: env ## unit tests, and every notebook under the tiny preset; WORKERS=4 on four cores
+test: export OCT_PRESET = tiny
+test: env ## unit tests, and beside them every notebook under the tiny preset; WORKERS=4
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	rm -rf runs/test
-	OCT_PRESET=tiny OCT_RUNS=runs/test $(RUN) -m pytest $(SIDE_BY_SIDE) \
-		--nbval-lax --nbval-current-env --nbval-cell-timeout=600
+	rm -rf runs/test && mkdir -p runs/test
+	OCT_RUNS=runs/test $(RUN) -m pytest --nbval-lax --nbval-current-env \
+		--nbval-cell-timeout=900 notebooks > runs/test/notebooks.log 2>&1 & notebooks=$$!; \
+	OCT_RUNS=runs/test/unit $(RUN) -m pytest $(SIDE_BY_SIDE) tests; tests=$$?; \
+	wait $$notebooks; notebooks=$$?; cat runs/test/notebooks.log; test $$tests$$notebooks = 00
 
 test-fast: export OMP_NUM_THREADS = 1
 test-fast: env ## the unit tests that take no training, no process and no browser (aim: 2 minutes)
