@@ -248,9 +248,11 @@ figure and plots.compact(figure)
 #    A scan whose RPE cannot be found is left out, and counted.
 # 2. **Draw**: the GAN learns crops. What the device adds, noise and grain and the light from the
 #    depth, is told to both networks as three numbers, the *look*, so that no device is dropped. And
-#    a class says that there are drusen, not how many: what the *ruler* (notebook 05) reads off each
-#    training scan, drusen, the highest, their area, is told as three more, the **dials**. A missing
-#    druse is then seen at once, and the generator can be asked for more or fewer.
+#    a class says that there are drusen, not how many: with `OCT_DIALS=1`, as this page was made,
+#    what the *ruler* (notebook 05) reads off each training scan (drusen, the highest, their area)
+#    is told as three more, the **dials**, and the generator can be asked for more or fewer.
+#    Distance and variety gain by it and usefulness loses (results/generators.md): the default is
+#    without.
 # 3. **Place back**: a shape is drawn (of the same class), the crop is bent, scaled and lit by it,
 #    and vitreous and choroid are continued with that device's speckle.
 

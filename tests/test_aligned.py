@@ -435,10 +435,11 @@ def settings_for(folder, tmp_path, **changes):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_gan_is_trained_from_its_settings_alone(folder, tmp_path, capsys):
-    run = train_gan(settings_for(folder, tmp_path), Thumbnails(), progress=False)
+@pytest.mark.parametrize("dials", [False, True])
+def test_a_gan_is_trained_from_its_settings_alone(folder, tmp_path, capsys, dials):
+    run = train_gan(settings_for(folder, tmp_path, dials=dials), Thumbnails(), progress=False)
     generator = load_generator(run.folder)
-    assert generator.metadata["classes"] == list(CLASSES) and has_dials(generator)
+    assert generator.metadata["classes"] == list(CLASSES) and has_dials(generator) == dials
     assert generator.metadata["framing"] == "aligned"
     assert sample(generator, 1).shape == (1, 1, 256, 256)
     assert {"score", "kernel_distance"} < set(run.metrics()[-1])

@@ -151,7 +151,7 @@ def test_the_command_takes_dials_and_refuses_nonsense(tmp_path, capsys):
 
 def test_a_training_with_dials_begins_from_weights_without(tmp_path, sides):
     crops, whole = sides
-    s = with_recipe(config.TrainGan(size=256, validation_images=2, batch_size=2))
+    s = with_recipe(config.TrainGan(size=256, validation_images=2, batch_size=2, dials=True))
     bank = shape.Shapes(with_dials(crops, whole), crops.labels)
     method = gan.GAN(s, whole.images[:4], lambda images: np.zeros((len(images), 4), np.float32),
                      ("DRUSEN", "NORMAL"), labels=np.full(4, "DRUSEN"), shapes=bank)  # fmt: skip
