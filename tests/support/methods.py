@@ -118,7 +118,7 @@ def aligned_gan(folder, classes=CLASSES, **changes):
     told = {}
     if method.looks:
         places = np.array([classes.index(label) for label in labels])
-        told = {"labels": places, "looks": shape.look(learned.shapes)}
+        told = {"labels": places, "looks": shape.look(learned.shapes)[:, : len(shape.LOOK)]}
     draw = partial(batches, learned.images, settings.batch_size, seed=settings.seed, **told)
     return method, draw, open_run(settings, make_data(), {}), settings
 
