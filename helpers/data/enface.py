@@ -66,8 +66,8 @@ def _places(volume, number, line, across, along):
 
 def evened(picture, reach_px: float) -> np.ndarray:
     """A picture (H, W) without what changes slowly: at every place less the mean about it, over the
-    standard deviation about it (a local z-score; Foracchia et al., Medical Image Analysis 2005,
-    section 3), grey at 128 and 40 levels to one; uint8."""
+    standard deviation about it (a local z-score, in the way of Foracchia, Grisan & Ruggeri, Medical
+    Image Analysis 2005), grey at 128 and 40 levels to one; uint8."""
     grey = picture.astype(np.float32)
     mean = ndimage.gaussian_filter(grey, reach_px)
     spread = np.sqrt(ndimage.gaussian_filter((grey - mean) ** 2, reach_px)) + 1
