@@ -638,9 +638,11 @@ figure = plots.grid(
 plots.compact(figure)
 
 # %% [markdown]
-# **Ask for drusen.** The same eyes, asked for few drusen and for many; the range is what the
-# training scans have. Does the generator obey? The ruler reads scans that were drawn with dials as
-# the patients have them: the correlation of what was asked for and what is read is 1 if it does.
+# **Ask for drusen.** The same noise, asked for few drusen and for many, within what the training
+# scans have; the shape is drawn anew from scans that have about as many, so rows are not the same
+# eyes. Does the generator obey? The ruler reads scans that were drawn with dials as the patients
+# have them: the correlation of what was asked for and what is read is 1 if it does. Few and some it
+# tells apart, some and many hardly: what is drawn falls short of what is asked.
 # (The ruler labelled the training scans too, so an error of its own is learned and not seen here.)
 
 # %%
