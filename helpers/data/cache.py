@@ -190,10 +190,7 @@ def _alike(scans: list[Scan], good: list[int], prints) -> list[tuple[int, int]]:
 def _open(raw: Path, about: dict, scans) -> Decoded:
     """What ``decode`` returns, of a whole file. Its note knows scans by number, for the same files
     may have other names by now."""
-    images = np.memmap(raw, np.uint8, "r", shape=tuple(about["shape"]))
-    shapes = None
-    if about["fields"]:
-        shapes = np.fromfile(raw, "<f4", offset=images.nbytes).reshape(-1, about["fields"])
+    images, shapes = _arrays(raw, about)
     bad, mended = (
         [(scans[k].path, why) for k, why in about[what]] for what in ("left_out", "mended")
     )
@@ -201,8 +198,22 @@ def _open(raw: Path, about: dict, scans) -> Decoded:
     return Decoded(images, bad, shapes, mended, alike)
 
 
+def reopen(raw: Path) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """Images and shapes of a file that ``decode`` has written; None if it is no longer whole."""
+    about = _read_note(raw.with_suffix(".json"))
+    whole = raw.exists() and raw.stat().st_size == about.get("bytes")
+    return _arrays(raw, about) if whole else None
+
+
+def _arrays(raw: Path, about: dict) -> tuple[np.ndarray, np.ndarray | None]:
+    images = np.memmap(raw, np.uint8, "r", shape=tuple(about["shape"]))
+    if not about["fields"]:
+        return images, None
+    return images, np.fromfile(raw, "<f4", offset=images.nbytes).reshape(-1, about["fields"])
+
+
 def _read_note(note: Path) -> dict:
     try:
         return json.loads(note.read_text())
-    except ValueError:
+    except (OSError, ValueError):
         return {}

@@ -1,7 +1,8 @@
 """Sources -> manifest -> patient split -> uint8 cache -> batches.
 
 ``prepare`` does all of it; the cache lies on disk and is keyed by the images' content and the
-settings, so that a second call reads it in a moment and an edited image is never confused.
+settings, so that a second call reads it in a moment and an edited image is never confused. Of a
+folder that has not changed since, not even the names are read anew (``opened``).
 """
 
 import hashlib
@@ -19,6 +20,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from helpers.config import root
+from helpers.data import opened
 from helpers.data.cache import decode
 from helpers.data.intake import Intake, missed
 from helpers.data.scan import Scan, in_source, shown
@@ -46,6 +48,10 @@ def prepare(
     classes on two sides; OSError naming OCT_RUNS if the cache cannot be written.
     """
     cache = Path(cache or root() / os.environ.get("OCT_RUNS", "runs") / "cache")
+    asked = [modality, class_, size, framing, seed, most, list(sides), synthetic]
+    record = None if intake else opened.record_of(source, cache, asked)
+    if record and (known := opened.recall(record)):
+        return known
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         intake = intake or take_in(
@@ -106,8 +112,11 @@ def prepare(
     digest = hashlib.sha256(
         json.dumps([[s.label, s.patient, hashes[s]] for s in good]).encode()
     ).hexdigest()
-    return Data(**splits, source=str(source), class_=class_, manifest_hash=digest[:16], notes=notes,
+    data = Data(**splits, source=str(source), class_=class_, manifest_hash=digest[:16], notes=notes,
                 left_out=bad, classes=classes)  # fmt: skip
+    if record:
+        opened.remember(record, data, Path(decoded.images.filename))
+    return data
 
 
 def _several(what: str, files) -> str:
