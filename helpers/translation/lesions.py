@@ -15,8 +15,8 @@ from torchvision.transforms.functional import gaussian_blur
 from helpers.data.pixels import to_float, to_levels
 from helpers.measures.layers import read_all
 from helpers.measures.scores import scores
+from helpers.measures.true_layers import true_layers
 
-LEAST = 2 / 256  # of the height: what the ruler calls a druse rises by as much
 TOLERANCE_UM = 150.0
 DEALS = 20  # times that scans are dealt out anew for a control
 
@@ -69,26 +69,9 @@ def class_survives(labels, probabilities, classes, patients=None, *, positive=No
 
 
 def true_drusen(truth) -> np.ndarray:
-    """Columns (K,), px, of the drusen that the scan of a ``simulate.Truth`` cuts: the tops of what
-    the RPE rises by at least as much as the ruler asks for, side by side ones as one."""
-    um_x, um_y = truth.oct_um_per_px
-    rise = elevation(truth)
-    high = rise >= LEAST * len(rise) * um_y
-    edges = np.flatnonzero(np.diff(np.r_[0, high.astype(int), 0]))
-    tops = []
-    for start, end in edges.reshape(-1, 2):
-        part = rise[start:end]
-        inner = [k for k in range(1, len(part) - 1) if part[k - 1] < part[k] >= part[k + 1]]
-        inner = inner or [int(np.argmax(part))]
-        kept = [inner[0]]
-        for k in inner[1:]:  # two tops are two where the valley between them is deep
-            low = part[kept[-1] : k].min()
-            if min(part[kept[-1]], part[k]) - low >= LEAST * len(rise) * um_y / 2:
-                kept.append(k)
-            elif part[k] > part[kept[-1]]:
-                kept[-1] = k
-        tops += [start + k for k in kept]
-    return np.array(tops, float)
+    """Columns (K,), px, of the drusen that the scan of a ``simulate.Truth`` cuts: those that the
+    ruler would find if it made no error (``true_layers``)."""
+    return np.array([druse.x for druse in true_layers(truth).drusen])
 
 
 def elevation(truth) -> np.ndarray:
