@@ -3,6 +3,7 @@
 python -m helpers.generate RUN --n 1000 --out DIR --seed 0
 python -m helpers.generate RUN --n 1000 --out DIR --size 512 --shape same
 python -m helpers.generate RUN --n 200 --out DIR --class DRUSEN --dial drusen=6 --dial highest=3
+python -m helpers.generate RUN --ask visits.csv --out DIR
 python -m helpers.generate RUN --from-dfe PHOTOGRAPHS --out DIR
 """
 
@@ -25,6 +26,7 @@ from helpers.gan.sampling import (
     SHAPE_CHOICES,
     classes_of,
     has_dials,
+    sample_asked,
     sample_batches,
     whole_size,
 )
@@ -71,7 +73,7 @@ def load_generator(path, device="cpu"):
 
 def export(
     generator, folder, n, seed=0, class_name=None, weights_hash=None, *, exact=False, progress=True,
-    size=0, shape="drawn", dials=None,
+    size=0, shape="drawn", dials=None, asked=None,
 ):  # fmt: skip
     """Write n labelled PNGs, folder/CLASS/000000.png and on, and folder/images.csv.
 
@@ -81,24 +83,36 @@ def export(
     noise, unless class_name chooses one; one of a single class is labelled class_name. class_name
     and weights_hash default to what load_generator found; size, shape and dials as in
     sample_batches. Of a generator with dials images.csv has what each scan was asked for besides.
+    asked: {class: [(eye, dials), ...]}, see sample_asked, in place of n, class_name and dials, of
+    ``read_asked``; images.csv then says which eye it is.
     Unless `exact`, it may be drawn in bf16 (sample_batches); the text chunk Precision says so.
     Returns the paths. A folder that holds the set of these weights, seed and number is written
     again; one that holds anything else raises FileExistsError.
     """
     folder = Path(folder)
-    classes = [class_name] if class_name else classes_of(generator)
+    classes = list(asked or ([class_name] if class_name else classes_of(generator)))
     weights_hash = weights_hash or generator.weights_hash
-    how = dict(exact=exact, size=whole_size(generator, size), shape=shape, dials=dials)
+    how = dict(exact=exact, size=whole_size(generator, size))
     side = generator.size if shape == "aligned" else how["size"]
     head = ["file", "class", "seed", "index", "weights_sha256", "size"]
     rows = [(f"{folder_name(c)}/{i:06d}.png", c, seed, i, weights_hash, side)
-            for c in classes for i in range(n)]  # fmt: skip
+            for c in classes for i in range(len(asked[c]) if asked else n)]  # fmt: skip
+    if asked:
+        both = {c: sample_asked(generator, c, asked[c], seed, **how) for c in classes}
+        shapes, drawn = zip(*both.values())
+        head.append("eye")
+        eyes = [eye for c in classes for eye, _ in asked[c]]
+        rows = [(*row, eye) for row, eye in zip(rows, eyes)]
+    else:
+        drawn = [sample_batches(generator, n, seed, class_name=c, shape=shape, dials=dials, **how)
+                 for c in classes]  # fmt: skip
+        if has_dials(generator):
+            shapes = [generator.shapes.draw(n, c if generator.classes else None, seed, dials)
+                      for c in classes]  # fmt: skip
     if has_dials(generator):
         head += DIALS
-        asked = [generator.shapes.draw(n, c if generator.classes else None, seed, dials)
-                 for c in classes]  # fmt: skip
-        asked = np.concatenate(asked)[:, DIALLED]
-        rows = [(*row, *(f"{value:.3g}" for value in those)) for row, those in zip(rows, asked)]
+        told = np.concatenate(shapes)[:, DIALLED]
+        rows = [(*row, *(f"{value:.3g}" for value in those)) for row, those in zip(rows, told)]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(head)
@@ -111,7 +125,6 @@ def export(
             f"{folder}: not empty, and it does not hold this very set (same weights, class, seed "
             "and number). Choose another folder or empty it."
         )
-    drawn = {c: sample_batches(generator, n, seed, class_name=c, **how) for c in classes}
     for c in classes:
         (folder / folder_name(c)).mkdir(parents=True, exist_ok=True)
     unfinished.write_text(table.getvalue())
@@ -128,7 +141,7 @@ def export(
     with ThreadPoolExecutor() as pool, tqdm(total=len(rows), unit="image",
                                             disable=not progress) as bar:  # fmt: skip
         writing = ()
-        for images in (batch for batches in drawn.values() for batch in batches):
+        for images in (batch for batches in drawn for batch in batches):
             bar.update(len(list(writing)))  # the batch before was written while this one was drawn
             levels = to_levels(images.permute(0, 2, 3, 1))
             places, texts = zip(*(next(todo) for _ in levels))
@@ -136,6 +149,34 @@ def export(
         bar.update(len(list(writing)))
     unfinished.replace(listing)
     return paths
+
+
+def read_asked(path) -> dict[str, list[tuple[int, dict[str, float]]]]:
+    """A table of scans to draw, a .csv with the column ``class`` and, as wanted, ``eye`` (a whole
+    number: rows of one eye are its visits; without it each row is another eye) and the names of
+    DIALS, of which empty ones are left open: {class: [(eye, {dial: value})]}, in the table's order.
+    Raises ValueError naming the file and the line, FileNotFoundError if there is none."""
+    asked, names = {}, ("class", "eye", *DIALS)
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file)
+        head = [name.strip() for name in table.fieldnames or ()]
+        if "class" not in head or set(head) - set(names):
+            raise ValueError(f"{path}: needs the column class and knows {', '.join(names[1:])}; it "
+                             f"has {', '.join(head) or 'none'}")  # fmt: skip
+        for number, row in enumerate(table):
+            row = {(k or "").strip(): (v or "").strip() for k, v in row.items()
+                   if not isinstance(v, list)}  # fmt: skip
+            if not any(row.values()):
+                continue
+            try:
+                eye = int(row.get("eye") or number)
+                dials = {name: float(row[name]) for name in DIALS if row.get(name)}
+            except ValueError as error:
+                raise ValueError(f"{path}, line {table.line_num}: {error}") from None
+            asked.setdefault(row["class"], []).append((eye, dials))
+    if not asked:
+        raise ValueError(f"{path}: no row asks for a scan")
+    return asked
 
 
 def _dial(text: str) -> tuple[str, float]:
@@ -160,6 +201,8 @@ def main(arguments=None):
     parser.add_argument("--dial", action="append", default=[], metavar="NAME=VALUE",
                         help="drusen=N a scan, highest=% of the scan's height, area=% of the scan, "
                         "each within what the class has")  # fmt: skip
+    parser.add_argument("--ask", metavar="FILE.csv", help="in place of --n, a row for each scan: "
+                        "class, eye (its rows are visits), drusen, highest, area")  # fmt: skip
     parser.add_argument("--exact", action="store_true", help="in float32 also where bf16 is faster")
     parser.add_argument("--from-dfe", help="photographs to translate: a folder or a manifest.csv")
     options = parser.parse_args(arguments)
@@ -168,6 +211,9 @@ def main(arguments=None):
         if options.from_dfe and options.exact:
             raise ValueError("--exact: photographs are translated in float32 anyway; leave it out.")
         dials = dict(map(_dial, options.dial))
+        if options.ask and (dials or options.class_ or options.shape != "drawn"):
+            raise ValueError("--ask: the table says class and dials, and every eye has its shape; "
+                             "leave out --class, --dial and --shape.")  # fmt: skip
         generator = load_generator(options.run, device)
         if options.from_dfe:
             paths = translate_folder(generator, options.from_dfe, options.out, name=options.run)
@@ -176,7 +222,7 @@ def main(arguments=None):
                 raise ValueError(f"{options.run}: translates photographs; give --from-dfe DIR.")
             paths = export(generator, options.out, options.n, options.seed, options.class_,
                            exact=options.exact, size=options.size, shape=options.shape,
-                           dials=dials)  # fmt: skip
+                           dials=dials, asked=options.ask and read_asked(options.ask))  # fmt: skip
     except (OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     print(f"{len(paths)} images and images.csv in {options.out}")

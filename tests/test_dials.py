@@ -1,6 +1,7 @@
 """Dials of the disease: read off training scans, told to the networks, asked of a generator."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from helpers.data.prepare import prepare
 from helpers.gan import gan
 from helpers.gan.dials import RULED, read_dials, with_dials
 from helpers.gan.recipes import with_recipe
-from helpers.gan.sampling import has_dials, sample
+from helpers.gan.sampling import has_dials, sample, sample_asked
 from helpers.gan.start import start_from
 from helpers.generate import export, load_generator, main
 from helpers.measures.layers import measure
@@ -147,6 +148,60 @@ def test_the_command_takes_dials_and_refuses_nonsense(tmp_path, capsys):
         with pytest.raises(SystemExit):
             main([*asked, f"--out={tmp_path / 'b'}", "--dial", dial])
         assert "NAME=NUMBER" in capsys.readouterr().err
+
+
+def table(folder, *lines):
+    path = folder / "visits.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_visits_of_one_eye_differ_in_what_was_asked_alone(tmp_path):
+    path = str(generator_file(tmp_path))
+    asked = table(tmp_path, "class,eye,drusen", "DRUSEN,3,0.5", "DRUSEN,3,3", "DRUSEN,4,3",
+                  "NORMAL,0,", "", "DRUSEN,3,0.5")  # fmt: skip
+    main([path, "--ask", str(asked), "--out", str(tmp_path / "out")])
+    with (tmp_path / "out" / "images.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["class"], r["eye"]) for r in rows] == [
+        *(("DRUSEN", eye) for eye in "3343"), ("NORMAL", "0")]  # fmt: skip
+    assert [r["drusen"] for r in rows[:4]] == ["0.5", "3", "3", "0.5"]
+    assert rows[0]["highest"] == rows[1]["highest"]
+
+    generator = load_generator(path)
+    one = [(3, {"drusen": 0.5}), (3, {"drusen": 3.0}), (3, {"drusen": 0.5})]
+    shapes, batches = sample_asked(generator, "DRUSEN", one)
+    other = np.delete(shapes, shape.AT["drusen"], 1)
+    assert (other == other[0]).all() and shapes[0, shape.AT["drusen"]] == 0.5
+    as_it_comes = generator.shapes.draw(4, "DRUSEN", 0)[3]
+    assert (np.delete(as_it_comes, shape.AT["drusen"]) == other[0]).all()
+    first, _, again = to_levels(torch.cat(list(batches)))[:, 0].astype(int)
+    assert np.abs(first - again).max() < 10  # speckle: the rest is one eye's
+
+
+@pytest.mark.parametrize(("lines", "why"), [
+    (["label,drusen", "DRUSEN,1"], "needs the column class"),
+    (["class,drusen,colour", "DRUSEN,1,red"], "colour"),
+    (["class,drusen", "DRUSEN,many"], "line 2.*many"),
+    (["class,eye", "DRUSEN,1.5"], "line 2.*1.5"),
+    (["class,eye", "DRUSEN,-1"], "eye -1"),
+    (["class,drusen", "DRUSEN,900"], "drusen=900"),
+    (["class,drusen", "CNV,1"], "CNV"),
+    (["class,drusen"], "no row"),
+])  # fmt: skip
+def test_a_table_that_cannot_be_drawn_is_named(tmp_path, capsys, lines, why):
+    path, asked = str(generator_file(tmp_path)), str(table(tmp_path, *lines))
+    with pytest.raises(SystemExit):
+        main([path, "--ask", asked, "--out", str(tmp_path / "out")])
+    assert re.search(why, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_table_says_is_not_said_twice(tmp_path, capsys):
+    asked = str(table(tmp_path, "class,drusen", "DRUSEN,1"))
+    with pytest.raises(SystemExit):
+        main([str(generator_file(tmp_path)), "--ask", asked, "--class=DRUSEN", "--out=x"])
+    assert "--ask" in capsys.readouterr().err
 
 
 def test_a_training_with_dials_begins_from_weights_without(tmp_path, sides):

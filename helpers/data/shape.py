@@ -376,9 +376,9 @@ class Shapes:
             drawn[:, AT[name]] = value
         return drawn
 
-    def _near(self, own, label, dials) -> np.ndarray:
-        """Of the scans of a class those whose dials are nearest to what is asked for."""
-        away = np.zeros(len(own))
+    def check_dials(self, label, dials) -> None:
+        """ValueError, with what there is, for a dial that no scan of the class has."""
+        own = self.of(label)
         for name, value in dials.items():
             if name not in DIALS:
                 raise ValueError(f"dial {name}: there are {', '.join(DIALS)}")
@@ -387,6 +387,13 @@ class Shapes:
             if not low <= value <= high:
                 raise ValueError(f"dial {name}={value:g}: scans of {label or 'this class'} have "
                                  f"{low:.3g} to {high:.3g}")  # fmt: skip
+
+    def _near(self, own, label, dials) -> np.ndarray:
+        """Of the scans of a class those whose dials are nearest to what is asked for."""
+        self.check_dials(label, dials)
+        away = np.zeros(len(own))
+        for name, value in dials.items():
+            known = own[:, AT[name]]
             away += ((known - value) / (known.std() + 1e-6)) ** 2
         return own[np.argsort(away, kind="stable")[: max(LEAST_NEAR, len(own) // 4)]]
 

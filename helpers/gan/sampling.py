@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from helpers.data.pixels import to_float
-from helpers.data.shape import DIALLED, DIALS, LOOK, look, place_back
+from helpers.data.shape import AT, DIALLED, DIALS, LOOK, look, place_back
 from helpers.training.precision import in_bf16
 
 SHAPE_CHOICES = ("drawn", "same", "aligned")
@@ -62,19 +62,12 @@ def sample_batches(generator, n, seed=0, batch=64, class_name=None, exact=True, 
     "aligned" none, the crops themselves, (B, 1, rows, columns); dials, {name of shape.DIALS:
     value}, the drusen that are asked for, each within what scans of the class have.
     """
-    label, shapes = None, getattr(generator, "shapes", None)
-    if getattr(generator, "classes", 0):
-        known = classes_of(generator)
-        class_name = class_name or getattr(generator, "metadata", {}).get("class", known[0])
-        if class_name not in known:
-            raise ValueError(f"class {class_name}: this generator draws {', '.join(known)}")
-        label = known.index(class_name)
+    shapes = getattr(generator, "shapes", None)
+    label, class_name = _label(generator, class_name)
     if shape not in SHAPE_CHOICES:
         raise ValueError(f"shape={shape!r}: choose one of {', '.join(SHAPE_CHOICES)}")
     size = whole_size(generator, size)
-    if dials and not has_dials(generator):
-        raise ValueError(f"dial {next(iter(dials))}: this generator was trained without dials "
-                         "(OCT_DIALS=1, OCT_FRAMING=aligned)")  # fmt: skip
+    _need_dials(generator, dials)
     parts = draw_noise(n, generator.z_dim, seed, batch)
     if shapes is None:
         if shape != "drawn":
@@ -88,6 +81,50 @@ def sample_batches(generator, n, seed=0, batch=64, class_name=None, exact=True, 
         drawn = np.repeat(shapes.mean(name)[None], n, 0)
         drawn[:, DIALLED] = dialled
     return _placed(generator, parts, label, drawn, exact, size, seed, shape == "aligned")
+
+
+def sample_asked(generator, class_name, asked, seed=0, batch=64, exact=True, *, size=0):
+    """(shapes, batches): whole scans of one class, as of ``sample_batches``, one for each (eye,
+    dials) of ``asked``, and before them their shapes, (len(asked), len(FIELDS)).
+
+    Scans of one eye, a whole number from 0 on, have the noise and the shape of scan number ``eye``
+    of ``sample_batches`` and differ in their dials, {name: value}, alone: visits, as the disease
+    goes on. A dial that is not named stays as it was drawn for that eye. The speckle is every
+    scan's own. Raises ValueError for an eye below 0, and for dials as ``sample_batches`` does.
+    """
+    label, class_name = _label(generator, class_name)
+    if getattr(generator, "shapes", None) is None:
+        raise ValueError("this generator draws whole scans and cannot be asked for one eye twice")
+    name = None if label is None else class_name
+    eyes = [eye for eye, _ in asked]
+    if min(eyes) < 0:
+        raise ValueError(f"eye {min(eyes)}: number eyes from 0 on")
+    drawn = generator.shapes.draw(max(eyes) + 1, name, seed)[eyes]
+    for row, (_, dials) in zip(drawn, asked):
+        _need_dials(generator, dials)
+        generator.shapes.check_dials(name, dials)
+        for dial, value in dials.items():
+            row[AT[dial]] = value
+    noise = torch.cat(list(draw_noise(max(eyes) + 1, generator.z_dim, seed)))[eyes]
+    size = whole_size(generator, size)
+    return drawn, _placed(generator, noise.split(batch), label, drawn, exact, size, seed, False)
+
+
+def _label(generator, class_name) -> tuple[int | None, str | None]:
+    """A class's place among those of the generator, None of one class, and its name."""
+    if not getattr(generator, "classes", 0):
+        return None, class_name
+    known = classes_of(generator)
+    class_name = class_name or getattr(generator, "metadata", {}).get("class", known[0])
+    if class_name not in known:
+        raise ValueError(f"class {class_name}: this generator draws {', '.join(known)}")
+    return known.index(class_name), class_name
+
+
+def _need_dials(generator, dials) -> None:
+    if dials and not has_dials(generator):
+        raise ValueError(f"dial {next(iter(dials))}: this generator was trained without dials "
+                         "(OCT_DIALS=1, OCT_FRAMING=aligned)")  # fmt: skip
 
 
 def _placed(generator, parts, label, drawn, exact, size, seed, aligned):
