@@ -671,6 +671,17 @@ if has_dials(generator) and settings.conditional:
               f"correlation {together:.2f}")  # fmt: skip
 figure and plots.compact(figure)
 
+# %% [markdown]
+# **By hand.** Another seed is another eye, another grain seed the same eye scanned again. The retina
+# can be made thicker, tilted, bowed, set higher; a run with dials has sliders for its drusen too.
+# (Sliders work where the notebook runs; a page that only shows it has none.)
+
+# %%
+from helpers.gan.explorer import Explorer
+
+kit = generator.shapes and Explorer(generator, folder=run.folder / "explored")
+kit
+
 # %%
 from helpers.evaluate.report import complete
 from helpers.measures.distances import distance_report

@@ -700,7 +700,7 @@ plots.compact(figure)
 # back from the run's folder and `directions.json`.
 
 # %%
-from helpers.gan.styles.explorer import Explorer
+from helpers.gan.explorer import Explorer
 
 names = [f"unseen scan {k + 1}" for k in range(len(chosen))][show]
 Explorer(generator, found[0], dict(zip(names, zip(unseen, ways["W+"].styles))),

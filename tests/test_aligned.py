@@ -25,11 +25,11 @@ from helpers import generate
 from helpers.data import shape
 from helpers.evaluate.sides import read_sides
 from helpers.gan import dcgan, residual, sampling, stylegan
+from helpers.gan.explorer import Explorer
 from helpers.gan.gan import DOUBLES_ALIGNED, GAN, HELD, PROBE, SHAPES_KEPT
 from helpers.gan.sampling import draw_noise, has_dials, sample
 from helpers.gan.start import start_from
 from helpers.gan.styles import directions
-from helpers.gan.styles.explorer import Explorer
 from helpers.gan.styles.projection import Projector
 from helpers.gan.train import build_training, train_gan
 from helpers.generate import export, load_generator

@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 
 from helpers.data.marks import is_synthetic
+from helpers.data.shape import AT
 from helpers.gan import residual, stylegan
+from helpers.gan.explorer import NO_CHANGE, Explorer
 from helpers.gan.sampling import sample
 from helpers.gan.styles.directions import FAMILIES, WORDS, Directions
-from helpers.gan.styles.explorer import NO_CHANGE, Explorer
+from helpers.generate import load_generator
 
 LATENT = 8
 NAMES = ["drusen_count", "tilt", "component 1", "drusen_area"]
@@ -184,6 +186,78 @@ def test_no_accepted_direction_is_said(generator, directions):
     assert "none to move along" not in words(Explorer(generator, make_directions()))
 
 
+# --- of aligned crops
+
+
+@pytest.fixture
+def aligned(tmp_path):
+    """The explorer of an untrained generator of two classes, whose scans differ in shape."""
+    from test_dials import generator_file
+
+    generator = load_generator(generator_file(tmp_path))
+    values, rng = generator.shapes.values, np.random.default_rng(0)
+    values[:, AT["thickness"]] = 0.25 + 0.05 * rng.random(len(values))
+    values[:, AT["tilt"]] = 0.1 * (rng.random(len(values)) - 0.5)
+    return Explorer(generator, folder=tmp_path / "out")
+
+
+def far(slider):
+    """To the end that is further away."""
+    slider.value = max(slider.min, slider.max, key=lambda end: abs(end - slider.value))
+
+
+def test_of_aligned_crops_shape_and_dials_are_moved_in_their_own_units(aligned):
+    names = ["thickness", "place", "tilt", "bow", "drusen", "highest", "area"]
+    assert list(aligned.sliders) == names and "truncation" not in words(aligned)
+    drawn = aligned.generator.shapes.draw(1, aligned.class_.value, 0)[0]
+    shown_as = {name: slider.value for name, slider in aligned.sliders.items()}
+    assert shown_as["thickness"] == pytest.approx(100 * drawn[AT["thickness"]], abs=0.01)
+    assert shown_as["drusen"] == pytest.approx(drawn[AT["drusen"]], abs=0.01)
+    assert aligned.recipe["moved"] == {} and (aligned.changed == aligned.start).all()
+    first = aligned.start
+
+    far(aligned.sliders["thickness"])
+    assert list(aligned.recipe["moved"]) == ["thickness"]
+    assert (aligned.changed != aligned.start).any() and (shown(aligned, "start") == first).all()
+    aligned.reset.click()
+    assert (aligned.changed == aligned.start).all()
+    assert {name: slider.value for name, slider in aligned.sliders.items()} == shown_as
+
+
+def test_another_eye_or_class_begins_where_it_was_drawn(aligned):
+    far(aligned.sliders["drusen"])
+    before = {name: slider.value for name, slider in aligned.sliders.items()}
+    aligned.another.click()
+    assert aligned.recipe["moved"] == {} and "Not drawn" not in aligned.message.value
+    assert {name: slider.value for name, slider in aligned.sliders.items()} != before
+    for label in aligned.class_.options:
+        aligned.class_.value = label
+        own = aligned.generator.shapes.of(label)[:, AT["drusen"]]
+        slider = aligned.sliders["drusen"]
+        assert (slider.min, slider.max) == pytest.approx((own.min(), own.max()), abs=1e-3)
+        assert slider.min <= slider.value <= slider.max and aligned.recipe["moved"] == {}
+
+
+def test_what_is_shown_first_is_what_generate_draws_first(aligned):
+    aligned.seed.value = aligned.grain_seed.value = 4
+    label = aligned.class_.value
+    drawn = (sample(aligned.generator, 1, 4, class_name=label)[0, 0].numpy() + 1) * 127.5
+    assert np.abs(aligned.start - drawn).max() <= 1
+    aligned.grain_seed.value = 5
+    assert 0 < np.abs(aligned.start - drawn).mean() < 8  # another speckle
+
+
+def test_an_eye_of_aligned_crops_is_saved_with_what_draws_it_again(aligned):
+    far(aligned.sliders["tilt"])
+    aligned.save.click()
+    recipe = json.loads((aligned.folder / "explored-0001.json").read_text())
+    assert list(recipe["moved"]) == ["tilt"] and recipe["truncation"] is None
+    eye = aligned.eye
+    again = eye.draw(eye.begin(recipe), recipe["moved"])
+    with Image.open(aligned.folder / "explored-0001.png") as picture:
+        assert (np.asarray(picture) == again).all()
+
+
 # --- what is saved
 
 
@@ -228,7 +302,7 @@ def test_a_write_that_fails_is_told_and_leaves_nothing(kit, monkeypatch):
         path.write_bytes(b"half a picture")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("helpers.gan.styles.explorer.write_png", full)
+    monkeypatch.setattr("helpers.gan.explorer.write_png", full)
     kit.save.click()
     assert "Not saved" in kit.message.value and "No space" in kit.message.value
     assert not list(kit.folder.iterdir())

@@ -73,7 +73,7 @@ def sample_batches(generator, n, seed=0, batch=64, class_name=None, exact=True, 
         if shape != "drawn":
             raise ValueError(f"shape={shape}: this generator draws whole scans, whose shape is its "
                              "own")  # fmt: skip
-        return (_render(generator, noise, label, None, exact) for noise in parts)
+        return (render_crops(generator, noise, label, None, exact) for noise in parts)
     name = None if label is None else class_name
     drawn = shapes.draw(n, name, seed, dials)
     if shape == "same":
@@ -131,7 +131,7 @@ def _placed(generator, parts, label, drawn, exact, size, seed, aligned):
     start = 0
     for noise in parts:
         own = drawn[start : start + len(noise)]
-        crops = _render(generator, noise, label, own, exact)
+        crops = render_crops(generator, noise, label, own, exact)
         if aligned:
             yield crops
         else:
@@ -141,7 +141,9 @@ def _placed(generator, parts, label, drawn, exact, size, seed, aligned):
 
 
 @torch.inference_mode()
-def _render(generator, noise, label, shapes, exact):
+def render_crops(generator, noise, label, shapes, exact):
+    """What a generator draws from noise (B, z_dim), a class's place or None, and shapes (B,
+    len(FIELDS)) or None: its own pictures, float in [-1, 1] on the CPU."""
     noise = noise.to(next(generator.parameters()).device)
     told = () if label is None else (noise.new_full((len(noise),), label).long(),)
     if getattr(generator, "looks", 0):

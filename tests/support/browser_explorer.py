@@ -26,7 +26,7 @@ from PIL import Image
 SETUP = """from pathlib import Path
 import numpy as np, torch
 from helpers.gan.styles.directions import Directions, load_directions
-from helpers.gan.styles.explorer import Explorer
+from helpers.gan.explorer import Explorer
 from helpers.generate import load_generator
 from helpers.gan.stylegan import Generator
 from helpers.data.simulated.simulate import make_eye
