@@ -672,8 +672,8 @@ if has_dials(generator) and settings.conditional:
 figure and plots.compact(figure)
 
 # %% [markdown]
-# **By hand.** Another seed is another eye, another grain seed the same eye scanned again. The retina
-# can be made thicker, tilted, bowed, set higher; a run with dials has sliders for its drusen too.
+# **By hand.** Another seed is another eye, another grain seed the same eye scanned again. The
+# retina can be made thicker, tilted, bowed, set higher; a run with dials has its drusen too.
 # (Sliders work where the notebook runs; a page that only shows it has none.)
 
 # %%

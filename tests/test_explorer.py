@@ -234,6 +234,7 @@ def test_another_eye_or_class_begins_where_it_was_drawn(aligned):
         aligned.class_.value = label
         own = aligned.generator.shapes.of(label)[:, AT["drusen"]]
         slider = aligned.sliders["drusen"]
+        json.dumps(slider.get_state(), allow_nan=False, default=str)  # as the browser takes it
         assert (slider.min, slider.max) == pytest.approx((own.min(), own.max()), abs=1e-3)
         assert slider.min <= slider.value <= slider.max and aligned.recipe["moved"] == {}
 

@@ -205,7 +205,8 @@ class Explorer(ipywidgets.VBox):
         waiting, self._waiting = self._waiting, True  # one drawing, not one per slider
         for name, (low, high) in self.eye.ranges(self.class_.value).items():
             slider = self.sliders[name]
-            slider.min, slider.max = -np.inf, np.inf  # or the order of the next two would matter
+            if low > slider.max:  # a slider takes no least value above its largest
+                slider.max = high
             slider.min, slider.max = low, high
         for name, value in values.items():
             self.sliders[name].value = value
