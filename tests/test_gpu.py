@@ -154,6 +154,7 @@ def test_tables_are_readable(tmp_path):
     table = tables.Table(tmp_path, "one")
     table.add("a", x=1234.5, y=(0.123456, 2))
     table.add("b", z="words")
+    (tmp_path / "settings.json").write_text('["--size=256"]')  # what patience.py keeps beside it
     said = tables.markdown(tmp_path)
     assert "| a | 1,234 | (0.123, 2) |" in said and "| b | words |" in said
     assert str(torch.__version__) in said

@@ -58,6 +58,8 @@ def markdown(folder) -> str:
     lines = []
     for path in sorted(Path(folder).glob("*.json"), key=lambda p: p.stat().st_mtime):
         found = json.loads(path.read_text())
+        if not isinstance(found, dict) or "rows" not in found:
+            continue  # no table: what a script keeps beside its own
         lines += ["", f"## {path.stem}", "", found["machine"]]
         before = None
         for row in found["rows"]:
