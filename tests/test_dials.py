@@ -6,15 +6,16 @@ import re
 import numpy as np
 import pytest
 import torch
+from support.methods import Thumbnails
 
 from helpers import config
 from helpers.data import shape
 from helpers.data.pixels import to_levels
 from helpers.data.prepare import prepare
 from helpers.gan import gan
-from helpers.gan.dials import RULED, read_dials, with_dials
+from helpers.gan.dials import RULED, louder, read_dials, with_dials
 from helpers.gan.recipes import with_recipe
-from helpers.gan.sampling import has_dials, sample, sample_asked
+from helpers.gan.sampling import draw_noise, has_dials, sample, sample_asked
 from helpers.gan.start import start_from
 from helpers.generate import export, load_generator, main
 from helpers.measures.layers import measure
@@ -148,6 +149,56 @@ def test_the_command_takes_dials_and_refuses_nonsense(tmp_path, capsys):
         with pytest.raises(SystemExit):
             main([*asked, f"--out={tmp_path / 'b'}", "--dial", dial])
         assert "NAME=NUMBER" in capsys.readouterr().err
+
+
+def test_what_is_drawn_too_little_is_told_more_of(monkeypatch):
+    asked = np.tile(np.float32([3.0, 4.0, 0.5]), (6, 1))
+    scans = np.zeros((6, 1, 8, 8), np.uint8)
+
+    def told(read, before=(1, 1, 1), asked=asked):
+        monkeypatch.setattr("helpers.gan.dials.read_dials", lambda _: np.float32(read))
+        return louder(before, asked, scans).tolist()
+
+    half = asked * [0.5, 1, 2]
+    assert told(half) == [2, 1, 0.5]
+    assert told(half, before=(1.2, 1.5, 0.6)) == pytest.approx([2.4, 1.5, 0.5])  # 0.3 is too far
+    assert told(asked * 0) == [2.5] * 3  # nothing drawn yet
+    half[:3] = np.nan  # what cannot be read does not count
+    assert told(half) == [2, 1, 0.5] and told(half * np.nan, (2, 2, 2)) == [2, 2, 2]
+    assert told(asked, (1.3, 1, 1), asked * 0) == [1.3, 1, 1]  # a class without drusen
+
+
+def test_a_generator_listens_and_what_it_is_told_is_exported_and_kept(sides, monkeypatch):
+    crops, whole = sides
+    s = with_recipe(config.TrainGan(size=64, width=4, z_dim=8, validation_images=4, batch_size=2,
+                                    dials=True, framing="aligned"))  # fmt: skip
+    bank = shape.Shapes(with_dials(crops, whole), crops.labels)
+    method = gan.GAN(s, whole.images[:4], Thumbnails(), ("DRUSEN", "NORMAL"),
+                     labels=np.full(4, "DRUSEN"), shapes=bank)  # fmt: skip
+    network = method.networks["generator"]
+    before = method.generate(network, method.validation_noise)
+    monkeypatch.setattr("helpers.gan.dials.read_dials", lambda scans: np.full((len(scans), 3), 0.1))
+    method.validate(network)
+    assert method.architecture["louder"][0] == 2.5 == method.louder[0]
+    after = method.generate(network, method.validation_noise)
+    assert not torch.equal(before, after)
+
+    network.metadata, network.shapes = method.architecture | {"class": "DRUSEN"}, bank
+    shapes = bank.draw(4, "DRUSEN", 0)
+    looks = torch.from_numpy(shape.look(shapes, method.louder))
+    z = next(draw_noise(4, network.z_dim, 0))
+    label = torch.zeros(4, dtype=torch.long)
+    with torch.inference_mode():
+        expected = network.eval()(z, label, looks).clamp(-1, 1)
+        softly = network(z, label, torch.from_numpy(shape.look(shapes))).clamp(-1, 1)
+    away = [(sample(network, 4, class_name="DRUSEN", shape="aligned") - other).abs().max()
+            for other in (expected, softly)]  # fmt: skip
+    assert away[0] < 3e-4 < away[1] / 3  # three digits of it are exported
+
+    other = gan.GAN(s, whole.images[:4], method.features, ("DRUSEN", "NORMAL"),
+                    labels=np.full(4, "DRUSEN"), shapes=bank)  # fmt: skip
+    other.load_state_dict(method.state_dict())
+    assert (other.louder == method.louder).all()
 
 
 def table(folder, *lines):

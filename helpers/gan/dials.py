@@ -4,7 +4,8 @@ A class says that there are drusen, not how many and how high. Both networks are
 are told how a device draws (``shape.look``), so the discriminator sees a missing druse at once, and
 the generator can be asked. A conditional GAN on continuous labels (CcGAN, Ding et al., ICLR 2021);
 what that paper does with neighbouring labels is done here by drawing labels smoothly
-(``shape.Shapes``) and reading them with an error.
+(``shape.Shapes``) and reading them with an error. What a generator draws too little of it is told
+more of (``louder``).
 """
 
 import os
@@ -17,6 +18,7 @@ from helpers.measures.layers import flat_without_drusen, measure
 
 RULED = 256  # px of the whole scans that are read: the ruler works on no more
 READ_AS = dict(zip(shape.DIALS, ("drusen_count", "drusen_height", "drusen_area")))
+TOLD, LEAST_ASKED = (0.5, 2.5), 0.05  # bounds of what is told for what is asked; a mean asked for
 CHUNK = 64  # scans that one process reads at a time
 
 
@@ -47,3 +49,20 @@ def with_dials(crops, whole) -> np.ndarray:
     shapes = np.array(crops.shapes)
     shapes[:, shape.DIALLED] = dials
     return shapes
+
+
+def louder(told, asked, scans) -> np.ndarray:
+    """How much more than what is asked for a generator has to be told, of each of DIALS, (3,).
+
+    A young generator draws some two thirds of what it is told. ``scans``, uint8 (N, 1, S, S), were
+    drawn as ``asked`` for, (N, 3), where the network was ``told`` so many times that; what the
+    ruler reads off them says what it should have been told. Means, within TOLD; a dial that is
+    hardly asked for keeps what it has.
+    """
+    read = read_dials(scans)
+    known = np.isfinite(read).all(1)
+    told = np.asarray(told, float)
+    if not known.any():
+        return told
+    asked, read = asked[known].mean(0), read[known].mean(0)
+    return np.where(asked > LEAST_ASKED, told * asked / np.maximum(read, 1e-3), told).clip(*TOLD)

@@ -12,7 +12,8 @@ import torch
 
 from helpers.data import shape
 from helpers.data.augment import augment, mirror
-from helpers.gan import dcgan, residual, stylegan
+from helpers.data.pixels import to_levels
+from helpers.gan import dcgan, dials, residual, stylegan
 from helpers.gan.losses import LOSSES, zero_centred_penalty
 from helpers.measures.distances import kernel_distance
 from helpers.measures.probe import probe_auroc
@@ -25,6 +26,7 @@ DOUBLES = 4000  # images in which gamma doubles or halves while it is adapted
 DOUBLES_ALIGNED, HELD = 1000, 3000  # of aligned crops; images before which it is not moved there
 MEMORY = 0.98  # of the mean of the discriminator's loss, per step
 PROBE = 400  # that a whole AUROC counts in the score: a tenth of it as much as a distance of 40
+READ = 150  # validation scans off which the ruler reads what has come of the dials
 SHAPES_KEPT = 256  # of each class, in an exported generator
 BLIND, SURE = 0.68, 0.02  # losses of a relativistic discriminator that tells nothing; everything
 
@@ -106,6 +108,7 @@ class GAN:
         self.classes = list(classes) if self.conditional else []
         self.shapes, self.whole = shapes, validation.shape[-1]
         self.looks = getattr(generator, "looks", 0)
+        self.louder = np.ones(len(shape.DIALS))  # that dials are told, see ``dials.louder``
         noise = torch.Generator().manual_seed(s.seed)
         self.preview_noise = torch.randn(16, generator.z_dim, generator=noise)
         self.validation_noise = torch.randn(s.validation_images, generator.z_dim, generator=noise)
@@ -259,7 +262,7 @@ class GAN:
         parts = [noise.split(64)]
         if self.looks:
             shapes = self._draw_shapes(labels)
-            looks = torch.from_numpy(shape.look(shapes)[:, : self.looks])
+            looks = torch.from_numpy(shape.look(shapes, self.louder)[:, : self.looks])
             parts += [labels.split(64), looks.split(64)]
         elif self.conditional:
             parts.append(labels.split(64))
@@ -295,7 +298,10 @@ class GAN:
         Warns in words of a collapse and of a gamma that is far off.
         """
         self.features.to(next(network.parameters()).device)
-        synthetic = self.features(self.generate(network, self.validation_noise))
+        drawn = self.generate(network, self.validation_noise)
+        synthetic = self.features(drawn)
+        if self.looks > len(shape.LOOK):
+            self._listen(drawn)
         spread = synthetic.var(0).sum() / max(self.validation_features.var(0).sum(), 1e-12)
         early = self.steps * self.settings.batch_size < EARLY
         if spread < COLLAPSED and not early:
@@ -336,10 +342,19 @@ class GAN:
         self.judgement["probe"] = auroc
         return distance + PROBE * (1 - auroc)
 
+    def _listen(self, drawn: torch.Tensor) -> None:
+        """How much louder dials have to be told from now on, and in what is exported now."""
+        labels = torch.full((len(drawn),), self.judged or 0)
+        asked = self._draw_shapes(labels)[:READ, shape.DIALLED]
+        self.louder = dials.louder(self.louder, asked, to_levels(drawn[:READ]))
+        self.architecture["louder"] = self.louder.round(3).tolist()
+
     def state_dict(self) -> dict:
         """Steps taken, which decide when a penalty is due, and what is adapted on the way."""
-        return {name: getattr(self, name) for name in ("steps", "gamma", "mean_loss")}
+        adapted = {name: getattr(self, name) for name in ("steps", "gamma", "mean_loss")}
+        return adapted | {"louder": self.louder.tolist()}
 
     def load_state_dict(self, state: dict) -> None:
         for name in ("steps", "gamma", "mean_loss"):
             setattr(self, name, state[name])
+        self.louder = np.array(state.get("louder", self.louder))

@@ -147,7 +147,8 @@ def render_crops(generator, noise, label, shapes, exact):
     noise = noise.to(next(generator.parameters()).device)
     told = () if label is None else (noise.new_full((len(noise),), label).long(),)
     if getattr(generator, "looks", 0):
-        looks = torch.from_numpy(look(shapes)[:, : generator.looks])
+        louder = getattr(generator, "metadata", {}).get("louder", (1, 1, 1))
+        looks = torch.from_numpy(look(shapes, louder)[:, : generator.looks])
         told = (told or (None,)) + (looks.to(noise.device),)
     with in_bf16(noise.device, not exact):
         return generator(noise, *told).float().clamp(-1, 1).cpu()
