@@ -14,7 +14,9 @@ from helpers.measures.alignment import Alignment
 from helpers.measures.memorisation import (
     copies,
     design_effect,
+    membership,
     memorisation_report,
+    near_volumes,
     preference,
 )
 
@@ -188,8 +190,101 @@ def test_a_generator_that_prefers_its_training_patients_shows():
     rng = np.random.default_rng(0)
     alike = preference(rng.random((100, 60)), rng.random((100, 40)))
     assert alike["nearer_to_training"] == pytest.approx(0.5, abs=0.1)
-    assert alike["membership_auroc"]["value"] == pytest.approx(0.5, abs=0.15)
-    assert alike["membership_auroc"]["low"] < alike["membership_auroc"]["high"]
     leaky = preference(0.8 * rng.random((100, 60)), rng.random((100, 40)) + 0.1)
     assert leaky["nearer_to_training"] > 0.9 and leaky["ratio"] < 0.5
-    assert leaky["membership_auroc"]["low"] > 0.8
+
+
+def distances_of(points, others, patients=None):
+    """Euclidean distances (N, R), infinite within a patient where `patients` (R,) are given."""
+    apart = np.linalg.norm(points[:, None] - others, axis=2)
+    if patients is not None:
+        apart[patients[:, None] == patients] = np.inf
+    return apart
+
+
+def test_the_control_takes_out_what_members_and_others_differ_by_themselves():
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(60), 3).astype(str)
+    member = np.repeat(np.arange(60) < 36, 3)
+    # members are ordinary, the others odd: near to anything, or far from it
+    real = np.where(member, 0.6, 1.4)[:, None] * rng.normal(size=(180, 4))
+    control = distances_of(real, real, patients)
+    innocent = rng.normal(size=(180, 4))
+    found = membership(distances_of(innocent, real), control, member, patients)
+    assert found["attack"]["low"] > 0.6 < found["control"]["value"]  # both, without any leak
+    assert found["excess"]["low"] < 0 < found["excess"]["high"] and found["n"] == 180
+    leaky = innocent.copy()
+    leaky[:60] = real[member][:60] + 0.05 * rng.normal(size=(60, 4))
+    found = membership(distances_of(leaky, real), control, member, patients)
+    assert found["excess"]["low"] > 0
+    # and members that are odd hide a leak, until the control is taken off
+    odd = np.where(member, 1.4, 0.7)[:, None] * rng.normal(size=(180, 4))
+    leaky = np.concatenate([odd[member][:40] + 0.05 * rng.normal(size=(40, 4)), innocent[40:]])
+    found = membership(distances_of(leaky, odd), distances_of(odd, odd, patients), member, patients)
+    assert found["attack"]["low"] < 0.5 and found["excess"]["low"] > 0
+    one = membership(distances_of(leaky, odd), control, member, np.where(member, patients, "one"))
+    assert one["excess"]["low"] is None and one["excess"]["value"] is not None
+
+
+def test_without_a_leak_the_excess_is_rarely_called_one():
+    called = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        patients, member = np.repeat(np.arange(40), 3).astype(str), np.arange(120) < 72
+        real = rng.normal(size=(40, 1, 3)).repeat(3, 1) + 0.3 * rng.normal(size=(40, 3, 3))
+        real = real.reshape(120, 3)
+        made = np.hypot(1, 0.3) * rng.normal(size=(120, 3))
+        control = distances_of(real, real, patients)
+        found = membership(distances_of(made, real), control, member, patients, resamples=200)
+        called.append(found["excess"]["low"] > 0)
+    assert np.mean(called) <= 0.1
+
+
+def test_a_volume_that_is_drawn_again_stands_out_and_no_other():
+    rng = np.random.default_rng(0)
+    people = rng.normal(size=(40, 1, 6))
+    real = (people + 0.3 * rng.normal(size=(40, 5, 6))).reshape(200, 6)
+    patients, trained = np.repeat(np.arange(40), 5).astype(str), np.arange(200) < 125
+    innocent = rng.normal(size=(300, 6)) * np.hypot(1, 0.3)
+    between = distances_of(real, real)
+    for planted in (0, 75):
+        made = innocent.copy()
+        made[:planted] = people[7] + 0.3 * rng.normal(size=(planted, 6))  # no scan is repeated
+        found = near_volumes(distances_of(made, real), between, trained, patients)
+        json.dumps(found, allow_nan=False)
+        assert found["trained"]["patients"] == 25 and found["unseen"]["patients"] == 15
+        assert found["unseen"]["stand_out"] == 0
+        assert found["trained"]["stand_out"] == (planted > 0)
+        if planted:
+            assert patients[found["trained"]["largest"]["scan"]] == "7"
+            assert found["trained"]["largest"]["share"] == pytest.approx(0.25, abs=0.05)
+    alone = near_volumes(distances_of(made, real), between, trained, np.arange(200).astype(str))
+    assert alone == {"trained": None, "unseen": None}
+
+
+def test_the_report_tells_a_leak_a_volume_and_what_it_would_have_missed(eyes):
+    training, unseen, others = eyes
+    slices = [np.roll(scan, move, -1) for scan in training for move in (-2, 0, 2)]
+    names, new = np.repeat(np.arange(30), 3), np.arange(30, 70)
+    slices = np.stack(slices)
+    again = [np.roll(slices[21:24], move, -1)[..., ::-1] for move in (-3, 0, 3, 5)]
+    copied = np.concatenate([others[:23], *again])
+    planted = {"flipped": slices[..., ::-1], "unlike": others}
+    leaks = {}
+    for made in (others, copied):
+        report = memorisation_report(
+            made, slices, unseen, training_patients=names, unseen_patients=new, planted=planted
+        )
+        json.dumps(report, allow_nan=False)
+        leaks[len(made)] = report
+        assert report["pixels"]["membership"]["control_is"] == "real scans of other patients"
+        assert report["missed"]["flipped"]["value"] == 0 and report["missed"]["flipped"]["n"] == 90
+        assert report["missed"]["unlike"]["value"] > 0.9  # no copies: nothing there to be found
+    clean, leaky = leaks[40]["pixels"], leaks[35]["pixels"]
+    assert clean["membership"]["excess"]["low"] < 0 < clean["membership"]["excess"]["high"]
+    assert clean["volumes"]["trained"]["stand_out"] == 0
+    assert leaky["volumes"]["trained"]["stand_out"] == 1
+    assert names[leaky["volumes"]["trained"]["largest"]["scan"]] == 7
+    every = memorisation_report(training, training, unseen, control=others)  # all are copied
+    assert every["pixels"]["membership"]["control_is"] == "another generator"
+    assert every["pixels"]["membership"]["excess"]["low"] > 0.2
