@@ -12,7 +12,7 @@ from helpers.evaluate import parts as module
 from helpers.evaluate.parts import evaluate, main
 from helpers.evaluate.report import PARTS, complete
 from helpers.evaluate.sides import read_sides, read_synthetic
-from helpers.evaluate.verdict import verdict
+from helpers.evaluate.verdict import CRITERIA, verdict
 from helpers.gan.residual import Generator
 from helpers.measures.features import Features
 from helpers.training.network_file import write_network
@@ -61,7 +61,13 @@ def run(tmp_path, real, synthetic, **changes):
         assert set(empty) <= set(report[name]), name
         assert name not in report["not_measured"] or report[name]["reason"]
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "Not for clinical use" in page and len(verdict(report)) == 7
+    assert "Not for clinical use" in page
+    order = list(dict.fromkeys(line["criterion"] for line in verdict(report)))
+    assert order == list(CRITERIA)  # each of the seven has a line, measured or not
+    places = [page.index(f"<b>{name}</b>") for name in CRITERIA]
+    assert places == sorted(places) and all(line["question"] in page for line in verdict(report))
+    pdf = (tmp_path / "out" / "report.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF") and b"/Count 2" in pdf
     return report
 
 
@@ -170,6 +176,43 @@ def test_few_readable_scans_are_no_anatomy():
         anatomy["usable"]["synthetic"] = share
         lines = verdict(complete({"anatomy": anatomy}))
         assert next(x for x in lines if "anatomy" in x["question"])["answer"].startswith(answer)
+
+
+def answer(report, question):
+    return next(line for line in verdict(complete(report)) if question in line["question"])
+
+
+def test_a_leak_and_a_volume_are_told_only_beyond_their_controls():
+    auroc = {"value": 0.7, "low": 0.62, "high": 0.78}
+    trace = {"n": 90, "attack": auroc, "control": auroc, "control_is": "real scans"}
+    most = {"share": 0.2, "expected": 0.02, "p_value": 0.001, "scan": 4}
+    volumes = {side: {"patients": 20, "stand_out": 0, "largest": most}
+               for side in ("trained", "unseen")}  # fmt: skip
+    part = {"copied_share": 0.0, "expected_share": 0.01, "excess": {"low": 0, "high": 0.02},
+            "missed": {"blurred": {"value": 0.25}}}  # fmt: skip
+    for low, leak, ours, theirs, again in (
+        (-0.05, "not shown", 0, 0, "not found"), (0.05, "yes", 2, 0, "yes"),
+        (None, "uncertain", 2, 2, "perhaps: others"),
+    ):  # fmt: skip
+        trace["excess"] = {"value": 0.0, "low": low, "high": 0.1}
+        volumes["trained"]["stand_out"], volumes["unseen"]["stand_out"] = ours, theirs
+        report = {"memorisation": part | {"pixels": {"membership": trace, "volumes": volumes}}}
+        assert answer(report, "who was trained on")["answer"].startswith(leak)
+        assert answer(report, "whole volume")["answer"].startswith(again)
+    assert "at most 25 % are missed (blurred)" in answer(report, "copied")["beside"]
+    alone = part | {"pixels": {"volumes": {"trained": None, "unseen": None}}}
+    for question in ("whole volume", "who was trained on"):
+        assert answer({"memorisation": alone}, question)["answer"] == "not measured"
+
+
+def test_what_made_the_scans_and_who_is_left_out():
+    run = {"weights": "ab12", "class": "DRUSEN", "step": 4, "data_manifest": None}
+    assert answer({"run": run}, "how the scans")["answer"] == "partly"
+    made = {"synthetic": {"marked": 0.0}, "run": None}
+    assert answer(made, "how the scans")["answer"].startswith("no: a folder")
+    part = {"left_out": 5, "floor": 1, "patients": 20, "n": 100}
+    assert answer({"consistency": part}, "left out")["answer"] == "some"
+    assert answer({}, "left out")["answer"] == "not measured"
 
 
 def test_complete_names_what_is_missing():

@@ -60,6 +60,24 @@ def plant_copies(images, training, share, seed=0):
     return planted
 
 
+DISGUISES = {  # of a copy: none may hide it
+    "as it is": lambda images: images,
+    "flipped": lambda images: images[..., ::-1],
+    "shifted": lambda images: np.roll(
+        images, (images.shape[-2] // 20, images.shape[-1] // 12), (-2, -1)
+    ),
+    "blurred": blur,
+    "noisy": lambda images: noise(images, 0.06),
+    "flipped, shifted, blurred": lambda images: DISGUISES["shifted"](blur(images[..., ::-1])),
+}
+
+
+def disguised(images, count=60, seed=0):
+    """{disguise: copies of up to `count` of the images (N, 1, S, S), the same ones each time}."""
+    chosen = np.random.default_rng(seed).permutation(len(images))[:count]
+    return {name: disguise(images[chosen]) for name, disguise in DISGUISES.items()}
+
+
 def responses(real, features, *, other=None, seed=0, progress=True):
     """What every measure says of damaged real scans: damage -> measure -> value or None.
 

@@ -1,14 +1,17 @@
-"""The verdict page: one figure, one table, all numbers, where they come from, what is missing."""
+"""The verdict page: one table, one figure, all numbers, where they come from, what is missing."""
 
 import base64
 import io
+import textwrap
+from itertools import groupby
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from jinja2 import Environment
+from matplotlib.backends.backend_pdf import PdfPages
 
 from helpers.evaluate.report import tables
-from helpers.evaluate.verdict import LARGE, verdict
+from helpers.evaluate.verdict import CRITERIA, LARGE, verdict
 from helpers.plots import ACCENT, PALE, REAL, STYLE, pixels
 
 PAGE = """<!doctype html>
@@ -20,14 +23,25 @@ table { border-collapse: collapse; width: 100%; margin: 1em 0; }
 td, th { text-align: left; vertical-align: top; padding: .35em .8em .35em 0;
          border-bottom: 1px solid #ddd; }
 .answer { font-weight: 600; } .who, .remark { color: #777; } .number { white-space: nowrap; }
+.criterion td { padding-top: 1em; border-bottom: 2px solid #222; text-transform: capitalize; }
+.absent { color: #999; font-weight: 400; } .criterion span { text-transform: none; color: #777; }
 img { width: 100%; } h2 { margin-top: 1.6em; } code { font-size: 13px; }
+@page { size: A4; margin: 12mm; }
+@media print { body { font-size: 9.5px; margin: 0; max-width: none; } h1 { font-size: 16px; }
+  td, th { padding: .15em .6em .15em 0; } .criterion td { padding-top: .5em; }
+  img { break-before: page; } tr { break-inside: avoid; } code { font-size: 9px; } }
 </style>
 <h1>{{ title }}</h1>
 <p>{{ summary }} <strong>Not for clinical use.</strong></p>
-<table><tr><th>Question<th>Answer<th>Measured<th>Beside</tr>
-{% for row in rows %}<tr><td>{{ row.question }}<br><span class="who">{{ row.for }}</span>
-<td class="answer">{{ row.answer }}<td>{{ row.measured }}<td class="remark">{{ row.beside }}</tr>
-{% endfor %}</table>
+<table><tr><th>Question<th>Answer<th>Measured<th>Yardstick</tr>
+{% for name, lines in criteria %}<tr class="criterion"><td colspan="4"><b>{{ name }}</b>
+<span>{{ meanings[name] }}</span></tr>
+{% for row in lines %}<tr><td>{{ row.question }}<br><span class="who">{{ row.for }}</span>
+<td class="answer{{ " absent" if row.answer == "not measured" }}">{{ row.answer }}
+<td>{{ row.measured }}<td class="remark">{{ row.beside }}</tr>
+{% endfor %}{% endfor %}</table>
+<p class="who">The order is that of the scorecard for synthetic medical data of Zamzmi et al.
+(Communications Engineering 2025;4:130).</p>
 <img alt="Pictures, usefulness, distances, shifts of anatomy and texture, closest pairs"
  src="data:image/png;base64,{{ figure }}">
 {% if warnings %}<h2>What makes a number doubtful</h2>
@@ -53,14 +67,15 @@ def write_page(report, figure, path) -> Path:
     origin += [(f"synthetic: {key}", value) for key, value in made.items()]
     origin += [(f"run: {key}", value) for key, value in (run or {}).items() if key != "identity"]
     origin += [(f"version of {key}", value) for key, value in report["versions"].items()]
+    title, summary = _title(report)
     page = (
         Environment(autoescape=True)
         .from_string(PAGE)
         .render(
-            title=f"Synthetic {real['class']} OCT: {made['source']}",
-            summary=f"{made['n']} synthetic scans of {made['size']} px against {real['n_test']} "
-            f"real scans of {real['patients']} patients.",
-            rows=verdict(report),
+            title=title,
+            summary=summary,
+            criteria=_by_criterion(report),
+            meanings=CRITERIA,
             figure=base64.b64encode(picture.getvalue()).decode(),
             warnings=report["warnings"],
             missing=[(name, report[name].get("reason", "")) for name in report["not_measured"]],
@@ -71,6 +86,61 @@ def write_page(report, figure, path) -> Path:
     path = Path(path)
     path.write_text(page)
     return path
+
+
+def _title(report) -> tuple[str, str]:
+    real, made = report["real"], report["synthetic"]
+    return f"Synthetic {real['class']} OCT: {made['source']}", (
+        f"{made['n']} synthetic scans of {made['size']} px against {real['n_test']} real scans of "
+        f"{real['patients']} patients."
+    )
+
+
+def _by_criterion(report) -> list[tuple[str, list[dict]]]:
+    rows = groupby(verdict(report), key=lambda row: row["criterion"])
+    return [(name, list(lines)) for name, lines in rows]
+
+
+COLUMNS = ((0.06, 25, "question"), (0.28, 21, "answer"), (0.48, 24, "measured"),
+           (0.71, 31, "beside"))  # fmt: skip
+LINE = 0.0118  # of the page's height
+
+
+def write_pdf(report, figure, path) -> Path:
+    """report.pdf: the verdict on one page of A4, the figure on the next."""
+    title, summary = _title(report)
+    page, height = plt.figure(figsize=(8.27, 11.69), layout="none"), 0.96
+
+    def write(x, y, text, **how):
+        page.text(x, y, text, va="top", **{"fontsize": 8.5, "color": REAL, **how})
+
+    write(0.06, height, "\n".join(textwrap.wrap(title, 60)), fontsize=14, weight="bold")
+    height -= 0.025 * len(textwrap.wrap(title, 60))
+    write(0.06, height, f"{summary} Not for clinical use.")
+    height -= 0.03
+    for (x, *_), name in zip(COLUMNS, ("Question", "Answer", "Measured", "Yardstick")):
+        write(x, height, name, color=PALE)
+    for name, lines in _by_criterion(report):
+        height -= 2.1 * LINE
+        write(0.06, height, f"{name.capitalize()}: {CRITERIA[name]}", weight="bold", fontsize=9.5)
+        height -= 1.4 * LINE
+        page.add_artist(plt.Line2D([0.06, 0.95], [height] * 2, color=REAL, lw=0.8))
+        for row in lines:
+            height -= 0.5 * LINE
+            cells = [textwrap.wrap(row[key], width) for _, width, key in COLUMNS]
+            for (x, _, key), cell in zip(COLUMNS, cells):
+                bold = key == "answer" and row["answer"] != "not measured"
+                pale = "not measured" in row[key]
+                write(x, height, "\n".join(cell), weight="bold" if bold else "normal",
+                      color=PALE if pale else "#777777" if key == "beside" else REAL)  # fmt: skip
+            height -= LINE * max(len(cell) for cell in cells)
+    write(0.06, height - LINE, "Order: scorecard for synthetic medical data, Zamzmi et al., "
+          "Communications Engineering 2025;4:130.", fontsize=7, color=PALE)  # fmt: skip
+    with PdfPages(path) as pages:
+        pages.savefig(page)
+        pages.savefig(figure)
+    plt.close(page)
+    return Path(path)
 
 
 def verdict_figure(report, real, synthetic, seen=None, *, path=None):

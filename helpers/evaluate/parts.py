@@ -2,9 +2,9 @@
 
 python -m helpers.evaluate --real DIR --synthetic DIR_OR_RUN --out DIR [--contrast DIR_OR_RUN]
 
-Usefulness first, then distances, anatomy and texture, memorisation; with every number its
-yardstick, and what could not be measured with its reason. The same parts are called one by one,
-and explained, in notebook 05.
+Usefulness, distances, anatomy and texture, memorisation; with every number its yardstick, and what
+could not be measured with its reason. The same parts are called one by one, and explained, in
+notebook 05.
 """
 
 import argparse
@@ -18,11 +18,11 @@ import torch
 from helpers.classifiers.fit import fit
 from helpers.config import root
 from helpers.data.pixels import at_size
-from helpers.evaluate import reading_analysis
-from helpers.evaluate.page import verdict_figure, write_page
+from helpers.evaluate import known_damage, reading_analysis
+from helpers.evaluate.page import verdict_figure, write_page, write_pdf
 from helpers.evaluate.report import PARTS, complete, print_table, write
 from helpers.evaluate.sides import Sides, read_sides
-from helpers.evaluate.verdict import verdict
+from helpers.evaluate.verdict import print_verdict
 from helpers.measures import coverage, inception, layers, memorisation, texture, usefulness
 from helpers.measures.distances import distance_report
 from helpers.measures.effects import compare
@@ -30,7 +30,7 @@ from helpers.measures.features import Features
 
 
 def measure_distances(sides: Sides, features: Features, *, seed=0, progress=True) -> dict:
-    """kernel_distance, scale, resolution, coverage, and warnings."""
+    """kernel_distance, scale, resolution, coverage, consistency, and warnings."""
     real, synthetic = sides.real, sides.synthetic.images
     other = {}
     if sides.other_real is not None:
@@ -44,7 +44,20 @@ def measure_distances(sides: Sides, features: Features, *, seed=0, progress=True
     made, test = features(synthetic, progress), features(real.test.images, progress)
     training = features(real.training.images, progress)
     parts["coverage"] = coverage.coverage_report(made, training, test, seed=seed)
+    parts["consistency"] = _every_patient(made, training, test, real.test.patients, seed)
     return parts
+
+
+def _every_patient(made, training, test, patients, seed) -> dict:
+    """Of how many unseen patients no scan is reached, by as many synthetic or training scans."""
+    rng, n = np.random.default_rng(seed), min(len(made), len(training))
+    try:
+        found, floor = (coverage.reached(test, rows[rng.permutation(len(rows))[:n]], patients)
+                        for rows in (made, training))  # fmt: skip
+    except ValueError as error:
+        return {"left_out": None, "reason": str(error)}
+    left_out, usual = (sum(share == 0 for share in each.values()) for each in (found, floor))
+    return {"left_out": left_out, "floor": usual, "patients": len(found), "n": n}
 
 
 def measure_usefulness(sides: Sides, features: Features, *, classifier="linear", seed=0,
@@ -109,24 +122,29 @@ def measure_memorisation(sides: Sides, features: Features, *, seed=0, progress=T
     """report.json's `memorisation`: copies of the scans that the generator may have seen.
 
     With a run those are its training scans, and the test patients show how near scans are that
-    nobody copied; without one, all real scans, each compared with other patients' ones.
+    nobody copied; without one, all real scans, each compared with other patients' ones. Copies are
+    planted in several disguises, to see what share of them would be missed.
     """
     real, made = sides.real, sides.synthetic.images
     unseen = None if sides.synthetic.run is None else real.test
     sets = [made, *(split and split.images for split in (real.seen, unseen))]
-    rows = None
+    rows = control = planted = None
+    if sides.control is not None:
+        control = at_size(sides.control.images, made.shape[-1])
     if real.seen is not None:
+        planted = known_damage.disguised(at_size(real.seen.images, made.shape[-1]), seed=seed)
         small = [at_size(s, made.shape[-1]) if s is not None else None for s in sets]
         rows = [None if s is None or not len(s) else features(s, progress) for s in small]
     return memorisation.memorisation_report(
         *sets, features=rows, training_patients=real.seen and real.seen.patients,
-        unseen_patients=unseen and unseen.patients, seed=seed, progress=progress,
+        unseen_patients=unseen and unseen.patients, control=control, planted=planted, seed=seed,
+        progress=progress,
     )  # fmt: skip
 
 
 def evaluate(real, synthetic, out, *, classifier="linear", with_inception=True, reading_test=None,
              seed=0, cache=None, progress=True, **sides_settings) -> dict:  # fmt: skip
-    """Measure everything, write report.json, report.html and verdict.png to `out`; the report.
+    """Measure everything, write the report's files to `out` (`write_all`); returns the report.
 
     real, synthetic and sides_settings: as in `read_sides`. classifier: linear, whole, or off.
     reading_test: the folder of a blinded reading test, whose readers are analysed. Raises OSError
@@ -174,20 +192,22 @@ def complete_report(sides: Sides, parts: dict, reasons: dict | None = None) -> d
                  "patients": patients["test"], "patients_training": patients["training"],
                  "patients_known": real.known_patients, "manifest": real.manifest},
         "synthetic": {"source": made.source, "class": made.class_, "n": len(made.images),
-                      "size": made.images.shape[-1], "contrast": sides.contrast},
+                      "size": made.images.shape[-1], "contrast": sides.contrast,
+                      "marked": made.marked},
         "warnings": list(dict.fromkeys(warnings)),
     }  # fmt: skip
     return complete({**parts, **about}, reasons)
 
 
 def write_all(report: dict, sides: Sides, out) -> None:
-    """report.json, verdict.png and report.html in the folder `out`."""
+    """report.json, verdict.png, report.html and report.pdf in the folder `out`."""
     out = Path(out)
     write(report, out / "report.json")
     seen = sides.real.seen and sides.real.seen.images
     figure = verdict_figure(report, sides.real.test.images, sides.synthetic.images, seen,
                             path=out / "verdict.png")  # fmt: skip
     write_page(report, figure, out / "report.html")
+    write_pdf(report, figure, out / "report.pdf")
 
 
 def main(arguments=None):
@@ -196,8 +216,9 @@ def main(arguments=None):
     add = parser.add_argument
     add("--real", required=True, help="a folder, a manifest.csv, simulated or oct2017")
     add("--synthetic", required=True, help="a run's folder, or a folder of images")
-    add("--out", required=True, help="where report.json, report.html and verdict.png go")
+    add("--out", required=True, help="where report.html, report.pdf and report.json go")
     add("--contrast", help="the same recipe trained on another class: a run or a folder")
+    add("--control", help="a generator that saw none of these patients: attacked as well")
     add("--class", dest="class_", default="DRUSEN", help="where there are several (DRUSEN)")
     add("--n", type=int, default=1000, help="how many synthetic scans (1000)")
     add("--classifier", default="linear", choices=("linear", "whole", "off"),
@@ -211,6 +232,5 @@ def main(arguments=None):
     except (OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     print_table(report)
-    for line in verdict(report):
-        print(f"{line['question']:<44}{line['answer']}")
-    print(f"report.html, report.json and verdict.png in {options['out']}")
+    print_verdict(report)
+    print(f"report.html, report.pdf, report.json and verdict.png in {options['out']}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from helpers.measures.intervals import between
 
-SCHEMA = 2
+SCHEMA = 3
 PACKAGES = ("torch", "torchvision", "timm", "torchmetrics", "scikit-learn", "numpy")
 ELSEWHERE = "not measured here; notebook 05 does"
 # part: what it holds when it was not measured
@@ -20,6 +20,7 @@ PARTS = {
     "scale": {"other_class": None, "blur": None, "noise": None},
     "resolution": {"size": None, "value": None},
     "coverage": {"value": None, "floor": None},
+    "consistency": {"left_out": None},
     "inception": {"fid": None, "kid": None},
     "anatomy": {"measures": None},
     "texture": {"measures": None},
@@ -84,7 +85,8 @@ def tables(report: dict, only=None) -> dict[str, list[tuple[str, str, str]]]:
     """Title -> rows (name, number, remark) for every part (or `only` those) that was measured."""
     makers = {
         "usefulness": _usefulness, "kernel_distance": _distances, "coverage": _coverage,
-        "anatomy": _measures, "texture": _measures, "memorisation": _memorisation,
+        "consistency": _consistency, "anatomy": _measures, "texture": _measures,
+        "memorisation": _memorisation,
     }  # fmt: skip
     found = {}
     for name, rows in makers.items():
@@ -130,6 +132,12 @@ def _coverage(report, name):
     rows = [(n, f"{v:.2f} +- {part['spread'][n]:.2f}", f"floor {part['floor'][n]:.2f}")
             for n, v in part["value"].items()]  # fmt: skip
     return f"Kinds of scans, {part['n']} a side, neighbourhoods of {part['k']}", rows
+
+
+def _consistency(report, name):
+    part = report[name]
+    row = ("of whom no scan is reached", str(part["left_out"]), f"floor {part['floor']}")
+    return f"{part['patients']} unseen patients, {part['n']} scans a side", [row]
 
 
 def _usefulness(report, name):
@@ -187,7 +195,34 @@ def _memorisation(report, name):
         rows.append((f"nearer than the threshold, {space}, %", between(share, 1), expected))
         rows.append((f"  beyond that, {space}, %", between(excess, 1),
                      f"p = {found['p_value']:.2g}"))  # fmt: skip
-        if "membership_auroc" in found:
-            rows.append((f"  membership AUROC, {space}", between(found["membership_auroc"]),
-                         "0.50: training leaves no trace"))  # fmt: skip
+        if "membership" in found:
+            trace = found["membership"]
+            rows.append(
+                (
+                    f"  membership AUROC, {space}",
+                    between(trace["attack"]),
+                    f"the same attack on {trace['control_is']}: {between(trace['control'])}",
+                )
+            )
+            rows.append(
+                (
+                    "    attack minus that control",
+                    between(trace["excess"]),
+                    f"0.00: training leaves no trace; {trace['n']} scans a side",
+                )
+            )
+        for side, whole in found["volumes"].items():
+            if whole is not None:
+                most = whole["largest"]
+                rows.append(
+                    (
+                        f"  {side} patients drawn again, {space}",
+                        f"{whole['stand_out']} of {whole['patients']}",
+                        f"most: {100 * most['share']:.1f} % of synthetic scans are near one, "
+                        f"{100 * most['expected']:.1f} % expected, p = {most['p_value']:.2g}",
+                    )
+                )
+    for disguise, missed in part["missed"].items():
+        missed = {k: 100 * missed[k] for k in ("value", "low", "high")}
+        rows.append((f"copies missed, {disguise}, %", between(missed, 0), "planted by us"))
     return "Memorisation: nearest training scan of every synthetic one", rows

@@ -52,7 +52,7 @@ class Synthetic:
     class_: str
     run: dict | None
     source: str
-    paths: list = field(default_factory=list)
+    marked: float | None = None  # share of a folder's files that say that they are synthetic
     notes: list = field(default_factory=list)
 
 
@@ -187,7 +187,8 @@ def _read_folder(scans, label, source, n, seed, folder, progress) -> Synthetic:
     if decoded.bad:
         first = Path(decoded.bad[0][0]).name
         notes.append(f"{len(decoded.bad)} synthetic files cannot be read: {first}, ...")
-    return Synthetic(np.array(decoded.images), label, None, Path(source).name, notes=notes)
+    marked = float(np.mean([_says_synthetic(scan.path) for scan in scans]))
+    return Synthetic(np.array(decoded.images), label, None, Path(source).name, marked, notes)
 
 
 @dataclass
@@ -199,6 +200,7 @@ class Sides:
     other_real: Real | None = None
     other_synthetic: Synthetic | None = None
     contrast: str = "none"  # synthetic | conditional | real | none
+    control: Synthetic | None = None  # of a generator that saw none of these patients
 
     @property
     def notes(self) -> list[str]:
@@ -228,16 +230,17 @@ class Sides:
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
 
-def read_sides(real, synthetic, *, class_="DRUSEN", contrast=None, n=1000, seed=0, size=256,
-               framing="stretch", n_simulated=600, cache=None, allow_synthetic=False,
+def read_sides(real, synthetic, *, class_="DRUSEN", contrast=None, control=None, n=1000, seed=0,
+               size=256, framing="stretch", n_simulated=600, cache=None, allow_synthetic=False,
                device="cpu", progress=True) -> Sides:  # fmt: skip
     """Read both sides and find what the disease is contrasted with.
 
     real: as in `data.prepare` (a folder, a manifest.csv, "simulated", ...). synthetic: a run, a
     generator.safetensors, or a folder of images. contrast: the same for another class, made by
     the same recipe. Without it another class in the synthetic folder is taken ("conditional"),
-    else real scans of another class on both sides ("real"). Raises ValueError naming the folder if
-    a side is empty, or if real files are marked as synthetic.
+    else real scans of another class on both sides ("real"). control: a run or folder of a generator
+    that saw none of these patients, to attack as well. Raises ValueError naming the folder if a
+    side is empty, or if real files are marked as synthetic.
     """
     cache = Path(cache or root() / os.environ.get("OCT_RUNS", "runs") / "cache")
     if not allow_synthetic and Path(str(real)).is_dir():
@@ -255,6 +258,9 @@ def read_sides(real, synthetic, *, class_="DRUSEN", contrast=None, n=1000, seed=
     sides = Sides(read_real(real, wanted, run=target.run, **keep), target)
     if target.class_ != sides.real.class_:
         target.notes.append(f"images called {target.class_} are compared with {sides.real.class_}")
+    if control is not None:
+        found = read_synthetic(control, class_, n=n, seed=seed, device=device, folder=cache)
+        sides.control = next((m for m in found if m.class_ == target.class_), found[0])
     others = [label for label in sides.real.classes if label != sides.real.class_]
     if contrast is not None:
         found = read_synthetic(contrast, "NORMAL", n=n, seed=seed, device=device, folder=cache)

@@ -5,21 +5,49 @@ from helpers.measures.intervals import between
 LARGE = 0.474  # |Cliff's delta| from which on Romano et al. 2006 speak of a large difference
 
 
-def verdict(report: dict) -> list[dict]:
-    """One line per question: {"question", "answer", "measured", "beside", "for"}.
+# The FDA's scorecard (Zamzmi et al., Commun Eng 2025;4:130), in its order
+CRITERIA = {
+    "congruence": "like scans of patients",
+    "coverage": "all kinds of them",
+    "constraint": "possible as anatomy",
+    "completeness": "all that the task needs",
+    "compliance": "privacy and standards",
+    "comprehension": "how it was made can be told",
+    "consistency": "as good for everyone",
+}
 
-    The rules are simple and stand here, so that a reader can disagree with them: an interval is
-    compared with its yardstick, and what was not measured says so and never counts as good.
+
+def verdict(report: dict) -> list[dict]:
+    """One line per question: {"criterion", "question", "answer", "measured", "beside", "for"}.
+
+    The order is that of CRITERIA. The rules are simple and stand here, so that a reader can
+    disagree with them: an interval is compared with its yardstick, and what was not measured says
+    so and never counts as good.
     """
-    return [
-        _useful(report["usefulness"]),
-        _near(report["kernel_distance"], report["scale"]),
-        _complete(report["coverage"]),
-        _alike(report["anatomy"], "Is the anatomy right?"),
-        _alike(report["texture"], "Is the grain of the picture right?"),
-        _copied(report["memorisation"]),
-        _told_apart(report["reading"]),
-    ]  # fmt: skip
+    lines = {
+        "congruence": [
+            _near(report["kernel_distance"], report["scale"]),
+            _alike(report["texture"], "Is the grain of the picture right?"),
+            _told_apart(report["reading"]),
+        ],
+        "coverage": [_complete(report["coverage"])],
+        "constraint": [_alike(report["anatomy"], "Is the anatomy right?")],
+        "completeness": [_useful(report["usefulness"])],
+        "compliance": [
+            _copied(report["memorisation"]),
+            _drawn_again(report["memorisation"]),
+            _trace(report["memorisation"]),
+        ],
+        "comprehension": [_known(report.get("run"), report.get("synthetic", {}))],
+        "consistency": [_even(report["consistency"])],
+    }
+    return [{"criterion": name, **line} for name in CRITERIA for line in lines[name]]
+
+
+def print_verdict(report: dict) -> None:
+    """The verdict's questions and answers, by criterion."""
+    for line in verdict(report):
+        print(f"{line['criterion']:<15}{line['question']:<44}{line['answer']}")
 
 
 def _line(question, who, answer, measured="", beside=""):
@@ -117,7 +145,71 @@ def _copied(part):
     share = f"{100 * part['copied_share']:.1f} % nearer to a training scan than the threshold"
     beside = f"{100 * part['expected_share']:.1f} % expected of scans that are no copies"
     beside += f"; up to {100 * excess['high']:.1f} % copies are not excluded"
+    if part["missed"]:
+        worst = max(part["missed"], key=lambda name: part["missed"][name]["value"])
+        missed = 100 * part["missed"][worst]["value"]
+        beside += f"; of copies planted by us at most {missed:.0f} % are missed ({worst})"
     return _line(question, who, answer, share, beside)
+
+
+def _drawn_again(part):
+    question, who = "Is the whole volume of a patient drawn again?", "privacy officer"
+    found = part.get("pixels", {}).get("volumes")
+    if not found or found["trained"] is None:
+        reason = part.get("reason", "no training patient has several scans")
+        return _missing(question, who, {"reason": reason})
+    ours, others, most = found["trained"], found["unseen"], found["trained"]["largest"]
+    rate = others["stand_out"] / others["patients"] if others else 0
+    answer = "not found" if not ours["stand_out"] else "perhaps: others stand out as often"
+    if ours["stand_out"] / ours["patients"] > rate:
+        answer = "yes: look at these patients"
+    beside = f"{100 * most['expected']:.1f} % expected; "
+    beside += (f"of patients nobody trained on {others['stand_out']} of {others['patients']} stand "
+               "out" if others else "no unseen patient to compare with")  # fmt: skip
+    return _line(question, who, answer, f"{ours['stand_out']} of {ours['patients']} stand out; at "
+                 f"most {100 * most['share']:.1f} % of scans lie near one", beside)  # fmt: skip
+
+
+def _trace(part):
+    question, who = "Does it show who was trained on?", "privacy officer"
+    found = part.get("pixels", {}).get("membership")
+    if found is None:
+        return _missing(question, who, {"reason": part.get("reason", "no unseen scans")})
+    excess = found["excess"]
+    if excess["low"] is None:
+        answer = "uncertain: too few patients"
+    else:
+        answer = "yes" if excess["low"] > 0 else "not shown: no more than in the control"
+    return _line(question, who, answer, f"AUROC of the attack minus control {between(excess)}",
+                 f"0.00; attack {between(found['attack'])}, the same on {found['control_is']} "
+                 f"{between(found['control'])}")  # fmt: skip
+
+
+def _known(run, made):
+    question, who = "Is it known how the scans were made?", "reviewer"
+    if run is None and made.get("marked") is None:
+        return _missing(question, who, {"reason": "nothing is known of the scans"})
+    if run is None:
+        share = f"{100 * made['marked']:.0f} % of the files say that they are synthetic"
+        answer = "only what the files say" if made["marked"] else "no: a folder of pictures"
+        return _line(question, who, answer, share, "100 %")
+    wanted = {"weights": "weights", "class": "class", "step": "training step",
+              "data_manifest": "training data"}  # fmt: skip
+    known = [text for name, text in wanted.items() if run.get(name) is not None]
+    answer = "yes" if len(known) == len(wanted) else "partly" if known else "no"
+    return _line(question, who, answer, f"{len(known)} of {len(wanted)}: {', '.join(known)}",
+                 "all of " + ", ".join(wanted.values()))  # fmt: skip
+
+
+def _even(part):
+    question, who = "Is any patient left out?", "ophthalmologist"
+    if part["left_out"] is None:
+        return _missing(question, who, part)
+    left_out, floor, patients = part["left_out"], part["floor"], part["patients"]
+    answer = "no" if left_out <= floor else "some" if left_out <= patients / 2 else "yes, most"
+    measured = f"no scan of {left_out} of {patients} patients is reached"
+    beside = f"{floor} by as many real training scans; devices and sites not compared"
+    return _line(question, who, answer, measured, beside)
 
 
 def _told_apart(part):
