@@ -1,9 +1,9 @@
 import sys
 
-from helpers.evaluate import cross_fit, parts
+from helpers.evaluate import cross_fit, parts, reading_html
+
+OTHERS = {"--cross-fit": cross_fit, "--make-reading-test": reading_html}
 
 if __name__ == "__main__":
-    if "--cross-fit" in sys.argv:
-        cross_fit.main([argument for argument in sys.argv[1:] if argument != "--cross-fit"])
-    else:
-        parts.main()
+    asked = next((OTHERS[argument] for argument in sys.argv[1:] if argument in OTHERS), parts)
+    asked.main([argument for argument in sys.argv[1:] if argument not in OTHERS])

@@ -1,4 +1,4 @@
-"""What a blinded reading test shows: accuracy, d', diagnoses, agreement between readers.
+"""What a blinded reading test shows: accuracy, d', diagnoses, quartets, ratings, agreement.
 
 ``prepare_test`` makes a test, ``reading_widget.ReadingTest`` shows it to readers, ``analyse``
 opens the key. Readers of known skill are simulated to show that the analysis finds it; they are
@@ -10,17 +10,19 @@ from itertools import combinations
 
 import matplotlib.pyplot as plt
 import numpy as np
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, mannwhitneyu, norm
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from helpers import plots
 from helpers.evaluate.reading_test import (
     ANSWERS,
     CANNOT_TELL,
+    FEATURES,
     BlindedTest,
     open_test,
     prepare_test,
     read_answers,
+    read_mailed,
     reading_order,
 )
 
@@ -43,10 +45,14 @@ def read_key(test: BlindedTest) -> dict:
             f"{test.key}: the key of this test is missing, and nothing else says which scans are "
             "real. Copy it back, or prepare_test with the same scans and seed to write it anew."
         )
+    return _opened(test)["images"]
+
+
+def _opened(test) -> dict:
     key = json.loads(test.key.read_text())
     if key["test"] != test.id or key["images"].keys() != set(test.images):
         raise ValueError(f"{test.key}: the key of another test than that in {test.folder}.")
-    return key["images"]
+    return key
 
 
 def simulate_reader(
@@ -114,6 +120,57 @@ def _kappa(one, other):
     return float(cohen_kappa_score(one, other))
 
 
+def fleiss_kappa(answers) -> float | None:
+    """Agreement of several readers beyond chance (Fleiss, Psychological Bulletin 1971).
+
+    answers: one row for each scan, what each of the same two or more readers said. 1: all agree, 0:
+    as chance has it; None without scans, or if everyone says one thing.
+    """
+    said = sorted({answer for row in answers for answer in row})
+    if len(said) < 2:
+        return None
+    counts = np.array([[row.count(answer) for answer in said] for row in map(list, answers)])
+    readers = counts[0].sum()
+    agree = ((counts * (counts - 1)).sum(1) / (readers * (readers - 1))).mean()
+    chance = ((counts.sum(0) / counts.sum()) ** 2).sum()
+    return float((agree - chance) / (1 - chance))
+
+
+def holm(p_values) -> list[float]:
+    """Holm's (1979) correction of several p-values, in their order."""
+    order = np.argsort(p_values)
+    steps = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return corrected.tolist()
+
+
+def _rated(key, ratings) -> dict | None:
+    """Per feature the medians over scans, real and synthetic, and whether they differ: a scan
+    counts once, with the median of its readers (Mann & Whitney 1947, corrected by Holm)."""
+    table = {}
+    for feature in FEATURES:
+        scans = {}
+        for answer in ratings:
+            scans.setdefault(answer["image"], []).append(int(answer[feature]))
+        sides = {kind: [float(np.median(given)) for scan, given in scans.items()
+                        if key[scan]["truth"] == kind] for kind in ANSWERS}  # fmt: skip
+        if not all(sides.values()):
+            return None
+        table[feature] = {kind: float(np.median(values)) for kind, values in sides.items()}
+        table[feature]["p_value"] = float(mannwhitneyu(*sides.values()).pvalue)
+    for row, p in zip(table.values(), holm([row["p_value"] for row in table.values()])):
+        row["p_holm"] = p
+    return table
+
+
+def _quartets(mailed, real) -> dict:
+    """How often the real scan of four was found, beside one in four by guessing."""
+    right = sum(answer["image"] == real[answer["quartet"]] for answer in mailed)
+    found = share(right, len(mailed))
+    return {**found, "p_guessing": float(binomtest(right, len(mailed), 0.25).pvalue)}
+
+
 def _reader_report(test, key, rows) -> dict:
     truth = np.array([key[row["image"]]["truth"] == "synthetic" for row in rows], bool)
     said = np.array([row["answer"] == "synthetic" for row in rows], bool)
@@ -160,18 +217,25 @@ def analyse(test, simulated=()) -> dict:
     of simulate_reader to analyse beside them. Per reader: accuracy, sensitivity and specificity for
     "synthetic" with exact intervals, probability of such an accuracy by guessing, d', criterion,
     area under the ROC of the confidence ratings, and the diagnoses' accuracy on real and on
-    synthetic scans ("cannot tell" is not correct). Per pair of readers: Cohen's kappa over the
-    scans that both answered. Scans count as independent: several of one patient make the intervals
-    too narrow.
+    synthetic scans ("cannot tell" is not correct), and how often the real scan of a quartet was
+    found. Per pair of readers: Cohen's kappa over the scans that both answered; of all of them:
+    Fleiss' kappa, and what the features were rated. Scans count as independent: several of one
+    patient make the intervals too narrow.
 
     Raises what open_test, read_key and read_answers raise.
     """
     test = test if isinstance(test, BlindedTest) else open_test(test)
     key = read_key(test)
-    files = sorted((test.folder / "readers").glob("*.csv"))
+    folder = test.folder / "readers"
+    files = sorted([*folder.glob("*.csv"), *folder.glob("*.json")])
     readings = [read_answers(test, path) for path in files] + list(simulated)
     readings = {rows[0]["reader"]: rows for rows in readings if rows}
     readers = {name: _reader_report(test, key, rows) for name, rows in readings.items()}
+    mailed = [read_mailed(test, path) for path in files if path.suffix == ".json"]
+    for sent in mailed:
+        if sent["quartets"] and sent["reader"] in readers:
+            found = _quartets(sent["quartets"], _opened(test)["real_of_quartets"])
+            readers[sent["reader"]]["quartets"] = found
     humans = sum(report["kind"] == "human" for report in readers.values())
     warnings = []
     if not humans:
@@ -190,8 +254,14 @@ def analyse(test, simulated=()) -> dict:
             for field in ("answer", "diagnosis")
         }
         pairs.append({"readers": [a, b], "scans": len(common), **kappa})
+    every = [{row["image"]: row for row in rows} for rows in readings.values()]
+    common = sorted(set.intersection(*map(set, every))) if len(every) > 1 else []
+    together = {
+        field: fleiss_kappa([[rows[scan][field] for rows in every] for scan in common])
+        for field in ("answer", "diagnosis")
+    }
     return {
-        "schema": 1,
+        "schema": 2,
         "test": test.id,
         "size": test.size,
         "n_real": sum(entry["truth"] == "real" for entry in key.values()),
@@ -199,6 +269,8 @@ def analyse(test, simulated=()) -> dict:
         "human_readers": humans,
         "readers": readers,
         "kappa": pairs,
+        "fleiss": {"readers": len(every), "scans": len(common), **together},
+        "ratings": _rated(key, [answer for sent in mailed for answer in sent["ratings"]]),
         "published": {"accuracy": PUBLISHED, "source": "Zheng et al., TVST 2020;9(2):29"},
         "warnings": warnings,
     }
@@ -231,6 +303,9 @@ def print_analysis(report) -> str:
             ("right diagnosis on real, %", _text(real)),
             ("right diagnosis on synthetic, %", _text(synthetic)),
         ]
+        if four := reader.get("quartets"):
+            p = four["p_guessing"]
+            rows.append(("real one of four found, %", f"{_text(four)}, guessing 25, p = {p:.2g}"))
         lines.append(f"{name}{mark}: {reader['answered']} scans, "
                      f"{reader['median_seconds']:.0f} s each")  # fmt: skip
         lines += [f"  {what:<34}{value}" for what, value in rows]
@@ -240,6 +315,14 @@ def print_analysis(report) -> str:
         lines.append(
             f"kappa of {' and '.join(pair['readers'])}: real or synthetic {a}, diagnosis {d}"
         )
+    fleiss = report["fleiss"]
+    if fleiss["scans"]:
+        a, d = ("-" if fleiss[k] is None else f"{fleiss[k]:.2f}" for k in ("answer", "diagnosis"))
+        lines.append(f"Fleiss' kappa of {fleiss['readers']} readers, {fleiss['scans']} scans: "
+                     f"real or synthetic {a}, diagnosis {d}")  # fmt: skip
+    for feature, row in (report["ratings"] or {}).items():
+        lines.append(f"{feature}, 1 to 5: real {row['real']:g}, synthetic {row['synthetic']:g} "
+                     f"(medians), p = {row['p_holm']:.2g} after Holm")  # fmt: skip
     lines += [f"note: {warning}" for warning in report["warnings"]]
     text = "\n".join(lines)
     print(text)

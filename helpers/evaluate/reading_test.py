@@ -4,8 +4,9 @@ What a reader may see lies in one folder, the key in a file beside it:
 
     FOLDER/test.json  FOLDER/images/ID.jpg  FOLDER/readers/NAME.csv      FOLDER-key.json
 
-To send a test elsewhere, send the folder alone. ``reading_widget.ReadingTest`` shows it,
-``reading_analysis`` analyses it.
+To send a test elsewhere, send the folder alone, or the one file of ``reading_html``, whose answers
+come back as NAME.json. ``reading_widget.ReadingTest`` shows the single scans, ``reading_analysis``
+analyses all of it.
 """
 
 import csv
@@ -15,7 +16,7 @@ import json
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,6 +30,15 @@ from helpers.plots import pixels
 CANNOT_TELL = "cannot tell"
 ANSWERS = ("real", "synthetic")
 CONFIDENCE = (1, 2, 3, 4, 5)  # 1: a guess, 5: certain
+# What is rated from 1 to 5: drusen by shape and content (Khanifar et al., Ophthalmology 2008;115:
+# 1883), the layers over them (Schuman et al., Ophthalmology 2009;116:488), what lies below, size
+FEATURES = {
+    "shape": "RPE: raised as over drusen, convex, pointed or flat, in one smooth line",
+    "content": "Content: as bright and as even as drusen are, or with a core that is possible",
+    "layers": "Layers above: thinned or lifted over drusen, none of them cut off",
+    "below": "Below: Bruch's membrane goes on; shadow and light of the choroid fit what is above",
+    "spread": "Size and spacing: drusen of sizes and at distances as in patients",
+}
 COLUMNS = ("test", "reader", "kind", "position", "image", "answer", "confidence", "diagnosis",
            "seconds", "time")  # fmt: skip
 
@@ -42,6 +52,8 @@ class BlindedTest:
     images: list[str]
     size: int  # px, side of the square pictures
     diagnoses: list[str]  # to choose from, beside "cannot tell"; none: no diagnosis is asked
+    quartets: list[list[str]] = field(default_factory=list)  # four other scans, one of them real
+    rated: list[str] = field(default_factory=list)  # of `images`, to be rated by FEATURES
 
     def __len__(self) -> int:
         return len(self.images)
@@ -70,7 +82,7 @@ class BlindedTest:
 
 def prepare_test(
     real, synthetic, folder, *, n=50, real_labels=None, synthetic_labels=None, real_patients=None,
-    diagnoses=None, size=None, seed=0,
+    diagnoses=None, size=None, quartets=0, rated=0, seed=0,
 ) -> BlindedTest:  # fmt: skip
     """Choose `n` real and `n` synthetic scans and write them as a blinded test.
 
@@ -78,6 +90,8 @@ def prepare_test(
     Labels (N,) or one for all: the classes, right diagnoses later on; as many of each class as
     possible are chosen, and with `real_patients` (N,) of as many patients as possible. `diagnoses`
     to choose from: by default the labels' classes. `size`: px; by default the smallest side of all.
+    `quartets` are made of further scans, one real and three synthetic ones each, of one class as
+    far as there are enough; `rated` of the n scans of each kind are rated by FEATURES besides.
 
     File and pixels must not tell: every scan becomes grey, is resized alike (antialiased) to size x
     size, and is compressed once by the same JPEG encoder, because real scans have been through one
@@ -89,8 +103,8 @@ def prepare_test(
     Raises FileExistsError there, ValueError for fewer than n different scans, a `size` that would
     enlarge, a label that is no diagnosis, or a synthetic scan equal to a real one.
     """
-    if n < 1:
-        raise ValueError(f"n={n}: a test needs at least one scan of each kind.")
+    if n < 1 or rated > n:
+        raise ValueError(f"n={n}: a test needs at least one scan of each kind, and rates no more.")
     smallest = min((min(np.shape(i)[-2:]) for i in [*real, *synthetic]), default=0)
     if size and size > smallest:
         raise ValueError(f"size={size}: some scans have only {smallest} px, and enlarging shows.")
@@ -104,7 +118,8 @@ def prepare_test(
         patients = _per_scan(patients, scans, f"{truth}_patients")
         order = np.random.default_rng([seed, len(truth)]).permutation(len(scans))
         order = sorted(_deal(order, patients), key=lambda i: labels[i])
-        sides[truth] = _first_different(scans, _deal(order, labels), n, size, labels, truth)
+        wanted = n + quartets * (1 if truth == "real" else 3)
+        sides[truth] = _first_different(scans, _deal(order, labels), wanted, size, labels, truth)
     twins = sides["real"].keys() & sides["synthetic"].keys()
     if twins:
         a, b = (sides[t][min(twins)]["index"] for t in ANSWERS)
@@ -117,26 +132,32 @@ def prepare_test(
     for entry in chosen:  # the length of a file would tell: speckle compresses badly
         filling = hashlib.shake_256(entry["picture"]).digest(longest - len(entry["picture"]))
         entry["picture"] += filling
-    key = {_name(entry["picture"]): entry for entry in chosen}
+    real_ones, others = ({_name(entry["picture"]): entry for entry in side.values()}
+                         for side in sides.values())  # fmt: skip
+    key = {name: entry for side in (real_ones, others) for name, entry in list(side.items())[:n]}
+    fours = _quartets(list(real_ones.items())[n:], dict(list(others.items())[n:]))
+    to_rate = sorted([*list(real_ones)[:rated], *list(others)[:rated]])
     labels = {entry["label"] for entry in key.values()} - {""}
     diagnoses = sorted(labels) if diagnoses is None else list(diagnoses)
     if unknown := labels - set(diagnoses) if diagnoses else set():
         raise ValueError(f"Label {min(unknown)} is none of the diagnoses {', '.join(diagnoses)}.")
     images = sorted(key)
-    identity = hashlib.sha256(json.dumps([seed, size, images, diagnoses]).encode()).hexdigest()[:12]
-    test = BlindedTest(Path(folder), identity, images, size, diagnoses)
+    asked = [seed, size, images, diagnoses, *([fours, to_rate] if fours or to_rate else [])]
+    identity = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+    test = BlindedTest(Path(folder), identity, images, size, diagnoses, fours, to_rate)
     if (test.folder / "test.json").exists() and open_test(folder).id != identity:
         raise FileExistsError(
             f"{folder} holds another test (other scans or settings). Choose another folder, or go "
             f"on with the one that is there: open_test({str(folder)!r})."
         )
     (test.folder / "images").mkdir(parents=True, exist_ok=True)
-    for name in images:
-        (test.folder / "images" / f"{name}.jpg").write_bytes(key[name].pop("picture"))
+    for name, entry in (real_ones | others).items():
+        (test.folder / "images" / f"{name}.jpg").write_bytes(entry.pop("picture"))
     content = {"schema": 1, "test": identity, "size": size, "diagnoses": diagnoses,
-               "images": images}  # fmt: skip
-    for path, what in ((test.key, {"test": identity, "seed": seed, "images": key}),
-                       (test.folder / "test.json", content)):  # fmt: skip
+               "images": images, "quartets": fours, "rated": to_rate}  # fmt: skip
+    found = [next(name for name in four if name in real_ones) for four in fours]
+    opened = {"test": identity, "seed": seed, "images": key, "real_of_quartets": found}
+    for path, what in ((test.key, opened), (test.folder / "test.json", content)):  # fmt: skip
         path.write_text(json.dumps(what, indent=1) + "\n")
     return test
 
@@ -149,10 +170,22 @@ def open_test(folder) -> BlindedTest:
     try:
         found = json.loads(path.read_text())
         return BlindedTest(
-            path.parent, found["test"], found["images"], found["size"], found["diagnoses"]
-        )
+            path.parent, found["test"], found["images"], found["size"], found["diagnoses"],
+            found.get("quartets", []), found.get("rated", []),
+        )  # fmt: skip
     except (json.JSONDecodeError, KeyError) as error:
         raise ValueError(f"{path}: damaged ({error}).") from error
+
+
+def _quartets(real, synthetic) -> list[list[str]]:
+    """One real and three synthetic names each, of one class where they last, in no meaningful order
+    (names are hashes). real: [(name, entry)]; synthetic: {name: entry}, three times as many."""
+    fours, left = [], dict(synthetic)
+    for name, entry in real:
+        alike = sorted(left, key=lambda other: left[other]["label"] != entry["label"])[:3]
+        fours.append(sorted([name, *alike]))
+        left = {other: left[other] for other in left if other not in alike}
+    return sorted(fours)
 
 
 def _per_scan(values, scans, name):
@@ -198,13 +231,41 @@ def _name(content):
     return hashlib.sha256(content).hexdigest()[:12]
 
 
+def read_mailed(test: BlindedTest, path) -> dict:
+    """What came back from the html file: {reader, singles, quartets, ratings}.
+
+    Raises ValueError for a damaged file, for answers of another test, or ones that this test does
+    not offer.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        other = found["test"] != test.id
+        for answer in found["quartets"]:
+            other |= answer["image"] not in test.quartets[answer["quartet"]]
+        for answer in found["ratings"]:
+            other |= answer["image"] not in test.rated
+            other |= any(int(answer[feature]) not in CONFIDENCE for feature in FEATURES)
+        singles = [dict.fromkeys(COLUMNS, "") | {"test": found["test"], "kind": found["kind"],
+                   "reader": found["reader"]} | {k: str(v) for k, v in answer.items()}
+                   for answer in found["singles"]]  # fmt: skip
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: damaged, or no answers to a reading test ({error}).") from error
+    if other:
+        raise ValueError(f"{path}: answers of another test. Move it away.")
+    return {**found, "singles": singles}
+
+
 def read_answers(test: BlindedTest, path) -> list[dict]:
-    """The rows of a reader's CSV, one per scan, as text; a line that a crash broke is left out.
+    """The rows of a reader's CSV, or the single scans of what was mailed back (.json), one per
+    scan, as text; a line that a crash broke is left out.
 
     Raises ValueError for answers of another test, or ones that this test does not offer.
     """
-    with Path(path).open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("time")]
+    if Path(path).suffix == ".json":
+        rows = read_mailed(test, path)["singles"]
+    else:
+        with Path(path).open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("time")]
     answers = {}
     for number, row in enumerate(rows, 2):
         if row["test"] != test.id or row["image"] not in test.images:

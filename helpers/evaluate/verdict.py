@@ -218,5 +218,7 @@ def _told_apart(part):
     if not humans:
         return _missing(question, who, part)
     shares = ", ".join(between(reader["accuracy"]) for reader in humans)
-    return _line(question, who, f"{len(humans)} reader(s)", f"accuracy {shares}",
-                 "0.50 is guessing")  # fmt: skip
+    fours = ", ".join(between(reader["quartets"]) for reader in humans if "quartets" in reader)
+    measured = f"accuracy {shares}" + (f"; real one of four found {fours}" if fours else "")
+    beside = "0.50 is guessing" + (", of four 0.25" if fours else "")
+    return _line(question, who, f"{len(humans)} reader(s)", measured, beside)
