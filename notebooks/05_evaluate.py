@@ -20,7 +20,7 @@
 # **ophthalmologist**: is that anatomy, or wallpaper? The **data-protection officer**: is a patient
 # in there? The **reviewer**: compared with what, on how many patients, and how sure are you? This
 # notebook asks the questions one after the other, in the order in which they matter, and ends in
-# one page, `report.html`, with one table and one figure.
+# one page, `report.html` and `report.pdf`, in the order of the FDA's scorecard for such data.
 #
 # The rule throughout: *no number without its yardstick*. A distance of 90 means nothing; a distance
 # of 90 where other patients' real scans reach 7, another disease 30 and blurred scans 340 means
@@ -296,6 +296,14 @@ plots.power_spectra(
 # is searched, in features and in aligned pixels (shifted, mirrored, brightened copies are found as
 # well). "Near" has to be measured too: scans of unseen patients also have a nearest training scan,
 # without anyone having copied anything. What is nearer than nearly all of *those* is called a copy.
+# How well that works is seen on **planted copies** in several disguises: what share is missed?
+#
+# Two more questions, each beside a control. Is a patient's **whole volume** drawn again, though no
+# single scan is a copy? It is asked of patients that nobody trained on as well: they must not stand
+# out. And does it **show who was trained on**? The attack says "member" of a real scan that has a
+# synthetic one near; AUROC 0.5 is no leak, if members and others are alike. Of few patients they
+# are not, so the same attack is made with real scans of all other patients in place of the
+# synthetic ones, where nothing can leak: what counts is the *difference*, with its interval.
 
 # %%
 from helpers.evaluate.parts import measure_memorisation
@@ -330,18 +338,26 @@ plots.compact(plots.grid(np.concatenate([made, nearest]), names, columns=5, capt
 # right in 59.5 % and 53.7 % of cases (Zheng et al., 2020); 50 % is guessing. With 20 scans of each
 # kind a reader's accuracy is known to about 15 points either way.
 #
+# A reader without Jupyter gets `reading.html` by mail: one file, no server, no network, no key in
+# it. It shows the same scans, then **quartets** (one real, three synthetic: which is the real one?
+# 25 % is guessing), then asks how well five features of drusen are drawn, from 1 to 5. What the
+# reader sends back goes into the folder `reading/readers`, and the cell below reads it.
+#
 # ![The kit: a scan, buttons for real or synthetic, confidence, diagnosis](images/reading_test.png)
 
 # %%
 from helpers.evaluate import reading_test
+from helpers.evaluate.reading_html import write_html
 from helpers.evaluate.reading_widget import ReadingTest
 
+n, patients = settings.reading_scans, sides.real.test.patients
 kit = reading_test.prepare_test(
-    list(sides.real.test.images), list(sides.synthetic.images), out / "reading_test",
-    n=settings.reading_scans, real_labels=sides.real.class_, synthetic_labels=sides.real.class_,
-    real_patients=sides.real.test.patients, diagnoses=sorted(sides.real.classes),
-    seed=settings.seed,
+    list(sides.real.test.images), list(sides.synthetic.images), out / "reading", n=n,
+    quartets=max(0, min((n + 1) // 2, len(patients) - n)), rated=min(10, n),
+    real_labels=sides.real.class_, synthetic_labels=sides.real.class_, real_patients=patients,
+    diagnoses=sorted(sides.real.classes), seed=settings.seed,
 )  # fmt: skip
+write_html(kit, out / "reading.html")
 ReadingTest(kit)
 
 # %% [markdown]
@@ -384,12 +400,15 @@ known_damage.response_figure(noticed, caption=(
 # %% [markdown]
 # ### The verdict
 #
-# One page for all three. The rules that turn numbers into words are few and stand in
-# `helpers/evaluate/verdict.py`, so that one can disagree with them.
+# One page for all three, in the order of the scorecard for synthetic medical data that the FDA's
+# laboratories proposed (Zamzmi et al., Communications Engineering 2025): congruence, coverage,
+# constraint, completeness, compliance, comprehension, consistency. What was not measured says so.
+# The rules that turn numbers into words are few and stand in `helpers/evaluate/verdict.py`, so that
+# one can disagree with them.
 
 # %%
 from helpers.evaluate.parts import complete_report, write_all
-from helpers.evaluate.verdict import verdict
+from helpers.evaluate.verdict import print_verdict
 
 parts = {**distances, "usefulness": useful, "anatomy": anatomy, "texture": texture,
          "memorisation": memory}  # fmt: skip
@@ -397,8 +416,7 @@ if analysis["human_readers"]:
     parts["reading"] = analysis
 report = complete_report(sides, parts, {"reading": "nobody has read the test yet"})
 write_all(report, sides, out)
-for line in verdict(report):
-    print(f"{line['question']:<42} {line['answer']}")
+print_verdict(report)
 
 # %%
 from helpers.evaluate.page import verdict_figure
