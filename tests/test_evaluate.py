@@ -235,11 +235,12 @@ def test_a_generator_of_several_classes_is_judged_by_its_own_and_brings_its_cont
     run.mkdir()
     write_network(run / "generator.safetensors", Generator(**arguments).state_dict(), about)
     keep = dict(cache=tmp_path / "cache", size=64, n=4, progress=False)
-    sides = read_sides(real, run, class_="NORMAL", **keep)
+    sides = read_sides(real, run, class_="NORMAL", control=run, **keep)
     assert (sides.synthetic.class_, sides.contrast) == ("NORMAL", "conditional")
     assert sides.real.class_ == "NORMAL" and sides.other_real.class_ == "DRUSEN"
     assert sides.other_synthetic.class_ == "DRUSEN"
     assert (sides.synthetic.images != sides.other_synthetic.images).any()
+    assert sides.control.class_ == "NORMAL"  # what attacks are compared with, of the same class
 
 
 def test_a_translator_is_not_judged_as_if_it_drew_from_noise(tmp_path):
