@@ -47,7 +47,7 @@ def verdict(report: dict) -> list[dict]:
 def print_verdict(report: dict) -> None:
     """The verdict's questions and answers, by criterion."""
     for line in verdict(report):
-        print(f"{line['criterion']:<15}{line['question']:<44}{line['answer']}")
+        print(f"{line['criterion']:<15}{line['question']:<48}{line['answer']}")
 
 
 def _line(question, who, answer, measured="", beside=""):
