@@ -148,7 +148,8 @@ def _copied(part):
     if part["missed"]:
         worst = max(part["missed"], key=lambda name: part["missed"][name]["value"])
         missed = 100 * part["missed"][worst]["value"]
-        beside += f"; of copies planted by us at most {missed:.0f} % are missed ({worst})"
+        lost = f"at most {missed:.0f} % are missed ({worst})" if missed else "none is missed"
+        beside += f"; of copies planted by us {lost}"
     return _line(question, who, answer, share, beside)
 
 
@@ -207,7 +208,7 @@ def _even(part):
         return _missing(question, who, part)
     left_out, floor, patients = part["left_out"], part["floor"], part["patients"]
     answer = "no" if left_out <= floor else "some" if left_out <= patients / 2 else "yes, most"
-    measured = f"no scan of {left_out} of {patients} patients is reached"
+    measured = f"{left_out} of {patients} patients: no scan of theirs is reached"
     beside = f"{floor} by as many real training scans; devices and sites not compared"
     return _line(question, who, answer, measured, beside)
 
