@@ -26,7 +26,8 @@ from helpers.data import shape
 from helpers.evaluate.sides import read_sides
 from helpers.gan import dcgan, residual, sampling, stylegan
 from helpers.gan.explorer import Explorer
-from helpers.gan.gan import DOUBLES_ALIGNED, GAN, HELD, PROBE, SHAPES_KEPT
+from helpers.gan.gan import DOUBLES_ALIGNED, GAN, HELD
+from helpers.gan.judging import PROBE, SHAPES_KEPT
 from helpers.gan.sampling import draw_noise, has_dials, sample
 from helpers.gan.start import start_from
 from helpers.gan.styles import directions

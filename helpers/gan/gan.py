@@ -12,22 +12,14 @@ import torch
 
 from helpers.data import shape
 from helpers.data.augment import augment, mirror
-from helpers.data.pixels import to_levels
-from helpers.gan import dcgan, dials, residual, stylegan
+from helpers.gan import dcgan, judging, residual, stylegan
 from helpers.gan.losses import LOSSES, zero_centred_penalty
-from helpers.measures.distances import kernel_distance
-from helpers.measures.probe import probe_auroc
 from helpers.training.cuda_graph import Replayed
 from helpers.training.processes import average_gradients
 
-EARLY = 5000  # images before which a bad state is no alarm
-COLLAPSED = 0.05  # of the validation scans' variance in features, that of the synthetic ones
 DOUBLES = 4000  # images in which gamma doubles or halves while it is adapted
 DOUBLES_ALIGNED, HELD = 1000, 3000  # of aligned crops; images before which it is not moved there
 MEMORY = 0.98  # of the mean of the discriminator's loss, per step
-PROBE = 400  # that a whole AUROC counts in the score: a tenth of it as much as a distance of 40
-READ = 150  # validation scans off which the ruler reads what has come of the dials
-SHAPES_KEPT = 256  # of each class, in an exported generator
 BLIND, SURE = 0.68, 0.02  # losses of a relativistic discriminator that tells nothing; everything
 
 
@@ -65,12 +57,8 @@ class GAN:
     each looks (``shape.look``) as the last part of a batch, and every picture that leaves here is a
     whole scan of the validation scans' size.
 
-    ``validate`` returns a score, smaller is better: the kernel distance (x1000) of
-    ``settings.validation_images`` synthetic scans of ``settings.class_`` to the validation
-    patients' scans of that class, in the features of ``features``. Where scans of other classes
-    are there too (``labels`` names those of ``validation``), PROBE times what the AUROC of a probe
-    lacks is added: a linear head learns the classes from synthetic scans alone, and is asked about
-    the patients. Distance alone prefers scans without drusen, since most of a scan is no druse.
+    ``validate`` returns a score, smaller is better (``judging.score``), in the features of
+    ``features``; ``labels`` names the classes of ``validation``.
     """
 
     exported, score_name = "generator", "score"
@@ -78,22 +66,7 @@ class GAN:
     def __init__(self, settings, validation: np.ndarray, features, classes=(), labels=None,
                  shapes=None):  # fmt: skip
         s = self.settings = settings
-        self.conditional = len(classes) > 0 if s.conditional is None else s.conditional
-        if self.conditional and not classes:
-            raise ValueError("conditional=1: classes=, the names of what is learned, are missing.")
-        if self.conditional and s.class_ not in classes:
-            raise ValueError(f"class={s.class_}: choose the one to judge, of {', '.join(classes)}.")
-        if labels is None or not self.conditional:  # "all" and A+B are names of no label
-            labels = np.full(len(validation), s.class_)
-        labels = np.asarray(labels)
-        own = validation[labels == s.class_]
-        if len(own) < 2:
-            raise ValueError(
-                f"{len(own)} validation scan(s) of {s.class_}: a distance needs two. Add patients "
-                "to OCT_DATA."
-            )
-        if s.framing == "aligned" and shapes is None:
-            raise ValueError("framing=aligned: whole scans need shapes=, those of the crops.")
+        self.conditional = judging.learns_classes(s, classes)
         generator, discriminator, self.architecture = build(s, classes if self.conditional else ())
         self.networks = {"generator": generator, "discriminator": discriminator}
         self.averaged = generator
@@ -104,21 +77,10 @@ class GAN:
             for name, lr in [("generator", s.lr), ("discriminator", s.lr_discriminator)]
         }
         self.discriminator_loss, self.generator_loss = LOSSES[s.loss]
-        self.judged = classes.index(s.class_) if self.conditional else None
-        self.classes = list(classes) if self.conditional else []
-        self.shapes, self.whole = shapes, validation.shape[-1]
-        self.looks = getattr(generator, "looks", 0)
-        self.louder = np.ones(len(shape.DIALS))  # that dials are told, see ``dials.louder``
-        noise = torch.Generator().manual_seed(s.seed)
-        self.preview_noise = torch.randn(16, generator.z_dim, generator=noise)
-        self.validation_noise = torch.randn(s.validation_images, generator.z_dim, generator=noise)
-        self.features = features
-        self.validation_features = features(own)
-        self.probed = labels if self.conditional and len(set(labels)) > 1 else None
-        self.probe_features = features(validation) if self.probed is not None else None
+        judging.begin(self, generator, validation, features, classes, labels, shapes)
         # gamma and the mean loss: on the device, so that no step waits for the GPU to tell them
         self.weighed = torch.tensor([s.gamma, s.balance or math.log(2) / 2], dtype=torch.float64)
-        self.steps, self.judgement, self.replayed = 0, {}, None
+        self.replayed = None
 
     @property
     def gamma(self) -> float:
@@ -140,15 +102,8 @@ class GAN:
 
     @property
     def kept(self) -> dict[str, torch.Tensor]:
-        """What an exported generator needs besides its weights: shapes, drawn anew, so that no row
-        is a scan's, and which class each is of."""
-        if self.shapes is None:
-            return {}
-        names = self.classes or [None]
-        drawn = [self.shapes.draw(SHAPES_KEPT, name, seed=self.settings.seed) for name in names]
-        places = np.repeat(np.arange(len(names)), SHAPES_KEPT)
-        return {"shapes": torch.from_numpy(np.concatenate(drawn)),
-                "shape_labels": torch.from_numpy(places)}  # fmt: skip
+        """Shapes, which an exported generator needs besides its weights."""
+        return judging.kept(self)
 
     def step(self, batch, accelerator) -> dict[str, torch.Tensor]:
         """``learn`` from scans (B, 1, S, S), or (scans, labels), or (scans, labels, looks).
@@ -250,72 +205,22 @@ class GAN:
         average_gradients(self.networks[name], accelerator)
         optimizer.step()
 
-    @torch.no_grad()
     def generate(self, network: torch.nn.Module, noise: torch.Tensor, labels=None) -> torch.Tensor:
-        """Whole scans (N, 1, S, S) in [-1, 1] on the CPU from noise (N, z_dim), 64 at a time.
-
-        ``labels`` (N,) of a conditional generator; without them all are of the class judged.
-        """
-        device = next(network.parameters()).device
-        if labels is None:
-            labels = torch.full((len(noise),), self.judged or 0)
-        parts = [noise.split(64)]
-        if self.looks:
-            shapes = self._draw_shapes(labels)
-            looks = torch.from_numpy(shape.look(shapes, self.louder)[:, : self.looks])
-            parts += [labels.split(64), looks.split(64)]
-        elif self.conditional:
-            parts.append(labels.split(64))
-        drawn = [network(*(part.to(device) for part in both)) for both in zip(*parts)]
-        drawn = torch.cat([scans.float().clamp(-1, 1).cpu() for scans in drawn])
-        if self.shapes is None:
-            return drawn
-        if not self.looks:
-            shapes = self._draw_shapes(labels)
-        whole = shape.place_back(drawn.numpy(), shapes, self.whole, self.settings.seed)
-        return torch.from_numpy(whole)[:, None].float() / 127.5 - 1
-
-    def _draw_shapes(self, labels) -> np.ndarray:
-        """The same shapes for the same labels every time, so that pictures compare."""
-        drawn = np.empty((len(labels), len(shape.FIELDS)), np.float32)
-        for k in labels.unique().tolist():
-            name = self.classes[k] if self.classes else None
-            those = (labels == k).numpy()
-            drawn[those] = self.shapes.draw(int(those.sum()), name, seed=self.settings.seed)
-        return drawn
+        """Whole scans (N, 1, S, S) in [-1, 1] from noise (N, z_dim) (``judging.generate``)."""
+        return judging.generate(self, network, noise, labels)
 
     def preview(self, network: torch.nn.Module) -> torch.Tensor:
-        """The same 16 noise vectors every time, so that pictures compare: (16, 1, S, S).
-
-        A conditional generator shows all its classes, one after the other, in each half.
-        """
-        count = len(self.architecture.get("classes", ())) or 1
-        return self.generate(network, self.preview_noise, torch.arange(16) % 8 * count // 8)
+        """Sixteen scans of the same noise every time (``judging.preview``)."""
+        return judging.preview(self, network)
 
     def validate(self, network: torch.nn.Module) -> float:
-        """The score, as above; the noise is fixed, and ``judgement`` keeps what it is made of.
-
-        Warns in words of a collapse and of a gamma that is far off.
-        """
-        self.features.to(next(network.parameters()).device)
-        drawn = self.generate(network, self.validation_noise)
-        synthetic = self.features(drawn)
-        if self.looks > len(shape.LOOK):
-            self._listen(drawn)
-        spread = synthetic.var(0).sum() / max(self.validation_features.var(0).sum(), 1e-12)
-        early = self.steps * self.settings.batch_size < EARLY
-        if spread < COLLAPSED and not early:
-            warnings.warn(
-                f"step {self.steps}: the synthetic scans are nearly one picture ({100 * spread:.0f}"
-                " % of the variety of real ones): collapse. The best checkpoint so far is kept; "
-                f"set a larger {'batch_size' if self.settings.norm == 'batch' else 'gamma'}, or a "
-                "smaller lr.",
-                stacklevel=2,
-            )
+        """The score (``judging.score``); warns in words of a gamma that is far off."""
         s = self.settings
+        larger = "batch_size" if s.norm == "batch" else "gamma"
+        found = judging.score(self, network, f"a larger {larger}, or a smaller lr")
         if s.gamma:
             self.architecture["gamma"] = float(f"{self.gamma:.3g}")  # for who begins from here
-        if s.gamma and s.loss == "relativistic" and not early:
+        if s.gamma and s.loss == "relativistic" and not judging.early(self):
             size = "large" if self.mean_loss > BLIND else "small" if self.mean_loss < SURE else ""
             if size:
                 tells = "nothing" if size == "large" else "everything"
@@ -324,30 +229,7 @@ class GAN:
                     f"{self.mean_loss:.2f}): gamma={self.gamma:g} is probably too {size}.",
                     stacklevel=2,
                 )
-        distance = float(kernel_distance(synthetic, self.validation_features))
-        self.judgement = {"kernel_distance": distance}
-        if self.probed is None:
-            return distance
-        names = [name for name in self.classes if name in set(self.probed)]
-        made, of = [synthetic], [np.full(len(synthetic), s.class_)]
-        for name in names:
-            if name != s.class_:
-                label = torch.full((len(synthetic),), self.classes.index(name))
-                drawn = self.generate(network, self.validation_noise, label)
-                made.append(self.features(drawn))
-                of.append(np.full(len(synthetic), name))
-        known = np.isin(self.probed, names)
-        auroc = probe_auroc(np.concatenate(made), np.concatenate(of), self.probe_features[known],
-                            self.probed[known])  # fmt: skip
-        self.judgement["probe"] = auroc
-        return distance + PROBE * (1 - auroc)
-
-    def _listen(self, drawn: torch.Tensor) -> None:
-        """How much louder dials have to be told from now on, and in what is exported now."""
-        labels = torch.full((len(drawn),), self.judged or 0)
-        asked = self._draw_shapes(labels)[:READ, shape.DIALLED]
-        self.louder = dials.louder(self.louder, asked, to_levels(drawn[:READ]))
-        self.architecture["louder"] = self.louder.round(3).tolist()
+        return found
 
     def state_dict(self) -> dict:
         """Steps taken, which decide when a penalty is due, and what is adapted on the way."""
