@@ -16,6 +16,7 @@ SHIFT = 0.125  # of the image, along the scan: fixation is never perfect
 LIFT = 0.0625  # of the image, in depth: where the reference arm stood
 TILT = math.radians(6)
 GAIN, OFFSET = 0.25, 0.15  # in grey values of [-1, 1]
+CHANGES = 5  # numbers that tell what was done to an image
 
 
 def mirror(images: torch.Tensor) -> torch.Tensor:
@@ -39,18 +40,28 @@ def augment(images: torch.Tensor, strength: float) -> torch.Tensor:
         raise ValueError(f"augment={strength}: choose a share between 0 (off) and 1.")
     if strength == 0:
         return images
-    count, device = len(images), images.device
+    return change(images, draw_changes(len(images), strength, images.device))
 
-    def draw(limit: float) -> torch.Tensor:
-        value = (torch.rand(count, device=device) * 2 - 1) * limit
+
+def draw_changes(count: int, strength: float, device="cpu") -> torch.Tensor:
+    """What ``change`` does to each of ``count`` images, (count, CHANGES) in [-1, 1], 0 for what is
+    left as it is: tilt, shift, lift, gain and offset, as shares of the largest there is."""
+
+    def draw() -> torch.Tensor:
+        value = torch.rand(count, device=device) * 2 - 1
         return torch.where(torch.rand(count, device=device) < strength, value, 0.0)
 
-    angle, shift, lift = draw(TILT), draw(2 * SHIFT), draw(2 * LIFT)
+    return torch.stack([draw() for _ in range(CHANGES)], 1)
+
+
+def change(images: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
+    """Images (B, C, H, W) in [-1, 1] changed as ``changes`` (B, CHANGES) say."""
+    limits = TILT, 2 * SHIFT, 2 * LIFT, GAIN, OFFSET  # numbers, which a CUDA graph may hold
+    angle, shift, lift, gain, offset = (part * most for part, most in zip(changes.T, limits))
     cos, sin = angle.cos(), angle.sin()
-    affine = torch.stack([cos, -sin, shift, sin, cos, lift], 1).view(count, 2, 3)
+    affine = torch.stack([cos, -sin, shift, sin, cos, lift], 1).view(len(images), 2, 3)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
     moved = F.grid_sample(
         images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
-    gain, offset = 1 + draw(GAIN), draw(OFFSET)
-    return moved * gain.view(-1, 1, 1, 1) + offset.view(-1, 1, 1, 1)
+    return moved * (1 + gain).view(-1, 1, 1, 1) + offset.view(-1, 1, 1, 1)
