@@ -69,7 +69,7 @@ class TrainGan(Training):
     size: int = 256  # px across: 64, 128, 256 or 512
     framing: str = "aligned"  # aligned | stretch | band
     n_simulated: int = 600  # simulated patients
-    model: str = "residual"  # dcgan | residual | stylegan
+    model: str = "residual"  # dcgan | residual | stylegan | flow (notebook 08)
     conditional: bool | None = None  # one network for every class; None: wherever it can be
     dials: bool = False  # of aligned crops: the networks are told the drusen that the ruler reads
     start: str = ""  # simulated (what ships) | a run to begin from; empty: from scratch
@@ -83,9 +83,10 @@ class TrainGan(Training):
     z_dim: int | None = None  # length of the noise vector
     width: int | None = None  # channels next to the image, doubled with every halving
     blocks: int | None = None  # residual blocks at each resolution; stylegan: of the mapping
+    flow_steps: int | None = None  # of a flow: steps from noise to a scan
     norm: str | None = None  # of the discriminator: batch | none
     mirror: bool | None = None  # real scans are mirrored at random (right eye, left eye)
-    augment: float | None = None  # share of scans shown changed to the discriminator; 0: off
+    augment: float | None = None  # share of scans that are shown changed; 0: off
     lr_discriminator: float | None = None  # its learning rate
     beta1: float | None = None  # Adam's memory of gradients
     beta2: float | None = None  # ... and of their squares
@@ -111,6 +112,14 @@ class ExploreStyles(TrainGan):
     n_modes: int = 6  # groups of real scans
     n_projected: int = 8  # scans of unseen patients that are projected
     projection_steps: int = 200  # of Adam, for one scan
+
+
+@dataclass
+class TrainFlow(TrainGan):
+    """Notebook 08: what notebook 02 takes, of a flow."""
+
+    model: str = "flow"  # flow alone
+    edit_time: float = 0.5  # how much of a scan is kept when it is edited: 0 nothing, 1 all
 
 
 @dataclass
@@ -261,6 +270,16 @@ PRESET_VALUES = {
         "kaggle": dict(data="oct2017", hours=5.2, session_hours=11.5, log_every=6000,
                        validate_every=60_000),
     },
+    "TrainFlow": {
+        "tiny": dict(size=64, n_simulated=24, width=8, batch_size=8, steps=12, log_every=16,
+                     validate_every=48, validation_images=8, report_images=16, flow_steps=2),
+        "demo": dict(size=64, classes="NORMAL,DRUSEN", n_simulated=200, hours=0.17,
+                     validate_every=8000, validation_images=60, report_images=200),
+        "colab": dict(data="oct2017", classes="NORMAL,DRUSEN", hours=2.9, log_every=4000,
+                      validate_every=80_000),
+        "kaggle": dict(data="oct2017", classes="NORMAL,DRUSEN", hours=10.5, session_hours=11.5,
+                       log_every=6000, validate_every=160_000),
+    },
     "TrainCyclegan": {
         "tiny": dict(size=64, n_simulated=10, width=4, blocks=1, steps=6, log_every=2,
                      validate_every=4),
@@ -297,7 +316,8 @@ PRESET_VALUES = {
 }  # fmt: skip
 PATHS = ("data", "dfe", "runs", "synthetic", "contrast_run", "teacher", "existing_runs", "start")
 INTAKE = ("patient", "every", "split")
-NOTEBOOKS = (Explore, TrainGan, TrainCyclegan, Distil, Evaluate, TrainPix2pix, ExploreStyles)
+NOTEBOOKS = (Explore, TrainGan, TrainCyclegan, Distil, Evaluate, TrainPix2pix, ExploreStyles,
+             TrainFlow)  # fmt: skip
 
 
 def root() -> Path:

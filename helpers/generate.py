@@ -4,6 +4,7 @@ python -m helpers.generate RUN --n 1000 --out DIR --seed 0
 python -m helpers.generate RUN --n 1000 --out DIR --size 512 --shape same
 python -m helpers.generate RUN --n 200 --out DIR --class DRUSEN --dial drusen=6 --dial highest=3
 python -m helpers.generate RUN --ask visits.csv --out DIR
+python -m helpers.generate FLOW_RUN --n 200 --out DIR --guidance 1.5 --steps 8
 python -m helpers.generate RUN --from-dfe PHOTOGRAPHS --out DIR
 """
 
@@ -21,7 +22,7 @@ from helpers.data.marks import describe_png, write_png
 from helpers.data.pixels import to_levels
 from helpers.data.scan import folder_name
 from helpers.data.shape import DIALLED, DIALS, Shapes
-from helpers.gan import dcgan, residual, stylegan
+from helpers.gan import dcgan, flow, residual, stylegan
 from helpers.gan.sampling import (
     SHAPE_CHOICES,
     classes_of,
@@ -39,6 +40,7 @@ from helpers.translation.networks import Translator
 # what "network" in a generator file's metadata stands for
 NETWORKS = {
     "dcgan": dcgan.Generator,
+    "flow": flow.Generator,
     "residual": residual.Generator,
     "stylegan": stylegan.Generator,
     "translator": Translator,
@@ -135,6 +137,8 @@ def export(
     about = {"Precision": drawn_in}
     if getattr(generator, "shapes", None) is not None:
         about["Shape"] = shape
+    if hasattr(generator, "guidance"):
+        about |= {"Guidance": f"{generator.guidance:g}", "Steps": generator.steps}
     texts = [describe_png(Class=c, WeightsSHA256=weights_hash, Seed=seed, Index=i, **about)
              for _, c, _, i, *_ in rows]  # fmt: skip
     todo = zip(paths, texts)
@@ -179,6 +183,25 @@ def read_asked(path) -> dict[str, list[tuple[int, dict[str, float]]]]:
     return asked
 
 
+def set_flow(generator, guidance=None, steps=None) -> None:
+    """How a flow is drawn from now on; None: as it is. ValueError for another generator, and for a
+    guidance of one class or of a share, and fewer steps than one."""
+    if guidance is None and steps is None:
+        return
+    if not hasattr(generator, "guidance"):
+        raise ValueError("guidance and steps: only a flow takes them (OCT_MODEL=flow).")
+    if guidance is not None:
+        if guidance < 0 or (guidance != 1 and not generator.classes):
+            raise ValueError(
+                f"guidance={guidance:g}: choose 1 (off) or more, of a flow of classes."
+            )
+        generator.guidance = guidance
+    if steps is not None:
+        if steps < 1:
+            raise ValueError(f"steps={steps}: choose at least 1.")
+        generator.steps = steps
+
+
 def _dial(text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
     try:
@@ -203,6 +226,9 @@ def main(arguments=None):
                         "each within what the class has")  # fmt: skip
     parser.add_argument("--ask", metavar="FILE.csv", help="in place of --n, a row for each scan: "
                         "class, eye (its rows are visits), drusen, highest, area")  # fmt: skip
+    parser.add_argument("--guidance", type=float, help="of a flow: 1 is off, more is more typical "
+                        "of the class and less varied (1)")  # fmt: skip
+    parser.add_argument("--steps", type=int, help="of a flow: more is slower (as it was trained)")
     parser.add_argument("--exact", action="store_true", help="in float32 also where bf16 is faster")
     parser.add_argument("--from-dfe", help="photographs to translate: a folder or a manifest.csv")
     options = parser.parse_args(arguments)
@@ -215,6 +241,7 @@ def main(arguments=None):
             raise ValueError("--ask: the table says class and dials, and every eye has its shape; "
                              "leave out --class, --dial and --shape.")  # fmt: skip
         generator = load_generator(options.run, device)
+        set_flow(generator, options.guidance, options.steps)
         if options.from_dfe:
             paths = translate_folder(generator, options.from_dfe, options.out, name=options.run)
         else:

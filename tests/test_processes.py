@@ -180,7 +180,8 @@ print("saved", sorted(n for n in os.listdir(folder) if n.startswith("saved")))
 """
 
 
-LAUNCHING = ["02_train_dcgan", "04_distill_teacher_to_student", "07_explore_intra_pathology"]
+LAUNCHING = ["02_train_dcgan", "04_distill_teacher_to_student", "07_explore_intra_pathology",
+             "08_train_flow"]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=LAUNCHING)

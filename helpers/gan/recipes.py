@@ -5,7 +5,7 @@ import math
 
 from helpers.data.bscan import OCT_FRAMINGS
 from helpers.data.shape import crop_rows
-from helpers.gan import dcgan, residual
+from helpers.gan import dcgan, flow, residual
 from helpers.gan.losses import LOSSES
 from helpers.training.precision import PRECISIONS
 
@@ -45,7 +45,18 @@ RECIPES = {
             ema_ramp=0.3, precision="auto",
         ),
     },
+    "flow": {
+        # Of aligned crops alone. results/generators.md will say what was tried.
+        "best": dict(
+            channels=256, blocks=1, flow_steps=flow.STEPS, mirror=True, augment=0.15,
+            batch_size=16, lr=1e-3, beta1=0.9, beta2=0.99, ema_half_life=20_000.0, ema_ramp=0.1,
+            precision="auto",
+        ),
+    },
 }  # fmt: skip
+# what is of a GAN: a flow has one network, one loss, and noise for every pixel
+NO_FLOW = ("loss", "gamma", "balance", "penalty_every", "penalty_fine", "z_dim", "norm",
+           "lr_discriminator")  # fmt: skip
 # of aligned crops, where the residual GAN comes as far in half the images with these: the disease
 # takes steps rather than images
 ALIGNED = {"residual": dict(lr=1e-3, lr_discriminator=1e-3, batch_size=8)}
@@ -76,6 +87,10 @@ def with_recipe(settings):
     framings = {"framing": ("aligned", *OCT_FRAMINGS)}
     _check(settings, {"model": RECIPES, "size": dcgan.SIZES, **framings})
     _check(settings, {"recipe": RECIPES[settings.model]})
+    if settings.model == "flow":
+        return _flow_recipe(settings)
+    if settings.flow_steps is not None:
+        raise ValueError(f"flow_steps={settings.flow_steps}: only model=flow takes steps.")
     plain = settings.model != "dcgan"  # no normalisation, and so penalties
     recipe = dict(RECIPES[settings.model][settings.recipe])
     rows = crop_rows(settings.size) if settings.framing == "aligned" else settings.size
@@ -93,7 +108,7 @@ def with_recipe(settings):
     missing = {name: value for name, value in recipe.items() if getattr(settings, name) is None}
     settings = dataclasses.replace(settings, **missing)
     norms = (residual if plain else dcgan).NORMS
-    _check(settings, {"loss": LOSSES, "norm": norms, "precision": PRECISIONS})
+    _check(settings, {"loss": LOSSES, "norm": norms})
     if settings.gamma and settings.norm == "batch":
         raise ValueError(
             f"gamma={settings.gamma} with norm='batch': a gradient penalty needs a discriminator "
@@ -111,16 +126,45 @@ def with_recipe(settings):
         )
     if settings.conditional and not plain:
         raise ValueError("conditional=1: only residual and stylegan take a class; set it, or 0.")
-    for name, low in {"penalty_every": 1, "blocks": int(plain)}.items():
-        if getattr(settings, name) < low:
-            raise ValueError(f"{name}={getattr(settings, name)}: choose at least {low}.")
+    _at_least(settings, {"penalty_every": 1, "blocks": int(plain)})
     if not 0 <= settings.penalty_fine <= 1:
         raise ValueError(f"penalty_fine={settings.penalty_fine}: choose a weight between 0 and 1.")
+    return _common(settings)
+
+
+def _flow_recipe(settings):
+    """``with_recipe`` of a flow."""
+    recipe = dict(RECIPES["flow"][settings.recipe])
+    recipe["width"] = recipe.pop("channels") * 8 // crop_rows(settings.size)
+    if wrong := [name for name in NO_FLOW if getattr(settings, name) is not None]:
+        name = wrong[0]
+        raise ValueError(
+            f"{name}={getattr(settings, name)}: a flow has no such thing; leave it out."
+        )
+    if settings.framing != "aligned":
+        raise ValueError(
+            f"framing={settings.framing}: a flow learns aligned crops; set framing=aligned."
+        )
+    missing = {name: value for name, value in recipe.items() if getattr(settings, name) is None}
+    settings = dataclasses.replace(settings, **missing)
+    _at_least(settings, {"blocks": 1, "flow_steps": 1, "width": 4})
+    return _common(settings)
+
+
+def _common(settings):
+    """What holds for every model."""
+    _check(settings, {"precision": PRECISIONS})
     if not 0 <= settings.augment <= 1:
         raise ValueError(f"augment={settings.augment}: choose a share between 0 (off) and 1.")
     if min(settings.batch_size, settings.validation_images, settings.report_images) < 2:
         raise ValueError("batch_size, validation_images and report_images: choose at least 2.")
     return settings
+
+
+def _at_least(settings, limits: dict) -> None:
+    for name, low in limits.items():
+        if getattr(settings, name) < low:
+            raise ValueError(f"{name}={getattr(settings, name)}: choose at least {low}.")
 
 
 def _check(settings, choices: dict) -> None:

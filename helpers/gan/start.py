@@ -1,4 +1,4 @@
-"""Begin a training where another ended: generator and discriminator of what ships, or of a run."""
+"""Begin a training where another ended: the networks of what ships, or of a run."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from helpers.training.checkpoint import load_best, load_latest
 from helpers.training.network_file import read_network
 
 ARGUMENTS = {"latent": "z_dim", "layers": "blocks"}  # of a network: the settings they come from
-FOLLOW = ("classes", "rows", "looks")  # arguments that follow from other settings and the data
+# arguments that follow from other settings and the data, or are of drawing alone
+FOLLOW = ("classes", "rows", "looks", "steps")
 CONDITIONS = ("embedding.weight", "mapping.embedding.weight")  # one row for each class
 LOOKS = ("strengths.weight", "louder.weight", "look.weight", "mapping.look.weight")  # and columns
 
@@ -40,7 +41,7 @@ def generator_file(run):
 
 
 def start_from(method, source) -> str:
-    """Give the networks of ``method``, a ``methods.gan.GAN``, the weights that ``source`` has.
+    """Give the networks of ``method``, a ``GAN`` or a ``Flow``, the weights that ``source`` has.
 
     source: a name that ships (simulated), a run's folder, or its generator.safetensors. The network
     and its size have to be the same, which ValueError says in words. Classes are matched by name; a
@@ -53,11 +54,13 @@ def start_from(method, source) -> str:
     for name in (*has, *wants):  # what decides the most comes first
         if has.get(name) != wants.get(name):
             _refuse(source, name, has.get(name), wants.get(name))
-    discriminator = _discriminator(path)
+    states = {"generator": weights}
+    if "discriminator" in method.networks:
+        states["discriminator"] = _discriminator(path)
     known, wanted = theirs.get("classes", []), mine.get("classes", [])
     for name in ("shapes", "shape_labels"):
         weights.pop(name, None)
-    for network, state in (("generator", weights), ("discriminator", discriminator)):
+    for network, state in states.items():
         own = method.networks[network].state_dict()
         for key in CONDITIONS:
             if key in own and key in state:
@@ -73,7 +76,7 @@ def start_from(method, source) -> str:
                 "begin from scratch."
             )
         method.networks[network].load_state_dict(state)
-    if "gamma" in about and method.settings.balance:
+    if "gamma" in about and method.settings.balance:  # of a GAN
         method.gamma = about["gamma"]
     new = [name for name in wanted if name.upper() not in {other.upper() for other in known}]
     words = f"Begins from {Path(path).stem if Path(path).parent == SHIPPED else source}"

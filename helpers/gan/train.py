@@ -1,4 +1,4 @@
-"""A GAN trained from its settings alone: notebook 02 without its pictures, for who needs a run."""
+"""A GAN or a flow trained from its settings alone, without pictures, for who needs a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from helpers.data import shape
 from helpers.data.batches import balanced_index, batches
 from helpers.data.prepare import prepare
 from helpers.data.sources import take_in
-from helpers.gan import gan
+from helpers.gan import flow, gan
 from helpers.gan.dials import RULED, with_dials
 from helpers.gan.start import start_from
 from helpers.training.loop import train
@@ -41,8 +41,8 @@ def learned_classes(settings, known) -> str:
 
 
 def build_training(settings, features, progress=True):
-    """(method, draw, whole, learned) of a ``config.TrainGan`` with its recipe: the GAN, its batches
-    (``training.train``), the class that is judged as whole scans, and what is learned, both
+    """(method, draw, whole, learned) of a ``config.TrainGan`` with its recipe: the method, its
+    batches (``training.train``), the class that is judged as whole scans, and what is learned, both
     ``data.Data``. ``settings.conditional`` is decided where it was left open, ``class_`` spelled as
     the source has it. ``features``: a ``measures.features.Features``."""
     s = settings
@@ -70,8 +70,11 @@ def build_training(settings, features, progress=True):
         shapes = shape.Shapes(learned.train.shapes, learned.train.labels)
     torch.manual_seed(s.seed)
     names = tuple(map(str, classes)) if s.conditional else ()
-    method = gan.GAN(s, every.validation.images, features, names, labels=every.validation.labels,
-                     shapes=shapes)  # fmt: skip
+    if s.model == "flow" and (words := flow.few_scans(learned.train.labels)):
+        print(words)
+    method = (flow.Flow if s.model == "flow" else gan.GAN)(
+        s, every.validation.images, features, names, labels=every.validation.labels, shapes=shapes
+    )
     if s.start:
         print(start_from(method, s.start))
     told = {}

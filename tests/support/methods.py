@@ -23,6 +23,7 @@ from helpers.data.split import Data, Split
 from helpers.data.two_modalities import Domains, paired_batches, unpaired_batches
 from helpers.distillation.distillation import Distillation
 from helpers.distillation.partners import distillation_batches, images_of
+from helpers.gan.flow import Flow
 from helpers.gan.gan import GAN
 from helpers.gan.recipes import with_recipe
 from helpers.training.runs import open_run
@@ -113,8 +114,10 @@ def aligned_gan(folder, classes=CLASSES, **changes):
     settings = gan_settings(folder, **given | changes)
     learned, labels, validation, others = aligned_data()
     torch.manual_seed(settings.seed)
-    method = GAN(settings, validation, Thumbnails(), classes if settings.conditional else (),
-                 labels=others, shapes=shape.Shapes(learned.shapes, labels))  # fmt: skip
+    method = (Flow if settings.model == "flow" else GAN)(
+        settings, validation, Thumbnails(), classes if settings.conditional else (),
+        labels=others, shapes=shape.Shapes(learned.shapes, labels),
+    )  # fmt: skip
     told = {}
     if method.looks:
         places = np.array([classes.index(label) for label in labels])
@@ -181,6 +184,7 @@ def distillation(folder, **changes):
 
 RESIDUAL = dict(model="residual", penalty_every=3)
 STYLE = dict(model="stylegan", penalty_every=3)
+FLOW = dict(model="flow", flow_steps=2, width=8)
 
 # name: function of a folder and of settings to change -> the four arguments of train
 METHODS = {
@@ -192,6 +196,7 @@ METHODS = {
     "gan stylegan": partial(gan, **STYLE),
     "gan stylegan, conditional": partial(gan, **STYLE, conditional=1),
     "gan aligned": partial(aligned_gan, penalty_every=3),
+    "flow": partial(aligned_gan, **FLOW),
     "classification": classification,
     "cyclegan": partial(translator, method=CycleGAN, network="resnet"),
     "cut": partial(translator, method=CUT, model="cut", network="column"),
