@@ -119,7 +119,7 @@ class TrainFlow(TrainGan):
     """Notebook 08: what notebook 02 takes, of a flow."""
 
     model: str = "flow"  # flow alone
-    edit_time: float = 0.5  # how much of a scan is kept when it is edited: 0 nothing, 1 all
+    edit_time: float = 0.3  # how much of a scan is kept when it is edited: 0 nothing, 1 all
 
 
 @dataclass

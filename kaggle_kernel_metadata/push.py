@@ -59,7 +59,8 @@ SHAPE = "NvidiaTeslaT4"  # Kaggle's name for the machine with two T4
 SOURCES = ("dataset_sources", "competition_sources", "kernel_sources", "model_sources")
 SWITCHES = ("is_private", "enable_gpu", "enable_tpu", "enable_internet")
 NOTEBOOKS = {"01": "Explore", "02": "TrainGan", "03": "TrainCyclegan", "04": "Distil",
-             "05": "Evaluate", "06": "TrainPix2pix", "07": "ExploreStyles"}  # fmt: skip
+             "05": "Evaluate", "06": "TrainPix2pix", "07": "ExploreStyles",
+             "08": "TrainFlow"}  # fmt: skip
 FIELDS = {"id", "title", "code_file", "language", "kernel_type", "machine_shape"}
 FIELDS |= {*SOURCES, *SWITCHES}
 

@@ -86,6 +86,8 @@ from helpers.gan.train import learned_classes
 # %%
 # os.environ["OCT_PRESET"] = "kaggle"  # or "colab": on those machines, take the first # away
 settings = with_recipe(config.resolve(config.TrainGan))
+if settings.model == "flow":
+    raise ValueError("model=flow: notebook 08 trains it; here residual, stylegan or dcgan.")
 settings.run = settings.run or settings.model
 print(config.format_settings(settings))
 
