@@ -15,7 +15,7 @@ What is added to the bare equation, each from its paper:
   (Karras et al., NeurIPS 2022, table 1) for the straight path. White noise is most of x_t and half
   of the answer, and a small network should not have to carry it through;
 - crops are augmented and the network is told how; told of nothing it draws crops as they are, so
-  nothing leaks (Karras et al. 2022, appendix F.2);
+  nothing leaks (Karras et al. 2022);
 - the class is left out now and then, and can be exaggerated when drawing (classifier-free guidance,
   Ho & Salimans 2021): ``guidance`` 1 is off.
 
@@ -217,7 +217,7 @@ def flow_loss(velocity: torch.Tensor, noise: torch.Tensor, crops: torch.Tensor) 
 
 
 def draw_times(count: int, device="cpu") -> torch.Tensor:
-    """t (count,), logit-normal (Esser et al. 2024, eq. 19)."""
+    """t (count,), logit-normal (Esser et al. 2024)."""
     return (T_MEAN + T_SPREAD * torch.randn(count, device=device)).sigmoid()
 
 
