@@ -168,6 +168,15 @@ def test_other_settings_take_another_folder_and_are_named(tmp_path, data, featur
     _, again = run_once(settings_for(tmp_path, "--steps=2"), data, features)
     assert again.folder == first.folder  # a longer budget continues
     assert again.metrics()[-1]["step"] == 2
+    config = json.loads(first.config.read_text())
+    assert config["identity"].pop("start") == ""
+    first.config.write_text(json.dumps(config))
+    assert open_run(settings, data, {}).folder.name != first.folder.name  # it was not None
+    unset = [k for k, v in config["identity"].items() if v is None]
+    config["identity"] = {k: v for k, v in config["identity"].items() if v is not None}
+    config["identity"]["start"] = ""
+    first.config.write_text(json.dumps(config))  # of a version that had no such settings
+    assert unset and open_run(settings, data, {}).folder == first.folder
 
 
 @pytest.mark.slow

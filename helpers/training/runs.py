@@ -163,7 +163,7 @@ def open_run(settings, data, networks, learned=None) -> Run:
         if not run.config.exists():
             break
         found = read_json(run.config, "it is written anew, of the settings of now").get("identity")
-        if found == identity:
+        if found is not None and not _differing(found, identity):
             break
         if found is None:  # its checkpoints are whole or named by themselves
             run.config.unlink()
@@ -194,9 +194,15 @@ def open_run(settings, data, networks, learned=None) -> Run:
     return run
 
 
+def _differing(found: dict, wanted: dict) -> list[str]:
+    """What is not the same of two runs. A setting that an older version did not have, and that is
+    left open (None) by a newer one, is."""
+    return [n for n in {**found, **wanted} if found.get(n) != wanted.get(n)]
+
+
 def _difference(found: dict, wanted: dict) -> str:
     """What a run has that another one has not, in words: settings, or else the data."""
-    names = [n for n in {**found, **wanted} if found.get(n) != wanted.get(n)]
+    names = _differing(found, wanted)
     settings = [n for n in names if not n.endswith("_manifest")]
     if not settings:
         return "the same settings and other data"
