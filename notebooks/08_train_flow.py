@@ -52,6 +52,8 @@ if not util.find_spec("helpers"):  # on Kaggle or Colab; the torch that is there
     assert not os.system(pip), "pip failed, see above. No address, or no internet: README, Kaggle"
 
 # %%
+import warnings
+
 import numpy as np
 import torch
 
@@ -87,7 +89,9 @@ print(config.format_settings(settings))
 
 # %%
 features = Features()  # no GPU is touched before the training is launched on all of them
-method, shuffled, full, learned = build_training(settings, features)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what is to be said of the data is printed below
+    method, shuffled, full, learned = build_training(settings, features)
 print(describe(learned))
 
 
