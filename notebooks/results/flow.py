@@ -253,7 +253,7 @@ def copies_of(o, table, model: str, count: int, seed: int, name: str) -> None:
             passes=read_log(run.folder)["images"] / len(chosen), copied=found["copied_share"],
             low=found["low"], high=found["high"], expected=found["expected_share"],
             excess=found["excess"]["value"], nearer=pixels["nearer_to_training"],
-            membership=pixels["membership_auroc"]["value"],
+            membership=pixels["membership"]["excess"]["value"],  # the attack less its control
         )  # fmt: skip
 
 
