@@ -531,6 +531,7 @@ def test_a_sample_is_what_was_drawn_and_what_is_read_on_it(drawer, drawn):
     assert not np.allclose(draw_sample(drawer, 2, seed=6).w, few.w)
 
 
+@pytest.mark.slow
 def test_what_is_planted_in_pictures_is_fitted_read_and_accepted(drawer, drawn):
     found = fit(drawn, components=0)
     unmix = np.linalg.inv(drawer.mix.numpy())

@@ -12,6 +12,8 @@ from support.methods import Thumbnails
 from helpers.data.prepare import prepare
 from helpers.data.simulated.simulate import make_eye
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -84,7 +86,6 @@ def test_a_generator_that_copies_is_found_and_one_that_saw_neither_is_not(data, 
     assert "| mark | " in fingerprints.as_table(table)
 
 
-@pytest.mark.slow
 def test_the_command_trains_both_and_goes_on(folder, tmp_path, monkeypatch, capsys):
     for name, value in dict(PRESET="tiny", STEPS="2", WIDTH="4", BATCH_SIZE="4").items():
         monkeypatch.setenv(f"OCT_{name}", value)

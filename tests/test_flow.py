@@ -225,6 +225,7 @@ def test_a_share_of_the_classes_is_left_out_and_the_changes_are_told(tmp_path, m
 # --- training
 
 
+@pytest.mark.slow
 def test_it_learns_where_the_crops_are(tmp_path):
     """What is left of a known batch falls below the best guess of pixels alone."""
     method, draw, *_ = MAKE(tmp_path, width=16, lr=3e-3, augment=0)

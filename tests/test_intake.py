@@ -721,6 +721,7 @@ def test_the_table_alone(tmp_path, capsys):
     assert json.loads(as_json(take_in(root)))["sizes"] == {}
 
 
+@pytest.mark.slow
 def test_bad_input_ends_in_words_and_one(tmp_path):
     (tmp_path / "empty").mkdir()
     for source in ("empty", "nowhere"):

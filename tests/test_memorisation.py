@@ -138,6 +138,7 @@ def test_what_cannot_be_measured_is_null_with_a_reason(eyes):
     assert report["features"]["copied_share"] is None and report["features"]["reason"]
 
 
+@pytest.mark.slow
 def test_features_and_lists_of_mixed_sizes(eyes):
     training, unseen, others = eyes
     mixed = [*others[:20], *at_size(training[:20], 64)]
@@ -262,6 +263,7 @@ def test_a_volume_that_is_drawn_again_stands_out_and_no_other():
     assert alone == {"trained": None, "unseen": None}
 
 
+@pytest.mark.slow
 def test_the_report_tells_a_leak_a_volume_and_what_it_would_have_missed(eyes):
     training, unseen, others = eyes
     slices = [np.roll(scan, move, -1) for scan in training for move in (-2, 0, 2)]

@@ -372,6 +372,7 @@ def test_settings_that_cannot_work_are_named(tmp_path, data, features):
             settings_for(tmp_path, setting)
 
 
+@pytest.mark.slow
 def test_a_killed_run_repeats_what_it_logged_after_its_last_checkpoint(tmp_path, data, features):
     settings = settings_for(tmp_path, "--steps=2")
     _, run = start(settings, data, features)
