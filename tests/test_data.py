@@ -535,6 +535,7 @@ def test_a_cache_of_crops_that_was_cut_is_made_anew(eyes, monkeypatch):
     assert np.array_equal(again.train.shapes, shapes)
 
 
+@pytest.mark.slow
 def test_a_new_version_makes_new_caches_of_what_it_changes_alone(eyes, monkeypatch):
     """Pixels of the old code would be trained on as if they were of the new one."""
     virtual = Path("simulated")

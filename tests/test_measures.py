@@ -179,6 +179,7 @@ def test_log_ratio_interval_tells_the_nearer_generator():
         log_ratio_interval(real, far, real, groups)
 
 
+@pytest.mark.slow
 def test_report_moves_the_right_way(features):
     training, test = split(10, 256, 1, 5), split(10, 256, 2, 5)
     small = layers(10, 256, 3).reshape(10, 1, 64, 4, 64, 4).mean((3, 5)).astype(np.uint8)

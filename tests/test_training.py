@@ -84,6 +84,7 @@ def run_once(settings, data, features):
     return method, run
 
 
+@pytest.mark.slow
 def test_every_method_has_an_entry_in_the_table(tmp_path):
     """A method is a class with step, preview and validate, wherever in helpers it stands."""
     known = set()
@@ -142,6 +143,7 @@ def test_a_short_training_lowers_the_kernel_distance(tmp_path, data, features):
     assert after < 0.8 * before
 
 
+@pytest.mark.slow
 def test_run_folder_is_complete_and_a_finished_run_is_shown(tmp_path, data, features, capsys):
     settings = settings_for(tmp_path, "--steps=4")
     _, run = run_once(settings, data, features)
