@@ -100,10 +100,12 @@ def export(
     rows = [(f"{folder_name(c)}/{i:06d}.png", c, seed, i, weights_hash, side)
             for c in classes for i in range(len(asked[c]) if asked else n)]  # fmt: skip
     if asked:
-        both = {c: sample_asked(generator, c, asked[c], seed, **how) for c in classes}
-        shapes, drawn = zip(*both.values())
-        head.append("eye")
         eyes = [eye for c in classes for eye, _ in asked[c]]
+        number = {eye: k for k, eye in enumerate(dict.fromkeys(eyes))}
+        both = [sample_asked(generator, c, [(number[eye], dials) for eye, dials in asked[c]], seed,
+                             **how) for c in classes]  # fmt: skip
+        shapes, drawn = zip(*both)
+        head.append("eye")
         rows = [(*row, eye) for row, eye in zip(rows, eyes)]
     else:
         drawn = [sample_batches(generator, n, seed, class_name=c, shape=shape, dials=dials, **how)
@@ -155,10 +157,10 @@ def export(
     return paths
 
 
-def read_asked(path) -> dict[str, list[tuple[int, dict[str, float]]]]:
-    """A table of scans to draw, a .csv with the column ``class`` and, as wanted, ``eye`` (a whole
-    number: rows of one eye are its visits; without it each row is another eye) and the names of
-    DIALS, of which empty ones are left open: {class: [(eye, {dial: value})]}, in the table's order.
+def read_asked(path) -> dict[str, list[tuple[str, dict[str, float]]]]:
+    """A table of scans to draw, a .csv with the column ``class`` and, as wanted, ``eye`` (any name:
+    rows of one eye are its visits; without it each row is another eye) and the names of DIALS, of
+    which empty ones are left open: {class: [(eye, {dial: value})]}, in the table's order.
     Raises ValueError naming the file and the line, FileNotFoundError if there is none."""
     asked, names = {}, ("class", "eye", *DIALS)
     with open(path, newline="", encoding="utf-8-sig") as file:
@@ -173,10 +175,10 @@ def read_asked(path) -> dict[str, list[tuple[int, dict[str, float]]]]:
             if not any(row.values()):
                 continue
             try:
-                eye = int(row.get("eye") or number)
                 dials = {name: float(row[name]) for name in DIALS if row.get(name)}
             except ValueError as error:
                 raise ValueError(f"{path}, line {table.line_num}: {error}") from None
+            eye = row.get("eye") or f"of row {number + 1}"
             asked.setdefault(row["class"], []).append((eye, dials))
     if not asked:
         raise ValueError(f"{path}: no row asks for a scan")

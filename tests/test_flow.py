@@ -243,6 +243,10 @@ def test_a_training_that_goes_on_ends_like_one_that_never_stopped(run, tmp_path)
         flat = [torch.utils._pytree.tree_leaves(state[kind]) for state in states]
         assert all(torch.equal(a, b) if torch.is_tensor(a) else a == b for a, b in zip(*flat))
     assert resumed.generator.read_bytes() == run.generator.read_bytes()
+    method, other = MAKE(tmp_path / "a", steps=2)[0], MAKE(tmp_path / "b", steps=2)[0]
+    method.steps, method.louder = 7, np.array([2.0, 1.5, 0.5])
+    other.load_state_dict(json.loads(json.dumps(method.state_dict())))
+    assert other.steps == 7 and (other.louder == method.louder).all()
 
 
 def test_the_file_draws_what_was_trained(run):
@@ -321,7 +325,7 @@ def test_a_recipe_stays_when_it_is_asked_for_again():
 
 def test_few_scans_are_said_before_training():
     few = np.array(["CNV"] * 3 + ["DRUSEN"] * flow.COPIES_BELOW)
-    assert few_scans(few).startswith("CNV has 3: below") and "OCT_START" in few_scans(few)
+    assert few_scans(few).startswith("CNV has 3, below") and "OCT_START" in few_scans(few)
     assert few_scans(few[3:]) == ""
 
 

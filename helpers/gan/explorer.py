@@ -150,7 +150,7 @@ class Explorer(ipywidgets.VBox):
             "truncation": self.truncation.value if truncated else None,
             "class": self.class_.value if random and self.generator.classes else None,
             "moved": moved,
-            "size": self.generator.size,
+            "size": whole_size(self.generator),
             "version": __version__,
         }
 

@@ -30,6 +30,7 @@ around it. And a dependency of that size for one class is a bad bargain.
 import math
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -302,10 +303,10 @@ class Flow:
         return judging.score(self, network, "a smaller lr, or leave the recipe as it is")
 
     def state_dict(self) -> dict:
-        return {"steps": self.steps}
+        return {"steps": self.steps, "louder": self.louder.tolist()}
 
     def load_state_dict(self, state: dict) -> None:
-        self.steps = state["steps"]
+        self.steps, self.louder = state["steps"], np.array(state["louder"])
 
 
 def few_scans(labels) -> str:
@@ -315,9 +316,10 @@ def few_scans(labels) -> str:
     if not few:
         return ""
     return (
-        f"{', '.join(few)}: below {COPIES_BELOW} scans of a class a flow copies them if it trains "
-        "long (results/generators.md). Audit what it draws (notebook 05), begin from a run on "
-        "simulated eyes (OCT_START), or take the GAN (OCT_MODEL=residual)."
+        f"{', '.join(few)}, below {COPIES_BELOW} scans of a class: flows are known to copy small "
+        "sets if they train long (from how few on, is not measured here yet). Audit what it draws "
+        "(notebook 05), begin from a run on simulated eyes (OCT_START), or take the GAN "
+        "(OCT_MODEL=residual)."
     )
 
 

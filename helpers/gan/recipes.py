@@ -46,7 +46,7 @@ RECIPES = {
         ),
     },
     "flow": {
-        # Of aligned crops alone. results/generators.md will say what was tried.
+        # Of aligned crops alone. results/generators.md says what was tried.
         "best": dict(
             channels=256, blocks=1, flow_steps=flow.STEPS, mirror=True, augment=0.15,
             batch_size=16, lr=1e-3, beta1=0.9, beta2=0.99, ema_half_life=20_000.0, ema_ramp=0.1,
