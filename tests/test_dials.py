@@ -130,6 +130,22 @@ def test_what_no_scan_has_is_refused(tmp_path, dials, why):
         sample(load_generator(generator_file(tmp_path)), 2, class_name="DRUSEN", dials=dials)
 
 
+@pytest.mark.parametrize(("dials", "fits"), [
+    ({"drusen": 3, "highest": 3, "area": 0.3}, True), ({"drusen": 6, "highest": 4.5}, True),
+    ({"drusen": 8, "highest": 1}, False), ({"drusen": 0, "highest": 2}, False),
+    ({"drusen": 0, "highest": 0}, True),
+])  # fmt: skip
+def test_dials_that_no_scan_has_together_are_refused(dials, fits):
+    values = np.ones((9, len(shape.FIELDS)), np.float32)
+    values[:, shape.DIALLED] = np.arange(9)[:, None] * [1, 1, 0.1]  # more are higher and larger
+    asked = shape.Shapes(values, ["DRUSEN"] * 9)
+    if fits:
+        assert len(asked.draw(2, "DRUSEN", 0, dials)) == 2
+        return
+    with pytest.raises(ValueError, match=r"drusen=\d, highest=\d: no scan of DRUSEN.* nearest has"):
+        asked.draw(2, "DRUSEN", 0, dials)
+
+
 def test_a_labelled_data_set_knows_its_dials(tmp_path):
     path = generator_file(tmp_path)
     export(load_generator(path), tmp_path / "out", 3, class_name="DRUSEN", dials={"drusen": 2.0},

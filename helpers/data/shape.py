@@ -37,6 +37,7 @@ FADE = 0.15  # thicknesses over which a crop passes into the background
 CARRIED = 0.4  # thicknesses over which the background forgets the crop's edge
 BANDWIDTH = 1.0  # of drawn shapes, in standard deviations of the shapes in a neighbourhood
 NEAR, LEAST_NEAR = 0.1, 12  # share of a class that is a neighbourhood, and scans at least
+TOGETHER = 1 / 3  # of a dial's range, that a scan with all that is asked may lie away
 DEVICES = 5  # scans whose speckle is averaged for a drawn one
 
 # what is drawn smoothly: the curve (Legendre, shares of the height), the thickness (share of the
@@ -378,16 +379,28 @@ class Shapes:
         return drawn
 
     def check_dials(self, label, dials) -> None:
-        """ValueError, with what there is, for a dial that no scan of the class has."""
-        own = self.of(label)
+        """ValueError, with what there is, for a dial that no scan of the class has, and for dials
+        that no scan has together."""
+        own, who = self.of(label), label or "this class"
         for name, value in dials.items():
             if name not in DIALS:
                 raise ValueError(f"dial {name}: there are {', '.join(DIALS)}")
             known = own[:, AT[name]]
             low, high = float(known.min()), float(known.max())
             if not low <= value <= high:
-                raise ValueError(f"dial {name}={value:g}: scans of {label or 'this class'} have "
-                                 f"{low:.3g} to {high:.3g}")  # fmt: skip
+                raise ValueError(f"dial {name}={value:g}: scans of {who} have {low:.3g} to "
+                                 f"{high:.3g}")  # fmt: skip
+        if len(dials) < 2:
+            return
+        asked = np.array(list(dials.values()), float)
+        known = own[:, [AT[name] for name in dials]]
+        away = np.abs(known - asked) / (np.ptp(known, axis=0) + 1e-6)
+        nearest = known[away.max(1).argmin()]
+        if 0 < (asked == 0).sum() < len(asked) or away.max(1).min() > TOGETHER:
+            said, has = (", ".join(f"{name}={value:.3g}" for name, value in zip(dials, values))
+                         for values in (asked, nearest))  # fmt: skip
+            raise ValueError(f"dials {said}: no scan of {who} is like that. The nearest has {has}; "
+                             "ask for what goes together, or leave a dial open.")  # fmt: skip
 
     def _near(self, own, label, dials) -> np.ndarray:
         """Of the scans of a class those whose dials are nearest to what is asked for."""
