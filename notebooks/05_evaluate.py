@@ -69,7 +69,7 @@ import torch
 from helpers import config
 from helpers.gan.recipes import with_recipe
 from helpers.gan.train import train_gan
-from helpers.measures.features import Features
+from helpers.measures.features import JUDGE, Features
 
 # %% [markdown]
 # ## Settings
@@ -82,7 +82,7 @@ settings = config.resolve(config.Evaluate)
 print(config.format_settings(settings))
 device = "cuda" if torch.cuda.is_available() else "cpu"
 runs, cache = Path(settings.runs), Path(settings.runs) / "cache"
-features = Features(device, cache=cache / "features")
+features = Features(device, cache=cache / "features", name=JUDGE)
 
 # %% [markdown]
 # ## Data
@@ -99,7 +99,7 @@ features = Features(device, cache=cache / "features")
 def run_of(name, gan_settings):
     """The run of that name; trained as in notebook 02 if there is none."""
     if not (runs / name / "generator.safetensors").exists():
-        train_gan(with_recipe(replace(gan_settings, run=name, runs=str(runs))), features)
+        train_gan(with_recipe(replace(gan_settings, run=name, runs=str(runs))), Features(device))
     return runs / name
 
 
@@ -152,9 +152,11 @@ print(sides)
 #
 # Three instruments are used below, and each has an error of its own.
 #
-# 1. **Features**: EfficientNet-Lite0, trained on photographs (ImageNet), describes a scan by 1,280
-#    numbers. It has never seen an OCT, which is a weakness, and it was not tuned to like our
-#    pictures, which is a strength.
+# 1. **Features**: EfficientNet-Lite2, trained on photographs (ImageNet), describes a scan by 1,280
+#    numbers. It has never seen an OCT, which is a weakness, and nothing was tuned to please it,
+#    which is a strength: training chose its checkpoint in the features of another network (Lite0),
+#    since who chooses by a measure cannot be measured by it any more. Where there is a network, the
+#    report of the command line shows DINOv2 and Inception beside it.
 # 2. **A classifier**, trained below.
 # 3. **A ruler** that finds three surfaces on a B-scan: the inner limiting membrane (**ILM**), the
 #    retinal pigment epithelium (**RPE**) and Bruch's membrane (**BM**). Each is a *shortest path*

@@ -75,6 +75,8 @@ def test_kid_is_torchmetrics_and_fid_warns_of_few():
     metric.update(torch.from_numpy(y).expand(-1, 3, -1, -1), real=False)
     assert report["kid"]["value"] == pytest.approx(1000 * metric.compute()[0].item(), rel=1e-3)
     assert report["fid"]["value"] > 0
+    both = inception.inception_report(x, y, y[::2], network=Means(), second=Means())
+    assert both["dinov2"]["value"] == both["kid"]["value"] > abs(both["dinov2"]["floor"])
     few = inception.inception_report(x[:30], y, network=Means())
     assert few["fid"]["n"] == 30 and "30 images for 4" in few["fid"]["warning"]
 
@@ -86,3 +88,29 @@ def test_without_weights_there_is_a_reason(monkeypatch):
     monkeypatch.setattr(inception, "NoTrainInceptionV3", offline)
     report = inception.inception_report(np.zeros((2, 1, 8, 8), "u1"), np.zeros((2, 1, 8, 8), "u1"))
     assert report["fid"] is None and "no route to host" in report["reason"]
+
+
+def test_dinov2_sees_scans_as_it_learned_to(monkeypatch):
+    """Its weights have to be downloaded; what it is shown can be looked at without them."""
+    make, seen = inception.timm.create_model, []
+
+    def untrained(name, pretrained, **how):
+        network = make(name, **how)
+        network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        return network
+
+    monkeypatch.setattr(inception.timm, "create_model", untrained)
+    look, reason = inception.dinov2()
+    with torch.inference_mode():
+        rows = look(torch.full((2, 3, 100, 80), 124, dtype=torch.uint8))
+    assert rows.shape == (2, 384) and reason is None
+    assert seen[0].shape == (2, 3, 224, 224)
+    assert seen[0][:, 0].mean().item() == pytest.approx((124 / 255 - 0.485) / 0.229, abs=1e-3)
+
+
+def test_without_dinov2_there_is_a_reason(monkeypatch):
+    def offline(*args, **kwargs):
+        raise FileNotFoundError("not in the cache\nand more")
+
+    monkeypatch.setattr(inception.timm, "create_model", offline)
+    assert inception.dinov2() == (None, "DINOv2's weights cannot be had (not in the cache)")

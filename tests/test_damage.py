@@ -9,7 +9,7 @@ from helpers.data.scan import Scan
 from helpers.data.simulated.simulate import make_eye
 from helpers.data.split import Split
 from helpers.evaluate import known_damage
-from helpers.measures.features import Features
+from helpers.measures.features import JUDGE, Features
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def found():
     real.test.scans = [Scan(s.path, "oct", "simulated", s.label, f"T{s.patient}")
                        for s in real.test.scans]  # fmt: skip
     other = SimpleNamespace(training=eyes("NORMAL", 1000, 24))
-    return known_damage.responses(real, Features(), other=other, progress=False)
+    return known_damage.responses(real, Features(name=JUDGE), other=other, progress=False)
 
 
 @pytest.mark.parametrize(

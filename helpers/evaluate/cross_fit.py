@@ -27,11 +27,10 @@ from helpers.gan.recipes import with_recipe
 from helpers.gan.sampling import classes_of, sample
 from helpers.gan.train import train_gan
 from helpers.generate import load_generator
-from helpers.measures.features import Features
+from helpers.measures.features import JUDGE, Features
 from helpers.measures.intervals import between, interval, patient_weights
 from helpers.training.network_file import write_whole
 
-JUDGE = "tf_efficientnet_lite2"  # not the network that chooses a training's checkpoint
 VALIDATION = 0.15  # share of the patients of a fold's training that choose its checkpoint
 WORTH_SEEING = 0.02  # a difference of AUROC
 POWER = 1.96 + 0.84  # standard errors: found at 5 % with a probability of 80 %

@@ -17,6 +17,7 @@ import torch
 
 from helpers.classifiers.fit import fit
 from helpers.config import root
+from helpers.data.bscan import OCT_FRAMINGS
 from helpers.data.pixels import at_size
 from helpers.evaluate import known_damage, reading_analysis
 from helpers.evaluate.page import verdict_figure, write_page, write_pdf
@@ -26,7 +27,7 @@ from helpers.evaluate.verdict import print_verdict
 from helpers.measures import coverage, inception, layers, memorisation, texture, usefulness
 from helpers.measures.distances import distance_report
 from helpers.measures.effects import compare
-from helpers.measures.features import Features
+from helpers.measures.features import JUDGE, Features
 
 
 def measure_distances(sides: Sides, features: Features, *, seed=0, progress=True) -> dict:
@@ -158,12 +159,15 @@ def evaluate(real, synthetic, out, *, classifier="linear", with_inception=True, 
     sides = read_sides(real, synthetic, seed=seed, cache=cache, device=device, progress=progress,
                        **sides_settings)  # fmt: skip
     print(sides)
-    features = Features(device, cache=cache / "features")
+    features = Features(device, cache=cache / "features", name=JUDGE)
     settings = dict(seed=seed, progress=progress)
     parts = measure_distances(sides, features, **settings)
     if with_inception:
         parts["inception"] = inception.inception_report(
-            sides.synthetic.images, sides.real.test.images, progress=progress
+            sides.synthetic.images,
+            sides.real.test.images,
+            sides.real.training.images,
+            progress=progress,
         )
     parts["anatomy"] = measure_shifts(sides, layers, **settings)
     parts["texture"] = measure_shifts(sides, texture, **settings)
@@ -224,6 +228,10 @@ def main(arguments=None):
     add("--classifier", default="linear", choices=("linear", "whole", "off"),
         help="a head on frozen features (seconds), fine-tuned networks (long), none")  # fmt: skip
     add("--reading", dest="reading_test", help="the folder of a blinded reading test")
+    add("--size", type=int, default=256, help="px at which real scans are compared, at least (256)")
+    add("--framing", default="stretch", choices=OCT_FRAMINGS, help="of real scans (stretch)")
+    add("--no-inception", dest="with_inception", action="store_false",
+        help="nothing that has to be downloaded: no Inception, no DINOv2")  # fmt: skip
     add("--seed", type=int, default=0)
     add("--allow-synthetic", action="store_true", help="real files may be marked as synthetic")
     options = vars(parser.parse_args(arguments))

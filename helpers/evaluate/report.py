@@ -21,7 +21,7 @@ PARTS = {
     "resolution": {"size": None, "value": None},
     "coverage": {"value": None, "floor": None},
     "consistency": {"left_out": None},
-    "inception": {"fid": None, "kid": None},
+    "inception": {"fid": None, "kid": None, "dinov2": None},
     "anatomy": {"measures": None},
     "texture": {"measures": None},
     "memorisation": {"copied_share": None},
@@ -114,9 +114,10 @@ def _distances(report, _):
         ("scale: white noise", number(scale["noise"]), ""),
         (f"scale: real at {resolution['size']} px", number(resolution["value"]), reason),
     ]
-    kid = report["inception"]["kid"]
-    if kid is not None:
-        rows.append(("KID x1000 (Inception)", number(kid["value"]), "all images at once"))
+    for name, what in (("kid", "KID x1000 (Inception)"), ("dinov2", "the same in DINOv2")):
+        found = report["inception"].get(name)
+        if found is not None:
+            rows.append((what, number(found["value"]), f"floor {number(found.get('floor'))}"))
     fid = report["inception"]["fid"]
     if fid is not None:
         few = ": too few to compare" if fid["warning"] else ""

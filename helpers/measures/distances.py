@@ -209,7 +209,8 @@ def distance_report(
         same_size = value
 
     return {
-        "features": "EfficientNet-Lite0, ImageNet weights, 224 px; x1000; not the published KID",
+        "features": f"{getattr(features, 'name', 'its own')}, ImageNet weights, 224 px; x1000; "
+        "not the published KID",
         "kernel_distance": {
             "value": value,
             "low": low,

