@@ -22,7 +22,7 @@ from helpers.translation.networks import Translator
 class Pixels(Features):
     """Stands in for the network where only the bookkeeping is tested: 8 x 8 mean grey levels."""
 
-    def __init__(self, device="cpu", cache=None):
+    def __init__(self, device="cpu", cache=None, name=None):
         self.device, self.batch_size, self.cache = torch.device("cpu"), 64, None
 
     def _batch(self, images):
