@@ -189,7 +189,10 @@ def browse(page, profile, name, count, save):
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; CHROMIUM=/path/to/it names one")
 def test_a_browser_reads_it_goes_on_after_a_reload_and_hands_back_the_answers(test, tmp_path):
     page = write_html(test, tmp_path / "test.html")
-    assert "<title>1 of 15</title>" in browse(page, tmp_path / "profile", "Ann", 9, False)
+    for _ in range(5):  # Chromium that is closed at once on a busy machine may keep nothing
+        assert "<title>1 of 15</title>" in browse(page, tmp_path / "profile", "Ann", 9, False)
+        if "<title>10 of 15</title>" in browse(page, tmp_path / "profile", "ann", 0, False):
+            break
     shown = browse(page, tmp_path / "profile", "ANN ", 99, True)
     assert "<title>10 of 15</title>" in shown  # nine answers were kept
     path = test.folder / "readers" / "reading-ann.json"
