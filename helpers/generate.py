@@ -6,6 +6,7 @@ python -m helpers.generate RUN --n 200 --out DIR --class DRUSEN --dial drusen=6 
 python -m helpers.generate RUN --ask visits.csv --out DIR
 python -m helpers.generate FLOW_RUN --n 200 --out DIR --guidance 1.5 --steps 8
 python -m helpers.generate RUN --from-dfe PHOTOGRAPHS --out DIR
+python -m helpers.generate RUN --page explorer.html
 """
 
 import argparse
@@ -23,6 +24,7 @@ from helpers.data.pixels import to_levels
 from helpers.data.scan import folder_name
 from helpers.data.shape import DIALLED, DIALS, Shapes
 from helpers.gan import dcgan, flow, residual, stylegan
+from helpers.gan.explorer_html import RUNTIME, write_html
 from helpers.gan.sampling import (
     SHAPE_CHOICES,
     classes_of,
@@ -217,7 +219,12 @@ def main(arguments=None):
     parser.add_argument("run", help="a run's folder, or a generator.safetensors")
     parser.add_argument("--n", type=int, default=1000, help="images of each class (1000)")
     parser.add_argument("--class", dest="class_", help="of a generator of several, this one only")
-    parser.add_argument("--out", required=True, help="a new folder for the images")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", help="a new folder for the images")
+    where.add_argument("--page", metavar="FILE.html", help="the generator itself as one page: "
+                       "sliders and a labelled set, in any browser, offline")  # fmt: skip
+    parser.add_argument("--runtime", default=RUNTIME, help="of --page: the folder of the npm "
+                        f"package onnxruntime-web ({RUNTIME})")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="another seed, other images (0)")
     parser.add_argument("--size", type=int, default=0, help="px of whole scans put together from "
                         "aligned crops (256, or as wide as the crop)")  # fmt: skip
@@ -244,6 +251,12 @@ def main(arguments=None):
                              "leave out --class, --dial and --shape.")  # fmt: skip
         generator = load_generator(options.run, device)
         set_flow(generator, options.guidance, options.steps)
+        if options.page:
+            if options.from_dfe or options.ask or options.class_ or dials:
+                raise ValueError("--page: every class and dial is chosen in it; leave out "
+                                 "--from-dfe, --ask, --class and --dial.")  # fmt: skip
+            page = write_html(generator, options.page, options.runtime, size=options.size)
+            return print(f"{page} ({page.stat().st_size / 1e6:.1f} MB) opens in any browser")
         if options.from_dfe:
             paths = translate_folder(generator, options.from_dfe, options.out, name=options.run)
         else:
@@ -252,7 +265,7 @@ def main(arguments=None):
             paths = export(generator, options.out, options.n, options.seed, options.class_,
                            exact=options.exact, size=options.size, shape=options.shape,
                            dials=dials, asked=options.ask and read_asked(options.ask))  # fmt: skip
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     print(f"{len(paths)} images and images.csv in {options.out}")
 
