@@ -72,7 +72,7 @@ def test_what_is_missing_is_named(generator, runtime, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         generate.main([file, "--page", str(page)])
-    assert "npm install onnxruntime-web" in capsys.readouterr().err
+    assert "npm install --no-save onnxruntime-web" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         generate.main([file, "--page", str(page), "--class", "DRUSEN"])
     assert "leave out" in capsys.readouterr().err

@@ -29,8 +29,9 @@ HIGHEST_SEED = 2**31 - 1
 NO_CHANGE = 128  # grey level of the difference where nothing changed
 # what can be moved of an eye of aligned crops, and what it is called; % are of the scan
 SHAPED = {"thickness": "thickness of the retina, % of the height", "place": "RPE, % from the top",
-          "tilt": "tilt, %", "bow": "bow, %"}  # fmt: skip
-DIALLED = {"drusen": "drusen", "highest": "the highest, % of the height", "area": "their area, %"}
+          "tilt": "tilt, % of the height", "bow": "bow, % of the height"}  # fmt: skip
+DIALLED = {"drusen": "drusen", "highest": "highest druse, % of the height",
+           "area": "area of drusen, % of the scan"}  # fmt: skip
 
 
 class Explorer(ipywidgets.VBox):

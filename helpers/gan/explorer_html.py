@@ -47,8 +47,10 @@ def write_html(generator, path, runtime=RUNTIME, *, size=0, eyes=EYES) -> Path:
              for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")]  # fmt: skip
     missing = [part.name for part in parts if not part.is_file()]
     if missing:
-        raise FileNotFoundError(f"{runtime}: no {' and no '.join(missing)}. Run `npm install "
-                                "onnxruntime-web`, or name its folder by --runtime.")  # fmt: skip
+        raise FileNotFoundError(
+            f"{runtime}: no {' and no '.join(missing)}. Run `npm install --no-save "
+            "onnxruntime-web`, or name its folder by --runtime."
+        )
     network = to_onnx(generator)
     version = json.loads((runtime / "package.json").read_text())["version"]
     names = classes_of(generator)
