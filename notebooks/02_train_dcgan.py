@@ -366,12 +366,14 @@ shown = {
 plots.show_source(*shown[settings.model])
 
 # %%
+from helpers.gan import judging
 from helpers.gan.start import start_from
 from helpers.training.runs import count_parameters
 
 torch.manual_seed(settings.seed)
 names = tuple(map(str, classes)) if settings.conditional else ()
 method = gan.GAN(settings, every.images, features, names, labels=every.labels, shapes=bank)
+judging.know(method, learned.train, learned.validation)  # for an early word as it trains
 if settings.start:
     print(start_from(method, settings.start))
 for name, count in count_parameters(method.networks).items():

@@ -172,7 +172,7 @@ def test_the_score_is_distance_and_what_the_probe_lacks(tmp_path, monkeypatch):
     network = Draws()
     score = method.validate(network)
     parts = method.judgement
-    assert set(parts) == {"kernel_distance", "probe"} and np.isfinite(score)
+    assert set(parts) == {"kernel_distance", "probe", "word", "why"} and np.isfinite(score)
     assert score == pytest.approx(parts["kernel_distance"] + PROBE * (1 - parts["probe"]))
     assert [set(labels) for labels, _ in network.asked] == [{0}, {1}]  # DRUSEN is judged
     assert method.validate(Draws()) == score  # of fixed noise and shapes
@@ -229,7 +229,7 @@ def test_scans_of_several_classes_can_be_learned_as_one(tmp_path, model):
     record = method.step(batch, Accelerator())
     assert np.isfinite(list(record.values())).all()
     assert np.isfinite(method.validate(method.networks["generator"]))
-    assert set(method.judgement) == {"kernel_distance"}
+    assert set(method.judgement) == {"kernel_distance", "word", "why"}
     assert (method.kept["shape_labels"] == 0).all() and len(method.kept["shapes"]) == SHAPES_KEPT
 
 

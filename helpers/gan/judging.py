@@ -11,12 +11,14 @@ import torch
 from helpers.data import shape
 from helpers.data.pixels import to_levels
 from helpers.gan import dials
+from helpers.gan.early_word import MOST, copied_share, early_word, shrink
 from helpers.measures.distances import kernel_distance
 from helpers.measures.probe import probe_auroc
 
 EARLY = 5000  # images before which a bad state is no alarm
 COLLAPSED = 0.05  # of the validation scans' variance in features, that of the synthetic ones
 PROBE = 400  # that a whole AUROC counts in the score: a tenth of it as much as a distance of 40
+TAUGHT = 300  # training scans off which a probe learns what real ones teach
 READ = 150  # validation scans off which the ruler reads what has come of the dials
 SHAPES_KEPT = 256  # of each class, in an exported generator
 
@@ -63,6 +65,24 @@ def begin(method, generator, validation, features, classes, labels, shapes) -> N
     method.probed = labels if method.conditional and len(set(labels)) > 1 else None
     method.probe_features = features(validation) if method.probed is not None else None
     method.steps, method.judgement = 0, {}
+    method.real_probe = method.known = None  # until ``know``
+
+
+def know(method, training, validation) -> None:
+    """Tell ``method`` what its early words are measured by (``early_word``): the two sides of what
+    it learns, each a ``data.Split``. Nothing of it is learned from, and no random number is drawn.
+    """
+    method.known = [shrink(np.asarray(side.images[:: len(side) // MOST + 1]))
+                    for side in (training, validation)]  # fmt: skip
+    some = np.flatnonzero(np.isin(training.labels, method.classes))
+    some = some[:: len(some) // TAUGHT + 1]
+    if method.probed is None or len(set(training.labels[some]) & set(method.probed)) < 2:
+        return
+    images = np.asarray(training.images[some])
+    if method.shapes is not None:
+        images = shape.place_back(images, training.shapes[some], method.whole)[:, None]
+    method.real_probe = probe_auroc(method.features(images), training.labels[some],
+                                    method.probe_features, method.probed)  # fmt: skip
 
 
 def kept(method) -> dict[str, torch.Tensor]:
@@ -83,22 +103,28 @@ def generate(method, network: torch.nn.Module, noise: torch.Tensor, labels=None)
 
     ``labels`` (N,) of a conditional generator; without them all are of the class judged.
     """
+    return _place(method, *_draw(method, network, noise, labels))
+
+
+def _draw(method, network, noise, labels=None):
+    """What the network itself draws, (N, 1, rows, columns), and the shapes of crops, or None."""
     device = next(network.parameters()).device
     if labels is None:
         labels = torch.full((len(noise),), method.judged or 0)
     parts = [noise.split(64)]
+    shapes = None if method.shapes is None else _draw_shapes(method, labels)
     if method.looks:
-        shapes = _draw_shapes(method, labels)
         looks = torch.from_numpy(shape.look(shapes, method.louder)[:, : method.looks])
         parts += [labels.split(64), looks.split(64)]
     elif method.conditional:
         parts.append(labels.split(64))
     drawn = [network(*(part.to(device) for part in both)) for both in zip(*parts)]
-    drawn = torch.cat([scans.float().clamp(-1, 1).cpu() for scans in drawn])
-    if method.shapes is None:
+    return torch.cat([scans.float().clamp(-1, 1).cpu() for scans in drawn]), shapes
+
+
+def _place(method, drawn: torch.Tensor, shapes) -> torch.Tensor:
+    if shapes is None:
         return drawn
-    if not method.looks:
-        shapes = _draw_shapes(method, labels)
     whole = shape.place_back(drawn.numpy(), shapes, method.whole, method.settings.seed)
     return torch.from_numpy(whole)[:, None].float() / 127.5 - 1
 
@@ -129,12 +155,13 @@ def score(method, network: torch.nn.Module, mend: str) -> float:
     Where scans of other classes are there too, PROBE times what the AUROC of a probe lacks is
     added: a linear head learns the classes from synthetic scans alone, and is asked about the
     patients. Distance alone prefers scans without drusen, since most of a scan is no druse. The
-    noise is fixed, and ``method.judgement`` keeps the parts. Warns of a collapse, with what may
-    ``mend`` it.
+    noise is fixed, and ``method.judgement`` keeps the parts, with an early word in two strings.
+    Warns of a collapse, with what may ``mend`` it.
     """
     s = method.settings
     method.features.to(next(network.parameters()).device)
-    drawn = generate(method, network, method.validation_noise)
+    small, shapes = _draw(method, network, method.validation_noise)
+    drawn, small = _place(method, small, shapes), [small]
     synthetic = method.features(drawn)
     if method.looks > len(shape.LOOK):
         _listen(method, drawn)
@@ -148,21 +175,33 @@ def score(method, network: torch.nn.Module, mend: str) -> float:
         )
     distance = float(kernel_distance(synthetic, method.validation_features))
     method.judgement = {"kernel_distance": distance}
-    if method.probed is None:
-        return distance
-    names = [name for name in method.classes if name in set(method.probed)]
-    made, of = [synthetic], [np.full(len(synthetic), s.class_)]
-    for name in names:
-        if name != s.class_:
-            label = torch.full((len(synthetic),), method.classes.index(name))
-            drawn = generate(method, network, method.validation_noise, label)
-            made.append(method.features(drawn))
-            of.append(np.full(len(synthetic), name))
-    known = np.isin(method.probed, names)
-    auroc = probe_auroc(np.concatenate(made), np.concatenate(of), method.probe_features[known],
-                        method.probed[known])  # fmt: skip
-    method.judgement["probe"] = auroc
-    return distance + PROBE * (1 - auroc)
+    made, real = {s.class_: synthetic}, {s.class_: method.validation_features}
+    if method.probed is not None:
+        for name in method.classes:
+            if name in set(method.probed) and name != s.class_:
+                label = torch.full((len(synthetic),), method.classes.index(name))
+                some, shapes = _draw(method, network, method.validation_noise, label)
+                made[name] = method.features(_place(method, some, shapes))
+                real[name] = method.probe_features[method.probed == name]
+                small.append(some)
+        known = np.isin(method.probed, list(made))
+        auroc = probe_auroc(np.concatenate(list(made.values())),
+                            np.repeat(list(made), [len(one) for one in made.values()]),
+                            method.probe_features[known], method.probed[known])  # fmt: skip
+        method.judgement["probe"] = auroc
+        distance += PROBE * (1 - auroc)
+    _say(method, made, real, small)
+    return distance
+
+
+def _say(method, made, real, small) -> None:
+    """The early word of a validation, as method.judgement["word"] and ["why"]."""
+    word, why = "too early to say", f"fewer than {EARLY:,} images have been seen"
+    if not early(method):
+        made = {name: one for name, one in made.items() if len(real[name]) > 1}  # has a variety
+        copied = method.known and copied_share(shrink(torch.cat(small)), *method.known)
+        word, why = early_word(made, real, method.judgement.get("probe"), method.real_probe, copied)
+    method.judgement |= {"word": word, "why": why}
 
 
 def _listen(method, drawn: torch.Tensor) -> None:

@@ -12,7 +12,7 @@ from helpers.data import shape
 from helpers.data.batches import balanced_index, batches
 from helpers.data.prepare import prepare
 from helpers.data.sources import take_in
-from helpers.gan import flow, gan
+from helpers.gan import flow, gan, judging
 from helpers.gan.dials import RULED, with_dials
 from helpers.gan.start import start_from
 from helpers.training.loop import train
@@ -75,6 +75,7 @@ def build_training(settings, features, progress=True):
     method = (flow.Flow if s.model == "flow" else gan.GAN)(
         s, every.validation.images, features, names, labels=every.validation.labels, shapes=shapes
     )
+    judging.know(method, learned.train, learned.validation)
     if s.start:
         print(start_from(method, s.start))
     told = {}

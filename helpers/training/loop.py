@@ -8,7 +8,8 @@ It never names a method. A method is a plain object with
 - ``step(batch, accelerator) -> dict of numbers``, which calls backward and the optimizers; 0-d
   tensors are numbers, and on a GPU better ones, since reading a float waits for the step to end; a
   method that sets learning rates itself multiplies them by ``group.get("slowed", 1)``;
-- ``preview(module) -> images`` and ``validate(module) -> float`` (smaller is better);
+- ``preview(module) -> images`` and ``validate(module) -> float`` (smaller is better); after it
+  perhaps ``judgement``, of what the score is made: numbers by name; "word" and "why" are said;
 - ``state_dict()`` / ``load_state_dict(state)`` for whatever else it remembers.
 """
 

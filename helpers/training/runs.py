@@ -45,8 +45,8 @@ class Run:
         self._lines, self._files = "", {}  # of the log, and whole files, that wait for room
 
     def log(self, step: int, **values) -> bool:
-        """Append one line to metrics.jsonl; numbers are rounded to six digits."""
-        rounded = {k: float(f"{v:.6g}") for k, v in values.items()}
+        """Append one line to metrics.jsonl; numbers are rounded to six digits, words stay."""
+        rounded = {k: v if isinstance(v, str) else float(f"{v:.6g}") for k, v in values.items()}
         self._lines += json.dumps({"step": step, **rounded}) + "\n"
         return self.flush()
 

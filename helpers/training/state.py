@@ -3,11 +3,13 @@
 import copy
 import io
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torchvision.utils import save_image
+from tqdm.auto import tqdm
 
 from helpers.training import checkpoint
 from helpers.training.network_file import network_bytes
@@ -203,6 +205,9 @@ class Training:
         at.worse = 0 if improved else at.worse + 1
         judged = {method.score_name: value, **getattr(method, "judgement", {})}
         self.run.log(at.step, images=at.images, seconds=at.seconds, **judged)
+        if "word" in judged:
+            with suppress(OSError):  # where what is said goes into a file on the full disk
+                tqdm.write(f"{at.images:,} images: {judged['word']}: {judged['why']}.")
         return improved
 
     @property
