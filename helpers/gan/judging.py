@@ -97,7 +97,6 @@ def kept(method) -> dict[str, torch.Tensor]:
             "shape_labels": torch.from_numpy(places)}  # fmt: skip
 
 
-@torch.no_grad()
 def generate(method, network: torch.nn.Module, noise: torch.Tensor, labels=None) -> torch.Tensor:
     """Whole scans (N, 1, S, S) in [-1, 1] on the CPU from noise (N, z_dim), 64 at a time.
 
@@ -106,6 +105,7 @@ def generate(method, network: torch.nn.Module, noise: torch.Tensor, labels=None)
     return _place(method, *_draw(method, network, noise, labels))
 
 
+@torch.no_grad()
 def _draw(method, network, noise, labels=None):
     """What the network itself draws, (N, 1, rows, columns), and the shapes of crops, or None."""
     device = next(network.parameters()).device
