@@ -19,7 +19,7 @@ from helpers.classifiers.fit import fit
 from helpers.config import root
 from helpers.data.bscan import OCT_FRAMINGS
 from helpers.data.pixels import at_size
-from helpers.evaluate import known_damage, reading_analysis
+from helpers.evaluate import known_damage, outside, reading_analysis
 from helpers.evaluate.page import verdict_figure, write_page, write_pdf
 from helpers.evaluate.report import PARTS, complete, print_table, write
 from helpers.evaluate.sides import Sides, read_sides
@@ -144,11 +144,13 @@ def measure_memorisation(sides: Sides, features: Features, *, seed=0, progress=T
 
 
 def evaluate(real, synthetic, out, *, classifier="linear", with_inception=True, reading_test=None,
-             seed=0, cache=None, progress=True, **sides_settings) -> dict:  # fmt: skip
+             another_clinic=None, seed=0, cache=None, progress=True,
+             **sides_settings) -> dict:  # fmt: skip
     """Measure everything, write the report's files to `out` (`write_all`); returns the report.
 
     real, synthetic and sides_settings: as in `read_sides`. classifier: linear, whole, or off.
-    reading_test: the folder of a blinded reading test, whose readers are analysed. Raises OSError
+    reading_test: the folder of a blinded reading test, whose readers are analysed. another_clinic:
+    real scans of another clinic, a source as of ``real`` (`outside`). Raises OSError
     naming ``out`` before anything is measured if it is no folder and cannot be made one.
     """
     if Path(out).exists() and not Path(out).is_dir():
@@ -176,6 +178,10 @@ def evaluate(real, synthetic, out, *, classifier="linear", with_inception=True, 
                "reading": "no reading test was given"}  # fmt: skip
     if classifier != "off":
         parts["usefulness"] = measure_usefulness(sides, features, classifier=classifier, **settings)
+    if another_clinic is not None:
+        marked = sides_settings.get("allow_synthetic", False)
+        parts["outside"] = outside.measure_outside(sides, another_clinic, features,
+                                                   synthetic=marked, **settings)  # fmt: skip
     if reading_test:
         parts["reading"] = reading_analysis.analyse(reading_test)
     report = complete_report(sides, parts, reasons)
@@ -223,6 +229,9 @@ def main(arguments=None):
     add("--out", required=True, help="where report.html, report.pdf and report.json go")
     add("--contrast", help="the same recipe trained on another class: a run or a folder")
     add("--control", help="a generator that saw none of these patients: attacked as well")
+    add(
+        "--outside", dest="another_clinic", help="real scans of another clinic: is it useful there?"
+    )
     add("--class", dest="class_", default="DRUSEN", help="where there are several (DRUSEN)")
     add("--n", type=int, default=1000, help="how many synthetic scans (1000)")
     add("--classifier", default="linear", choices=("linear", "whole", "off"),

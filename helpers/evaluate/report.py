@@ -85,12 +85,13 @@ def tables(report: dict, only=None) -> dict[str, list[tuple[str, str, str]]]:
     """Title -> rows (name, number, remark) for every part (or `only` those) that was measured."""
     makers = {
         "usefulness": _usefulness, "kernel_distance": _distances, "coverage": _coverage,
-        "consistency": _consistency, "anatomy": _measures, "texture": _measures,
-        "memorisation": _memorisation,
+        "consistency": _consistency, "outside": _outside, "anatomy": _measures,
+        "texture": _measures, "memorisation": _memorisation,
     }  # fmt: skip
-    found = {}
+    outside = report.get("outside", {}).get("auroc")  # only of who has scans of another clinic
+    absent, found = report["not_measured"] + ["outside"] * (outside is None), {}
     for name, rows in makers.items():
-        if name not in report["not_measured"] and name in (only or makers):
+        if name not in absent and name in (only or makers):
             title, lines = rows(report, name)
             found[title] = lines
     return found
@@ -164,6 +165,14 @@ def _usefulness(report, name):
     n = part["n"]["real test"]
     who = ", ".join(f"{v['scans']} {c} of {v['patients']} patients" for c, v in n.items())
     return f"AUROC on {who}; contrast: {contrast['kind']}", rows
+
+
+def _outside(report, name):
+    part = report[name]
+    rows = [(f"trained here on {arm}", between(value), "") for arm, value in part["arms"].items()]
+    rows += [(f"  {arm} minus real", between(value), "paired by patient")
+             for arm, value in part["minus_real"].items()]  # fmt: skip
+    return f"AUROC in another clinic: {part['scans']} scans of {part['patients']} patients", rows
 
 
 def _measures(report, name):

@@ -1,5 +1,6 @@
 """The verdict on a synthetic data set, by rules that anyone can read and disagree with."""
 
+from helpers.evaluate.outside import judge_outside
 from helpers.measures.intervals import between
 
 LARGE = 0.474  # |Cliff's delta| from which on Romano et al. 2006 speak of a large difference
@@ -41,6 +42,8 @@ def verdict(report: dict) -> list[dict]:
         "comprehension": [_known(report.get("run"), report.get("synthetic", {}))],
         "consistency": [_even(report["consistency"])],
     }
+    if "outside" in report:  # of who has scans of another clinic
+        lines["consistency"].append(judge_outside(report["outside"]))
     return [{"criterion": name, **line} for name in CRITERIA for line in lines[name]]
 
 
