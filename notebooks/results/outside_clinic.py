@@ -43,7 +43,7 @@ from helpers.measures.features import Features
 from helpers.measures.intervals import between, interval, patient_weights
 
 WAYS = ("whole", "aligned", "whole, style", "aligned, style", "whole, centred", "aligned, centred")
-SIZE, COPIES, FOLDS, SEED = 256, 2, 5, 0
+SIZE, COPIES, FOLDS, SEED = 256, 1, 5, 0
 
 
 def restyle(image, rng) -> np.ndarray:
@@ -65,20 +65,20 @@ def restyle(image, rng) -> np.ndarray:
 def see(scans, ill, patients, features):
     """One source: scans uint8 (N, SIZE, SIZE), who is ill (N,) and patients (N,), to its features
     by way, restyled copies after the N originals; with how many could not be aligned."""
-    rng, kept, crops = np.random.default_rng(SEED), [], []
+    rng, level, crops = np.random.default_rng(SEED), [], []
     for k, scan in enumerate(scans):
         try:
             crops.append(shape.align(scan, shape.crop_rows(SIZE), SIZE)[0])
-            kept.append(k)
+            level.append(k)
         except ValueError:
             continue
     found = {}
-    for name, pictures in (("whole", np.asarray(scans)[kept]), ("aligned", np.stack(crops))):
+    for name, pictures in (("whole", np.asarray(scans)[level]), ("aligned", np.stack(crops))):
         sets = [pictures, *([restyle(p, rng) for p in pictures] for _ in range(COPIES))]
         sets = [features(np.stack(one)[:, None], progress=True) for one in sets]
         found[name], found[f"{name}, style"] = sets[0], np.concatenate(sets)
-    ill, patients = np.asarray(ill)[kept], np.asarray(patients)[kept]
-    return SimpleNamespace(features=found, ill=ill, patients=patients, lost=len(scans) - len(kept))
+    ill, patients = np.asarray(ill)[level], np.asarray(patients)[level]
+    return SimpleNamespace(features=found, ill=ill, patients=patients, lost=len(scans) - len(level))
 
 
 def clinic(path, ill, features):
@@ -102,10 +102,10 @@ def simulated(n, features):
     return see(eyes, np.repeat([True, False], n), np.arange(2 * n), features)
 
 
-def to_learn(sources, way, kept) -> Labelled:
-    """The sources together; of the first one the scans that are ``kept`` (N,)."""
+def to_learn(sources, way, chosen) -> Labelled:
+    """The sources together; of the first one the scans that are ``chosen`` (N,), or None: all."""
     parts = []
-    for one, some in zip(sources, [kept] + [None] * len(sources)):
+    for one, some in zip(sources, [chosen] + [None] * len(sources)):
         some = np.ones(len(one.ill), bool) if some is None else some
         if way.endswith("centred"):
             x = one.features[way.removesuffix(", centred")][some]
@@ -121,22 +121,43 @@ def to_learn(sources, way, kept) -> Labelled:
     return Labelled(x, np.where(ill, "ill", "well"), patients)
 
 
-def ask(sources, test, way) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and folds (N,) of the scans of ``test``, which is cross-fitted if it teaches too."""
-    asked = test.features[way.split(",")[0]]
-    if way.endswith("centred"):
-        asked = (asked - asked.mean(0)) / (asked.std(0) + 1e-3)
-    folds, scores = np.zeros(len(asked), int), np.zeros(len(asked))
-    if test in sources:
+def asked_of(test, way) -> np.ndarray:
+    x = test.features[way.split(",")[0]]
+    return (x - x.mean(0)) / (x.std(0) + 1e-3) if way.endswith("centred") else x
+
+
+def ask(sources, tests, way) -> dict[str, np.ndarray]:
+    """{clinic: scores and folds (2, N) of its scans}; one that teaches alone is cross-fitted."""
+    found = {}
+    for name, test in tests.items():
+        if test is not sources[0]:
+            continue
         scans = [SimpleNamespace(patient=p, label=i) for p, i in zip(test.patients, test.ill)]
         count = min(FOLDS, *(len(set(test.patients[test.ill == i])) for i in (True, False)))
         fold = deal_patients(scans, count, SEED)
         folds = np.array([fold[p] for p in test.patients])
-    for k in np.unique(folds):
-        out = folds == k
-        kept = ~out if test in sources else None
-        scores[out] = learn_and_ask(to_learn(sources, way, kept), asked[out], "ill", SEED)
-    return scores, folds
+        scores, x = np.zeros(len(folds)), asked_of(test, way)
+        for k in range(count):
+            learned = to_learn(sources, way, folds != k)
+            scores[folds == k] = learn_and_ask(learned, x[folds == k], "ill", SEED)
+        found[name] = np.stack([scores, folds])
+    others = {name: test for name, test in tests.items() if test is not sources[0]}
+    x = np.concatenate([asked_of(test, way) for test in others.values()])
+    scores = learn_and_ask(to_learn(sources, way, None), x, "ill", SEED)
+    ends = np.cumsum([len(test.ill) for test in others.values()])[:-1]
+    for name, part in zip(others, np.split(scores, ends)):
+        found[name] = np.stack([part, np.zeros(len(part))])
+    return found
+
+
+def kept(file: Path, make):
+    """What ``make`` returns, a source, kept in a file."""
+    if not file.exists():
+        one = make()
+        np.savez(file, ill=one.ill, patients=one.patients, lost=one.lost, **one.features)
+    known = dict(np.load(file))
+    about = {name: known.pop(name) for name in ("ill", "patients", "lost")}
+    return SimpleNamespace(**about, features=known)
 
 
 def main():
@@ -145,48 +166,50 @@ def main():
     add("clinics", nargs="+", metavar="NAME=MANIFEST")
     add("--generator", nargs="*", default=["simulated=simulated"], metavar="NAME=RUN")
     add("--ill", nargs="+", default=["AMD", "DRUSEN"])
-    add("--n", type=int, default=150, help="synthetic scans a class (150)")
-    add("--out", required=True)
+    add("--n", type=int, default=100, help="synthetic scans a class (100)")
+    add("--out", required=True, help="a folder for these data alone; the same call goes on")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    out, ill = Path(options.out), options.ill
+    out, ill, n = Path(options.out), options.ill, options.n
     features = Features(name=JUDGE, cache=out / "features")
-    (out / "scores").mkdir(parents=True, exist_ok=True)
-    clinics, makers = {}, {}
+    for name in ("sources", "scores"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    clinics, makers, place = {}, {}, out / "sources"
     for name, path in (one.split("=", 1) for one in options.clinics):
-        clinics[name] = clinic(path, ill, features)
+        clinics[name] = kept(place / f"{name}.npz", lambda p=path: clinic(p, ill, features))
     for name, path in (one.split("=", 1) for one in options.generator):
-        makers[f"generator of {name}"] = made(path, ill, options.n, features)
-    eyes = {"simulated eyes": simulated(options.n, features)}
-    for name, one in {**clinics, **makers, **eyes}.items():
+        name = f"generator of {name}"
+        makers[name] = kept(place / f"{name}.npz", lambda p=path: made(p, ill, n, features))
+    eyes = {"simulated eyes": kept(place / "eyes.npz", lambda: simulated(n, features))}
+    learned = {name: [one] for name, one in {**clinics, **makers, **eyes}.items()}
+    for name, (one,) in learned.items():
         print(f"{name}: {len(one.ill)} scans ({one.ill.sum()} ill) of {len(set(one.patients))}, "
               f"{one.lost} could not be aligned", flush=True)  # fmt: skip
-    learned = {name: [one] for name, one in {**clinics, **makers, **eyes}.items()}
-    for real, one in clinics.items():
-        learned |= {f"{real} + {name}": [one, other] for name, other in makers.items()}
-    table = {}
-    for name, test in clinics.items():
-        weights = patient_weights(test.patients, 2000, SEED)
-        areas = {}
-        for source, sources in learned.items():
-            if f"generator of {name}" in source:
-                continue
-            for way in WAYS:
-                file = out / "scores" / f"{source} to {name}, {way}.npy"
-                if not file.exists():
-                    np.save(file, np.stack(ask(sources, test, way)))
-                scores, folds = np.load(file)
-                if len(scores) != len(test.ill):
-                    raise ValueError(f"{file} is of other scans; choose another --out")
-                areas[source, way] = auroc_within_folds(test.ill, scores, folds, weights)
-            row = {way: interval(areas[source, way], 0.95) for way in WAYS}
-            base = areas[source.split(" + ")[0], "whole"]
-            row |= {f"{way}, gain": interval(areas[source, way] - base, 0.95) for way in WAYS}
+    for name, other in makers.items():
+        learned |= {f"{real} + {name}": [one, other] for real, one in clinics.items()}
+    weights = {name: patient_weights(one.patients, 2000, SEED) for name, one in clinics.items()}
+    table, areas = {}, {}
+    for source, sources in learned.items():
+        tests = {name: one for name, one in clinics.items()  # not who has met these patients
+                 if f"generator of {name}" not in source
+                 and (len(sources) == 1 or one is not sources[0])}  # fmt: skip
+        for way in WAYS:
+            file = out / "scores" / f"{source}, {way}.npz"
+            if not file.exists():
+                np.savez(file, **ask(sources, tests, way))
+            for name, (scores, folds) in np.load(file).items():
+                areas[source, name, way] = auroc_within_folds(
+                    clinics[name].ill, scores, folds, weights[name]
+                )
+        for name in tests:
+            base = areas[source.split(" + ")[0], name, "whole"]
+            values = {way: areas[source, name, way] for way in WAYS}
+            row = {way: interval(value, 0.95) for way, value in values.items()}
+            row |= {f"{way}, gain": interval(v - base, 0.95) for way, v in values.items()}
             table[f"{source} to {name}"] = row
             print(f"| {source} to {name} | " + " | ".join(between(row[way]) for way in WAYS)
                   + " |", flush=True)  # fmt: skip
-        print(flush=True)
-    (out / "table.json").write_text(json.dumps(table, indent=1) + "\n")
+        (out / "table.json").write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":
