@@ -16,8 +16,10 @@ from helpers.measures.layers import read_all
 from helpers.translation.figures import in_place, scores_over_time, survival, translated
 from helpers.translation.networks import Translator
 from helpers.translation.report import (
+    four_way,
     measure_translation,
     pictures,
+    print_four_way,
     print_table,
     read_by_others,
     table,
@@ -132,6 +134,44 @@ def test_no_reader_has_seen_the_patient_it_reads():
     with pytest.raises(ValueError, match="too few patients of DRUSEN"):
         few = Labelled(images[[0, 1, 2]], labels[[0, 1, 2]], part.patients[[0, 1, 2]])
         read_by_others(few, [few], ["NORMAL", "DRUSEN"], lambda x: x.flatten(1).numpy())
+
+
+def eyes_with_features(adds: bool, count=240):
+    """Photographs that tell half of what a class is; translated scans that tell the other half, or
+    repeat what the photographs say; true scans that tell all. Two eyes a patient."""
+    rng = np.random.default_rng(3)
+    sick = np.repeat(np.arange(count // 2) % 2, 2)
+    signal = 2.0 * (sick - 0.5)[:, None]
+    photograph, other = (signal + rng.normal(0, 1.5, (count, 1)) for _ in range(2))
+    noise = [rng.normal(size=(count, 5)) for _ in range(3)]
+    told = (photograph, other if adds else photograph, np.hstack([photograph, other]))
+    rows = [np.hstack(pair).astype(np.float32) for pair in zip(told, noise)]
+    labels = np.array(["NORMAL", "DRUSEN"])[sick]
+    return labels, *rows, ["NORMAL", "DRUSEN"], np.repeat(np.arange(count // 2), 2).astype(str)
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_four_ways_show_what_a_translated_scan_adds(adds, capsys):
+    found = four_way(*eyes_with_features(adds), resamples=300)
+    gain = found["gain"]
+    assert 0.65 < found["photograph"]["value"] < 0.9 < found["ceiling"]["value"] + 0.05
+    assert (gain["together"]["low"] > 0.02) == adds
+    assert gain["ceiling"]["low"] > 0.02 and abs(gain["shuffled"]["value"]) < 0.03
+    if not adds:
+        assert abs(gain["together"]["value"]) < 0.03
+    print_four_way(found)
+    assert capsys.readouterr().out.count("(") == 6 + 5
+
+
+def test_four_ways_score_only_those_who_are_asked_for():
+    labels, *rows, classes, patients = eyes_with_features(True, 120)
+    tested = np.arange(120) >= 60
+    turned = np.where(tested, labels, labels[::-1])  # others teach: of wrong labels nothing right
+    found = four_way(turned, *rows, classes, patients, tested=tested, resamples=50)
+    blocks = np.repeat(["a", "b", "c"], 40)
+    right = four_way(labels, *rows, classes, patients, tested=tested, drawn=blocks, resamples=50)
+    assert found["true"]["value"] < right["true"]["value"]
+    assert right["true"]["resamples"] == 50 and right["true"]["low"] <= right["true"]["value"]
 
 
 def test_figures(domains, settings, reports, tmp_path):

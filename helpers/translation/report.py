@@ -14,6 +14,7 @@ from helpers.data.two_modalities import Domains, as_taken, truths_of
 from helpers.measures.distances import kernel_distance, kernel_distance_interval
 from helpers.measures.features import Features
 from helpers.measures.intervals import between
+from helpers.measures.scores import auroc_difference, scores
 from helpers.translation.judge import translate
 from helpers.translation.lesions import (
     as_a_file,
@@ -57,6 +58,8 @@ def read_by_others(taught: Labelled, judged: list[Labelled], classes, reader: Fe
     found = [np.zeros((len(part.images), len(classes))) for part in judged]
     described = [reader(part.images) for part in judged]
     for fold in range(FOLDS):
+        if not any((folds(part) == fold).any() for part in judged):
+            continue
         kept = place != fold
         missing = [c for k, c in enumerate(classes) if k not in numbers[kept]]
         if missing:
@@ -67,6 +70,70 @@ def read_by_others(taught: Labelled, judged: list[Labelled], classes, reader: Fe
             logits = torch.from_numpy(features[here] @ weight.T + bias)
             result[here] = logits.softmax(1).numpy()
     return found
+
+
+def four_way(
+    labels, photograph, translated, true, classes, patients, *, tested=None, drawn=None,
+    resamples=1000, seed=0,
+):  # fmt: skip
+    """What do readers of a photograph gain if they are shown the scan that was drawn from it, too?
+
+    photograph, translated, true: features (N, d) of three pictures of N eyes, none of which taught
+    the translator; labels (N,): names out of two ``classes``. Linear heads learn as in
+    ``read_by_others``, each from one of the ``ways``: "photograph", "translated" and "true" alone,
+    "together" (photograph and translated scan side by side), "shuffled" (the photograph beside
+    scans translated for other patients: what mere numbers do) and "ceiling" (photograph and true
+    scan). ``tested`` bool (N,): eyes that are scored (None: all), the others only teach. ``drawn``
+    (N,): what an interval's resamples draw (None: patients).
+
+    Returned: {way: AUROC} and "gain": {way: AUROC less that of the photograph, paired}, each
+    {value, low, high, resamples}. ValueError if a class has too few patients.
+    """
+    labels, patients = np.asarray(labels), np.asarray(patients)
+    tested = np.ones(len(labels), bool) if tested is None else np.asarray(tested)
+    units = (patients if drawn is None else np.asarray(drawn))[tested]
+    order = next(deals(patients, np.random.default_rng(seed), 1))
+    ways = {
+        "photograph": photograph, "translated": translated, "true": true,
+        "together": np.hstack([photograph, translated]),
+        "shuffled": np.hstack([photograph, translated[order]]),
+        "ceiling": np.hstack([photograph, true]),
+    }  # fmt: skip
+    read, about = {}, {"resamples": resamples, "seed": seed}
+    for way, rows in ways.items():
+        part = Labelled(rows, labels, patients)
+        (read[way],) = read_by_others(part, [part.take(tested)], classes, np.asarray, seed=seed)
+    own = labels[tested]
+    report = {way: scores(own, p, classes, units, **about)["auroc"] for way, p in read.items()}
+    report["gain"] = {
+        way: auroc_difference(own, p, read["photograph"], classes, units, **about)
+        for way, p in read.items() if way != "photograph"
+    }  # fmt: skip
+    return report
+
+
+def three_pictures(generator, domains: Domains, reader: Features):
+    """What ``four_way`` takes, of validation and test patients of paired ``domains``: features
+    (N, d) of photographs, of the scans that ``generator`` draws from them and of true scans, both
+    ``as_a_file``; the photographs, with labels and patients; and which are test patients', (N,)."""
+    photographs = pictures(domains.dfe.validation, domains.dfe.test)
+    true = pictures(domains.oct.validation, domains.oct.test).images
+    drawn = translate(generator, photographs.images)
+    rows = reader(photographs.images), reader(as_a_file(drawn)), reader(as_a_file(true))
+    return rows, photographs, np.arange(len(true)) >= len(domains.dfe.validation)
+
+
+def print_four_way(report: dict) -> None:
+    """What ``four_way`` returned, as aligned text."""
+    names = {
+        "photograph": "photograph alone", "translated": "translated scan alone",
+        "together": "photograph and translated scan",
+        "shuffled": "photograph and another eye's translated scan",
+        "true": "true scan alone", "ceiling": "photograph and true scan",
+    }  # fmt: skip
+    print(f"{'AUROC of the class':46}{'':24}less the photograph alone")
+    for way, words in names.items():
+        print(f"{words:46}{between(report[way]):24}{between(report['gain'].get(way))}")
 
 
 def measure_translation(generator, domains: Domains, settings, features, reader, *, seed=0):

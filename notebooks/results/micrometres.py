@@ -36,11 +36,11 @@ RESAMPLES = 1000
 
 
 class Head(nn.Module):
-    """Strips (B, 1, ROWS, W) to thickness and elevation in um, (B, 2, W)."""
+    """Strips (B, inputs, ROWS, W) to thickness and elevation in um, (B, 2, W)."""
 
-    def __init__(self, mean, width=16):
+    def __init__(self, mean, inputs=1, width=16):
         super().__init__()
-        self.columns = ColumnGenerator(ROWS, 1, 1, width)
+        self.columns = ColumnGenerator(ROWS, inputs, 1, width)
         self.columns.decoder = nn.Identity()
         self.read = nn.Conv1d(4 * width, 2, 1)
         nn.init.zeros_(self.read.weight)
@@ -51,10 +51,10 @@ class Head(nn.Module):
 
 
 def eye(path: Path) -> dict:
-    """Strips (N, ROWS, COLUMNS) and um (N, 2, COLUMNS), NaN where the ruler reads none, of one
+    """Strips (N, 1, ROWS, COLUMNS) and um (N, 2, COLUMNS), NaN where the ruler reads none, of one
     volume; as a right eye."""
     (volume,) = read_volumes(path)
-    images = strips(volume, ROWS, COLUMNS)
+    images = strips(volume, ROWS, COLUMNS)[:, None]
     um = np.full((len(images), 2, COLUMNS), np.nan, np.float32)
     for number, one in enumerate(read_all([read_frame(f"{path}#{k}") for k in volume.numbers])):
         at = (np.arange(COLUMNS) + 0.5) / COLUMNS * one.shape[1] - 0.5
@@ -69,9 +69,9 @@ def learn(eyes, what: str, steps: int, seed: int) -> Head:
     """A head that learned ``what`` of ``eyes``: mirrored and upside down at random, brighter and
     darker."""
     torch.manual_seed(seed)
-    images = to_float(np.concatenate([e["strips"] for e in eyes]))[:, None]
+    images = to_float(np.concatenate([e["strips"] for e in eyes]))
     um = torch.from_numpy(np.concatenate([e[what] for e in eyes]))
-    head = Head(np.nanmean(um.numpy(), (0, 2)))
+    head = Head(np.nanmean(um.numpy(), (0, 2)), images.shape[1])
     optimizer = torch.optim.AdamW(head.parameters(), 1e-3, weight_decay=0.05)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for _ in range(steps):
@@ -94,7 +94,7 @@ def learn(eyes, what: str, steps: int, seed: int) -> Head:
 
 def predict(head, one) -> np.ndarray:
     with torch.no_grad():
-        return head(to_float(one["strips"])[:, None]).numpy()
+        return head(to_float(one["strips"])).numpy()
 
 
 def scores(predicted, true) -> dict:
