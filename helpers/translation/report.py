@@ -1,7 +1,8 @@
 """What a translator from DFE to OCT is worth, on test patients: every score beside its control.
 
-Realism; the class that survives; where the truth is known (simulated eyes) drusen in their place,
-SSIM and PSNR; where the translator also goes back, the honest cycle.
+Realism; the class that survives, and what a reader of the photograph gains by the scan; where the
+truth is known (simulated eyes) drusen in their place, SSIM and PSNR; where the translator also goes
+back, the honest cycle.
 """
 
 import numpy as np
