@@ -5,7 +5,9 @@
 With few patients one split decides nothing: which patients happen to be tested moves an AUROC by
 more than any generator does. So all of them are dealt into folds. For each fold in turn the
 generator learns from the others; a linear head learns the disease from its scans alone, from the
-real ones, and from both, and is asked about the fold. What is reported is paired over all patients.
+real ones, and from both, and is asked about the fold. "Centred": features of either side about its
+own mean, for which real scans need no labels, so that what sets all synthetic scans apart is out of
+the way. What is reported is paired over all patients.
 """
 
 import argparse
@@ -148,18 +150,32 @@ def score_fold(run, data, positive, other, features, *, n, shares, seed=0) -> di
         sides[name] = Labelled(
             features(np.asarray(side.images)[kept]), side.labels[kept], side.patients[kept]
         )
-    real = Labelled(*(np.concatenate([getattr(sides[s], part) for s in ("train", "validation")])
-                      for part in ("images", "labels", "patients")))  # fmt: skip
+    real = _together(sides["train"], sides["validation"])
     test = sides["test"]
     scores = {"synthetic": learn_and_ask(made, test.images, positive, seed)}
+    # each side in units of its own spread, about its own mean: real scans need no labels for that
+    asked = _centred(test.images, real.images)
+    made_centred = Labelled(_centred(made.images), made.labels, made.patients)
+    both = _together(Labelled(_centred(real.images), real.labels, real.patients), made_centred)
+    scores["synthetic, centred"] = learn_and_ask(made_centred, asked, positive, seed)
+    scores["both, centred"] = learn_and_ask(both, asked, positive, seed)
     for share in shares:
         few = real.take(np.isin(real.patients, _some(real, share, seed)))
-        both = Labelled(*(np.concatenate([getattr(few, part), getattr(made, part)])
-                          for part in ("images", "labels", "patients")))  # fmt: skip
         suffix = "" if share == 1 else f", {share:.0%} of the patients"
         scores["real" + suffix] = learn_and_ask(few, test.images, positive, seed)
-        scores["both" + suffix] = learn_and_ask(both, test.images, positive, seed)
+        scores["both" + suffix] = learn_and_ask(_together(few, made), test.images, positive, seed)
     return {"scores": scores, "positive": test.labels == positive, "patients": test.patients}
+
+
+def _together(*sides) -> Labelled:
+    return Labelled(*(np.concatenate([getattr(side, part) for side in sides])
+                      for part in ("images", "labels", "patients")))  # fmt: skip
+
+
+def _centred(features, of=None) -> np.ndarray:
+    """Features (N, d) about the mean, in units of the spread, of ``of`` (M, d), or their own."""
+    of = features if of is None else of
+    return (features - of.mean(0)) / (of.std(0) + 1e-6)
 
 
 def _some(real: Labelled, share: float, seed) -> list[str]:
