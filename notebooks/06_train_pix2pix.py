@@ -254,6 +254,37 @@ if report["class"]:
     display(plots.compact(figure))
 
 # %% [markdown]
+# ## Does the scan add anything?
+#
+# The scan was drawn from the photograph, and from nothing else of this eye. So **it holds nothing
+# about the eye that the photograph does not hold** (the data processing inequality: what is
+# computed from *x* alone knows no more about the eye than *x*). What a translator can bring along
+# is what it learned from *other* eyes' scans: which shades of a photograph go with a lifted RPE. A
+# reader who has seen few labelled photographs may not have found that out himself; a perfect reader
+# could not gain.
+#
+# Four readers of equal effort, linear heads taught by other patients: of the photograph, of the
+# translated scan, of the true scan, and of photograph and translated scan side by side. Two more
+# rows keep them honest. With *another eye's* translated scan the reader has as many numbers and no
+# news; photograph and *true* scan together are the most that there is to gain.
+#
+# - **A gain would mean** that the translator has learned something from its pairs that this reader,
+#   with these labels, has not. It would not mean that the scan shows what the photograph hides, nor
+#   that an OCT can be spared; more labelled photographs might do the same.
+# - **No gain** means that nobody needs the detour for this question, however right the scan looks.
+# - Where the photograph alone is read without error, nothing *can* be gained, and the test is mute:
+#   then ask for something harder, or look at fainter disease (results/translation.md does both).
+
+# %%
+from helpers.translation.report import four_way, print_four_way, three_pictures
+
+if report["class"]:
+    rows, eyes, tested = three_pictures(generator, domains, scorer)
+    print_four_way(
+        four_way(eyes.labels, *rows, list(domains.classes), eyes.patients, tested=tested)
+    )
+
+# %% [markdown]
 # **What SSIM and PSNR are worth.** They are what most papers report for pairs. Look at the row: the
 # *mean of all training scans*, which shows no eye at all, scores at least as well as anything
 # drawn, and a real scan of another person scores worst, because its speckle is its own. They reward
