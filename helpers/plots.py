@@ -67,15 +67,15 @@ def finish(figure, caption, path):
     return figure
 
 
-def compact(figure, caption=""):
-    """The figure as an image of 32 shades of each colour: a third of the bytes in a notebook."""
+def compact(figure, caption="", shades=32):
+    """The figure as an image of few shades of each colour: a third of the bytes in a notebook."""
     if caption:
         text = textwrap.fill(caption, int(figure.get_figwidth() * 15.5))
         figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color=REAL)
     plt.close(figure)
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=90)
-    shades = np.array(Image.open(full).convert("RGB")) | 7
+    shades = np.array(Image.open(full).convert("RGB")) | (256 // shades - 1)
     Image.fromarray(shades).quantize(dither=Image.Dither.NONE).save(small, "png", optimize=True)
     return display.Image(small.getvalue())
 

@@ -254,7 +254,7 @@ if report["class"]:
     display(plots.compact(figure))
 
 # %% [markdown]
-# ## Does the scan add anything?
+# ### Does the scan add anything?
 #
 # The scan was drawn from the photograph, and from nothing else of this eye. So **it holds nothing
 # about the eye that the photograph does not hold** (the data processing inequality: what is

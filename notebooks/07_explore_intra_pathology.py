@@ -426,7 +426,7 @@ for name in fitted:
 labels = [f"{WORDS[n]}{' *' if n in found[0].accepted else ''}" for n in fitted]
 figure = figures.rows(walk, labels, [f"{p:+g} SD" for p in POSITIONS],
                           caption="One eye, one grain. *: accepted.")  # fmt: skip
-plots.compact(figure)
+plots.compact(figure, shades=16)
 
 # %% [markdown]
 # **Does it return?** The second training has another $W$, so vectors cannot be compared; what they
@@ -655,7 +655,7 @@ figure = figures.rows(
     caption="The three training scans nearest to each mode's centre, then the three nearest "
     "synthetic ones (fewer where there are none).",
 )  # fmt: skip
-plots.compact(figure)
+plots.compact(figure, shades=16)
 
 # %%
 dice = np.random.default_rng(settings.seed)
