@@ -18,7 +18,7 @@ from helpers.measures.features import Features
 class Pixels(Features):
     """Stands in for the network: 16 x 16 mean grey levels."""
 
-    def __init__(self, device="cpu", cache=None):
+    def __init__(self, device="cpu", cache=None, name=None):
         self.device, self.batch_size, self.cache = torch.device("cpu"), 64, None
 
     def _batch(self, images):
