@@ -55,10 +55,19 @@ def test_a_worse_arm_is_told_apart_and_as_many_patients_as_needed_are_named():
     patients = np.repeat(np.arange(120), 5)
     positive = patients % 2 == 0
     real = positive + random.normal(size=600)
-    scores = {"real": real, "synthetic": real + 2 * random.normal(size=600), "same": real.copy()}
+    scores = {
+        "real": real,
+        "synthetic": real + 2 * random.normal(size=600),
+        "same": real.copy(),
+        "both": real + 0.1 * positive,
+    }
     found = summarise(positive, scores, patients % 3, patients.astype(str))
     assert found["minus real"]["synthetic"]["high"] < 0
     assert found["minus real"]["same"] == {"value": 0, "low": 0, "high": 0, "resamples": 2000}
+    assert (
+        found["added"] == {"real": found["minus real"]["both"]}
+        and found["added"]["real"]["low"] > 0
+    )
     assert found["needed"]["same"] == 0 and found["patients"] == 120
     low, high = (found["minus real"]["synthetic"][side] for side in ("low", "high"))
     spread = (high - low) / 3.92

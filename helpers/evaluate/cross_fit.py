@@ -106,18 +106,22 @@ def patients_needed(differences: np.ndarray, patients: int) -> int:
 
 
 def summarise(positive, scores: dict[str, np.ndarray], folds, patients, resamples=2000, seed=0):
-    """{"arms": {name: AUROC}, "minus real": {name: difference}, "patients", "needed"}, each with a
-    95 % interval over patients; ``scores`` has "real", and of every arm a score per scan (N,)."""
+    """{"arms": {name: AUROC}, "minus real": {name: difference}, "added": {real arm: what synthetic
+    scans add to it}, "patients", "needed"}, each with a 95 % interval over patients; ``scores``
+    has "real", and of every arm a score per scan (N,)."""
     weights = patient_weights(patients, resamples, seed)
     areas = {
         name: auroc_within_folds(positive, values, folds, weights)
         for name, values in scores.items()
     }
     gains = {name: values - areas["real"] for name, values in areas.items() if name != "real"}
+    added = {name: areas[name.replace("real", "both")] - values for name, values in areas.items()
+             if name.startswith("real") and name.replace("real", "both") in areas}  # fmt: skip
     count = len(set(patients))
     return {
         "arms": {name: interval(values, 0.95) for name, values in areas.items()},
         "minus real": {name: interval(values, 0.95) for name, values in gains.items()},
+        "added": {name: interval(values, 0.95) for name, values in added.items()},
         "scans": len(positive), "patients": count,
         "needed": {name: patients_needed(values, count) for name, values in gains.items()},
     }  # fmt: skip
@@ -254,6 +258,8 @@ def as_table(report: dict) -> str:
     for name, value in report["arms"].items():
         gain = between(report["minus real"].get(name), 3)
         lines.append(f"| {name} | {between(value, 3)} | {gain} |")
+    for name, gain in report["added"].items():
+        lines.append(f"| both less {name} | | {between(gain, 3)} |")
     needed = report["needed"]["synthetic"]
     lines += [
         "", f"To see a difference of {WORTH_SEEING} between synthetic and real, about {needed:,} "
