@@ -87,11 +87,11 @@ features = Features(device, cache=cache / "features", name=JUDGE)
 # %% [markdown]
 # ## Data
 #
-# **What is judged.** (On this page: `make demo` with `OCT_DIALS=1`, whose scans are more like real
-# ones and teach less: without dials AUROC 0.96.) The run named by `OCT_RUN`, else the newest one.
-# If there is none, one is trained now, as in notebook 02. A generator of one disease also needs a
-# *contrast*: a classifier cannot learn "drusen" from drusen alone. The honest contrast is **the
-# same recipe trained on NORMAL**, because then both classes bear the same marks of being synthetic;
+# **What is judged.** (On this page: `make demo` beside other work, 12,032 images; with more it is
+# nearer.) The run named by `OCT_RUN`, else the newest one. If there is none, one is trained now,
+# as in notebook 02. A generator of one disease also needs a *contrast*: a classifier cannot learn
+# "drusen" from drusen alone. The honest contrast is **the same recipe trained on NORMAL**, because
+# then both classes bear the same marks of being synthetic;
 # it is trained here too if it is missing.
 
 

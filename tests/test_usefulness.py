@@ -11,6 +11,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 from helpers.classifiers.fit import fit
 from helpers.data.pixels import at_size
 from helpers.data.simulated.simulate import make_eyes
+from helpers.measures.intervals import between
 from helpers.measures.learning_curve import nested, worth
 from helpers.measures.scores import auroc_difference, choose_threshold, scores
 from helpers.measures.usefulness import (
@@ -239,6 +240,12 @@ def test_swapped_simulated_scans_with_the_true_classifier():
         for synthetic in (made, swapped)
     ]  # fmt: skip
     assert values[0] > 0.75 and values[1] < 0.25
+
+
+def test_an_interval_that_has_no_end_is_said():
+    """A worth beyond the largest number of real scans that was tried."""
+    assert between({"value": 88.0, "low": 72.0, "high": None}, 0) == "88 (72 or more)"
+    assert between({"value": 88.0, "low": 72.0, "high": 90.4}, 0) == "88 (72 to 90)"
 
 
 def test_worth_is_read_off_the_curve():

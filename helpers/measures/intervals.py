@@ -29,5 +29,7 @@ def between(value: dict | None, digits=2) -> str:
         return "-"
     text = f"{value['value']:.{digits}f}"
     if value.get("low") is not None:
-        text += f" ({value['low']:.{digits}f} to {value['high']:.{digits}f})"
+        high = value["high"]  # None: beyond what was measured
+        high = "or more" if high is None else f"to {high:.{digits}f}"
+        text += f" ({value['low']:.{digits}f} {high})"
     return text
