@@ -31,6 +31,7 @@ from helpers.gan.train import train_gan
 from helpers.generate import load_generator
 from helpers.measures.features import JUDGE, Features
 from helpers.measures.intervals import between, interval, patient_weights
+from helpers.measures.usefulness import joined
 from helpers.training.network_file import write_whole
 
 VALIDATION = 0.15  # share of the patients of a fold's training that choose its checkpoint
@@ -154,26 +155,21 @@ def score_fold(run, data, positive, other, features, *, n, shares, seed=0) -> di
         sides[name] = Labelled(
             features(np.asarray(side.images)[kept]), side.labels[kept], side.patients[kept]
         )
-    real = _together(sides["train"], sides["validation"])
+    real = joined(sides["train"], sides["validation"])
     test = sides["test"]
     scores = {"synthetic": learn_and_ask(made, test.images, positive, seed)}
     # each side in units of its own spread, about its own mean: real scans need no labels for that
     asked = _centred(test.images, real.images)
     made_centred = Labelled(_centred(made.images), made.labels, made.patients)
-    both = _together(Labelled(_centred(real.images), real.labels, real.patients), made_centred)
+    both = joined(Labelled(_centred(real.images), real.labels, real.patients), made_centred)
     scores["synthetic, centred"] = learn_and_ask(made_centred, asked, positive, seed)
     scores["both, centred"] = learn_and_ask(both, asked, positive, seed)
     for share in shares:
         few = real.take(np.isin(real.patients, _some(real, share, seed)))
         suffix = "" if share == 1 else f", {share:.0%} of the patients"
         scores["real" + suffix] = learn_and_ask(few, test.images, positive, seed)
-        scores["both" + suffix] = learn_and_ask(_together(few, made), test.images, positive, seed)
+        scores["both" + suffix] = learn_and_ask(joined(few, made), test.images, positive, seed)
     return {"scores": scores, "positive": test.labels == positive, "patients": test.patients}
-
-
-def _together(*sides) -> Labelled:
-    return Labelled(*(np.concatenate([getattr(side, part) for side in sides])
-                      for part in ("images", "labels", "patients")))  # fmt: skip
 
 
 def _centred(features, of=None) -> np.ndarray:

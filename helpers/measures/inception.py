@@ -90,6 +90,8 @@ def inception_report(synthetic, test, training=None, *, network=None, second=Non
     1000; of the FID see frechet_distance.
     """
     reason = None
+    if training is not None:  # a floor needs no more of them than there are to compare with
+        training = training[:: max(1, len(training) // max(len(test), 2))]
     if network is None:
         network, reason = inception()
         # without a network DINOv2 cannot be had either, and would try for a minute
