@@ -9,12 +9,15 @@ from helpers.measures.layers import read_all
 from helpers.translation.lesions import (
     as_a_file,
     class_survives,
+    concordance,
     deals,
+    elevation,
     honest_cycle,
     lesion_report,
     lesions_in_place,
     match,
     pair_scores,
+    rises_in_place,
     summary,
     true_drusen,
 )
@@ -63,6 +66,26 @@ def test_a_scan_that_cannot_be_read_has_found_nothing(eyes):
     noise = np.random.default_rng(0).integers(0, 255, (1, SIZE, SIZE)).astype(np.uint8)
     found = summary(lesions_in_place(read_all([noise]), [eyes[0].truth]))
     assert found["readable"] == 0 and found["detected"] == 0 and np.isnan(found["thickness_um"])
+
+
+def test_concordance_is_lins():
+    true = np.array([2.0, 3, 4, 5])  # variance 1.25
+    assert concordance(true, true) == 1
+    assert concordance(true - 1, true) == pytest.approx(2.5 / (2.5 + 1))  # a bias of 1
+    assert concordance(2 * true - 3.5, true) == pytest.approx(2 * 2.5 / (5 + 1.25))  # twice as high
+    assert concordance(true[::-1], true) == -1 and concordance(np.full(4, 3.5), true) == 0
+    assert concordance([np.nan, 1, 2, 3, 4], [9, *true]) == pytest.approx(2.5 / 3.5)
+    assert np.isnan(concordance([1, 1], [1, 1])) and np.isnan(concordance([np.nan], [1]))
+
+
+def test_what_the_ruler_cannot_read_has_not_risen(eyes, scans):
+    truths = [eye.truth for eye in eyes[:2]]
+    known = np.stack([elevation(truth) for truth in truths])
+    um = [truth.oct_um_per_px[1] for truth in truths]
+    noise = torch.rand(1, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = rises_in_place(torch.cat([scans[:1], noise]), known, um)
+    assert found["concordance"][0] > 0.2 and found["concordance"][1] == 0
+    assert found["error"][1] == pytest.approx(np.abs(known[1]).mean())
 
 
 def test_each_druse_is_matched_once_and_the_nearest_first():

@@ -278,6 +278,11 @@ def paired_batches(domains: Domains, batch_size, *, seed=0, **where):
     return batches(both, batch_size, labels=domains.numbers(domains.dfe.train), seed=seed, **where)
 
 
+def all_simulated(scans: list[Scan]) -> bool:
+    """Whether the truth of all of these eyes is known."""
+    return all(scan.dataset == "simulated" for scan in scans)
+
+
 def truths_of(scans: list[Scan], size: int, framing: str):
     """What is in simulated scans of ``size`` px: a list of ``simulate.Truth``, and the micrometres
     (N,) that a row of each stands for in its ``framing``."""

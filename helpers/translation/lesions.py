@@ -74,10 +74,53 @@ def true_drusen(truth) -> np.ndarray:
     return np.array([druse.x for druse in true_layers(truth).drusen])
 
 
+def rise(height) -> np.ndarray:
+    """How far the RPE rises, from its height (W,) above BM: above the height's 5th percentile, the
+    RPE's own thickness, which is of no interest and which a blur changes. NaN stays NaN."""
+    return height - np.nanpercentile(height, 5)
+
+
 def elevation(truth) -> np.ndarray:
     """um (W,) by which drusen lift the RPE of a ``simulate.Truth`` above its own thickness."""
-    height = truth.heights_um["RPE"] - truth.heights_um["BM"]
-    return height - np.percentile(height, 5)
+    return rise(truth.heights_um["RPE"] - truth.heights_um["BM"])
+
+
+def concordance(read, true) -> float:
+    """Lin's concordance correlation coefficient of two (W,) (Lin, Biometrics 1989), -1 to 1:
+
+    2 cov(read, true) / (var(read) + var(true) + (mean(read) - mean(true))^2)
+
+    1 only if both are equal: a rise in another place, of another height, or with a bias costs, and
+    what is flat has 0. Columns in which one is NaN do not count; NaN if both are one constant.
+    """
+    read, true = np.asarray(read, float), np.asarray(true, float)
+    good = np.isfinite(read) & np.isfinite(true)
+    if not good.any():
+        return np.nan
+    read, true = read[good], true[good]
+    apart = read.var() + true.var() + (read.mean() - true.mean()) ** 2
+    if apart < 1e-9:
+        return np.nan
+    return float(2 * np.mean((read - read.mean()) * (true - true.mean())) / apart)
+
+
+def rises_in_place(images, rises, units_per_row) -> dict[str, np.ndarray]:
+    """How far the RPE rises on drawn scans, against what is known of the eyes they stand for.
+
+    images (N, 1, S, S) in [-1, 1]; rises (N, S) as ``rise`` gives them, NaN where unknown, in um or
+    any unit of which a row of each image is ``units_per_row`` (N,). Returned per scan, arrays (N,):
+    ``concordance``; ``error``, mean absolute, in that unit. What the ruler cannot read, a scan or
+    columns of one, has not risen: a scan without layers has concordance 0.
+    """
+    found = {"concordance": [], "error": []}
+    readings = read_all(as_a_file(images, 0))
+    for reading, known, unit in zip(readings, rises, units_per_row, strict=True):
+        read = np.zeros(len(known))
+        if reading.usable:
+            read = np.nan_to_num(rise(reading.elevation) * unit)
+        found["concordance"].append(concordance(read, known))
+        found["error"].append(np.nanmean(np.abs(read - known)))
+    return {name: np.array(values, float) for name, values in found.items()}
 
 
 def match(found, true, tolerance):

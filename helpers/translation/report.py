@@ -11,7 +11,7 @@ import torch
 from helpers.classifiers.linear_head import label_numbers, linear_head
 from helpers.data.pixels import to_float
 from helpers.data.split import Labelled
-from helpers.data.two_modalities import Domains, as_taken, truths_of
+from helpers.data.two_modalities import Domains, all_simulated, as_taken, truths_of
 from helpers.measures.distances import kernel_distance, kernel_distance_interval
 from helpers.measures.features import Features
 from helpers.measures.intervals import between
@@ -156,10 +156,8 @@ def measure_translation(generator, domains: Domains, settings, features, reader,
         report["class"] = _classes(filed, test, domains, classes, reader, seed)
     except ValueError as error:  # too few patients of a class
         report["class"], report["reason"] = None, str(error)
-    both = [*domains.dfe.test.scans, *domains.oct.test.scans]
-    simulated = all(scan.dataset == "simulated" for scan in both)
     report |= {"lesions": None, "pairs": None, "cycle": None}
-    if simulated:
+    if all_simulated([*domains.dfe.test.scans, *domains.oct.test.scans]):
         own = [_stem(scan.path) for scan in domains.oct.test.scans]
         where = [own.index(_stem(scan.path)) for scan in domains.dfe.test.scans]
         report |= _against_truth(drawn, where, domains, settings, seed)
