@@ -198,7 +198,7 @@ class Channel(torch.nn.Module):
 
 def test_the_judge_prefers_true_scans_and_a_class_that_can_be_read():
     domains = make_domains(paired=True)  # the first channel of a photograph is its scan
-    judge = Judge(domains, Thumbnails(), 64)
+    judge = Judge(domains, Thumbnails(), 64, "stretch")
     good, dark = judge(Channel(1)), judge(Channel(0.2))
     assert good < dark and judge.measured["kernel_distance"] > 0
     assert 0 <= judge.measured["class_auroc"] <= 1
@@ -206,14 +206,14 @@ def test_the_judge_prefers_true_scans_and_a_class_that_can_be_read():
     for split in (domains.dfe.validation, domains.oct.train):  # now classes differ in brightness
         sick = split.labels == "DRUSEN"
         split.images[sick] = np.minimum(split.images[sick], 90)
-    judge = Judge(domains, Thumbnails(), 64)
+    judge = Judge(domains, Thumbnails(), 64, "stretch")
     judge(Channel(1))
     assert judge.measured["class_auroc"] > 0.95
     one_class = replace(domains, classes=("DRUSEN",))
     one_class.dfe.validation.scans[:] = [
         replace(scan, label="DRUSEN") for scan in domains.dfe.validation.scans
     ]
-    judge = Judge(one_class, Thumbnails(), 64)
+    judge = Judge(one_class, Thumbnails(), 64, "stretch")
     assert judge(Channel(1)) == judge.measured["kernel_distance"]
 
 

@@ -180,7 +180,8 @@ def test_figures(domains, settings, reports, tmp_path):
     true = pictures(domains.oct.test).images[sick]
     truths, um = truths_of([domains.dfe.test.scans[i] for i in sick], 64, settings.framing)
     log = [{"step": 1, "images": 4, "loss_oct": 1.0},
-           {"step": 2, "images": 8, "loss_oct": 0.5, "kernel_distance": 90.0, "class_auroc": 0.7},
+           {"step": 2, "images": 8, "loss_oct": 0.5, "kernel_distance": 90.0, "class_auroc": 0.7,
+            "rpe_concordance": 0.3},
            {"step": 2, "images": 8, "score": 210.0}]  # fmt: skip
     for name, figure in {
         "rows": translated(test.images[sick], true, true, titles=test.labels[sick]),

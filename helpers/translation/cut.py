@@ -60,7 +60,7 @@ class CUT:
             for name, network in self.networks.items()
         }
         self.reader, self.steps = reader, 0
-        self.judge = Judge(domains, features, s.size)
+        self.judge = Judge(domains, features, s.size, s.framing)
         self.mirrors = not domains.oriented
         self.discriminator_loss, self.generator_loss = LOSSES["least_squares"]
 

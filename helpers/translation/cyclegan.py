@@ -40,7 +40,7 @@ class CycleGAN:
             for name, network in self.networks.items()
         }
         self.reader = reader
-        self.judge = Judge(domains, features, s.size)
+        self.judge = Judge(domains, features, s.size, s.framing)
         self.mirrors = not domains.oriented
         self.pools = {side: Pool(s.pool) for side in CHANNELS}
         self.steps = 0

@@ -138,7 +138,8 @@ def in_place(drawn, truths, readings, um_per_row, *, caption="", path=None):
 
 
 def scores_over_time(metrics, *, caption="", path=None):
-    """Losses (left); kernel distance and AUROC of the class on validation patients (right)."""
+    """Losses (left); on validation patients (right) kernel distance, AUROC of the class, and, where
+    it is known, how well the height of the RPE agrees with the eye's."""
     judged = [r for r in metrics if "score" in r]
     logged = [r for r in metrics if any(name.startswith("loss_") for name in r)]
     names = sorted({name for r in logged for name in r if name.startswith("loss_")})
@@ -156,10 +157,15 @@ def scores_over_time(metrics, *, caption="", path=None):
         right.plot(seen, [after[s]["kernel_distance"] for s in seen], color=ACCENT)
         right.set(xlabel="photographs seen")
         right.set_ylabel("kernel distance x1000", color=ACCENT)
-        if seen and "class_auroc" in after[seen[-1]]:
+        shares = {"class_auroc": ("AUROC of the class", "-"),
+                  "rpe_concordance": ("dashed: concordance of the RPE", "--")}  # fmt: skip
+        shares = {n: v for n, v in shares.items() if seen and n in after[seen[-1]]}
+        if shares:
             other = right.twinx()
-            other.plot(seen, [after[s]["class_auroc"] for s in seen], color=REAL)
-            other.set(ylim=(0, 1), ylabel="AUROC of the class")
+            for name, (_, line) in shares.items():
+                other.plot(seen, [after[s].get(name, np.nan) for s in seen], line, color=REAL)
+            words = "\n".join(words for words, _ in shares.values())
+            other.set(ylim=(min(0, *other.get_ylim()), 1), ylabel=words)
             other.spines["right"].set_visible(True)
         if judged:
             best = min(judged, key=lambda r: r["score"])

@@ -29,7 +29,7 @@ class Pix2pix:
             name: torch.optim.Adam(network.parameters(), s.lr, (s.beta1, 0.999), fused=True)
             for name, network in self.networks.items()
         }
-        self.judge = Judge(domains, features, s.size)
+        self.judge = Judge(domains, features, s.size, s.framing)
         self.mirrors = not domains.oriented
         self.steps = 0
         self.discriminator_loss, self.generator_loss = LOSSES["bce"]
