@@ -32,7 +32,7 @@
 # | is the photograph hidden in it? | the way back through a file | the way back as it is |
 #
 # **What came out** (all numbers: results/translation.md): on simulated eyes, after five minutes on
-# one core, drusen rise where the photograph shows them, though nobody ever told the network which
+# one core, drusen rise where the photograph shows them, though no training step is ever told which
 # photograph and which scan belong together. It depends on the seed how well. On real photographs,
 # after 38 minutes at 128 px, the scans are layered retinas with the pit under the fovea, and the
 # class survives about as well as it can be read off the photographs themselves, which is not far
@@ -255,9 +255,13 @@ else:
 # Losses of two players do not fall, and a translator that looks converged may drift. So every
 # `validate_every` photographs it is judged on **validation patients**, by what this notebook is
 # about: the kernel distance to real scans, plus 400 (1 - AUROC) of the class as it is read off the
-# translated scans. The best is kept, and after `patience` validations without a better one the
-# training ends. The rate of learning is constant and falls to zero over the last half, where the
-# budget is given in steps.
+# translated scans, plus, where the truth is known, 400 (1 - concordance) of the height of the RPE,
+# which asks whether drusen are where they are and as high as they are (1: all; 0: nothing, or a
+# flat RPE; asked of eyes whose own scan the ruler reads right). On simulated eyes the truth is
+# known, so there that of validation patients chooses the checkpoint, though it never trains; of
+# real photographs without a pair nobody knows it, and the first two have to do. The best is kept,
+# and after `patience` validations without a better one the training ends. The rate of learning is
+# constant and falls to zero over the last half, where the budget is given in steps.
 
 # %%
 from functools import partial
