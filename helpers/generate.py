@@ -231,8 +231,8 @@ def main(arguments=None):
     parser.add_argument("--shape", default="drawn", choices=SHAPE_CHOICES,
                         help="a new one each, one for all, or the aligned crops")  # fmt: skip
     parser.add_argument("--dial", action="append", default=[], metavar="NAME=VALUE",
-                        help="drusen=N a scan, highest=% of the scan's height, area=% of the scan, "
-                        "each within what the class has")  # fmt: skip
+                        help="drusen=N a scan, highest=%% of the scan's height, area=%% of the "
+                        "scan, each within what the class has")  # fmt: skip
     parser.add_argument("--ask", metavar="FILE.csv", help="in place of --n, a row for each scan: "
                         "class, eye (its rows are visits), drusen, highest, area")  # fmt: skip
     parser.add_argument("--guidance", type=float, help="of a flow: 1 is off, more is more typical "

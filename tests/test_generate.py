@@ -118,6 +118,14 @@ def test_an_interrupted_export_goes_on(run, tmp_path, monkeypatch):
     assert sorted(p.name for p in out.iterdir()) == ["DRUSEN", "images.csv"]
 
 
+def test_help_is_printed(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        generate.main(["--help"])
+    assert stopped.value.code == 0 and "area=% of the scan" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 def test_missing_and_unknown_generators_are_explained(run, tmp_path, capsys):
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(SystemExit) as stopped:
