@@ -5,17 +5,24 @@ from functools import partial
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 
 from helpers.classifiers.fit import fit
+from helpers.classifiers.linear_head import label_numbers, linear_head
 from helpers.data.pixels import at_size
 from helpers.data.simulated.simulate import make_eyes
+from helpers.evaluate.report import complete, print_table
+from helpers.evaluate.verdict import verdict
 from helpers.measures.intervals import between
 from helpers.measures.learning_curve import nested, worth
 from helpers.measures.scores import auroc_difference, choose_threshold, scores
 from helpers.measures.usefulness import (
+    ADVICE,
     CONTRASTS,
+    as_if_of,
+    centred,
     joined,
     scans,
     usefulness_report,
@@ -215,6 +222,71 @@ def test_an_artefact_of_the_source_is_found_and_explains_a_real_contrast(cohort)
     sound = people(rng, 400, 1)
     report = report_of(cohort, sound.take(sound.labels == "AMD"), contrast="real")
     assert report["auroc"]["value"] > 0.8 > report["controls"]["source_auroc"]["value"]
+
+
+def test_centred_features_forget_what_sets_a_side_apart():
+    rng = np.random.default_rng(0)
+    made = rng.normal(size=(50, 4))
+    real = 3 * made + 7  # another device's gain and offset
+    np.testing.assert_allclose(centred(made), centred(real), atol=1e-4)
+    np.testing.assert_allclose(centred(real[:9], real), centred(made)[:9], atol=1e-4)
+    taught, asked = scans(made, "AMD"), scans(real, "AMD")
+    np.testing.assert_allclose(as_if_of(taught, asked).images, made, atol=1e-4)
+    assert as_if_of(taught, None) is None
+
+
+def linear(images, labels, classes, *, patients, seed):
+    """The report's linear head, of as many numbers as there are."""
+    weight, bias = linear_head(images, label_numbers(labels, classes), patients, seed=seed)
+    return lambda rows: softmax(rows @ weight.T + bias, 1)
+
+
+def test_what_sets_all_synthetic_scans_apart_spoils_the_plain_arm_and_not_the_centred_one(cohort):
+    rng = np.random.default_rng(4)
+    good, gain = people(rng, 400, 1), np.geomspace(40, 1, 12)
+    found = {
+        name: report_of(cohort, scans(good.images * times + plus, good.labels), fit=linear,
+                        seeds=(0,), sizes=(), validation=None)
+        for name, times, plus in (("nothing", 1, 0), ("offset", 1, 3), ("gain", gain, 3))
+    }  # fmt: skip
+
+    def of(report, arm, name="auroc"):
+        return report["arms"][arm][name]["value"]
+
+    for report in found.values():  # features that were moved and moved back
+        assert of(report, "synthetic, centred") == pytest.approx(
+            of(found["nothing"], "synthetic"), abs=0.02
+        )
+        assert of(report, "synthetic, centred", "balanced_accuracy") > 0.75
+        assert of(report, "real, centred") == pytest.approx(of(report, "real"), abs=0.02)
+        assert report["differences"]["synthetic, centred - real"]["low"] < 0.02
+    # an offset alone moves no rank, only every scan to the same side of the threshold
+    plain = of(found["nothing"], "synthetic")
+    assert of(found["offset"], "synthetic") == pytest.approx(plain, abs=0.01)
+    assert of(found["offset"], "synthetic", "balanced_accuracy") < 0.65
+    assert of(found["gain"], "synthetic") < plain - 0.1
+    assert found["gain"]["centring"] == ADVICE != found["nothing"]["centring"]
+    assert found["gain"]["differences"]["synthetic, centred - synthetic"]["low"] > 0.05
+    lines = print_table(complete({"usefulness": found["gain"]}), ["usefulness"])
+    assert "trained on synthetic, centred" in lines and ADVICE in lines
+    line = next(
+        x for x in verdict(complete({"usefulness": found["gain"]})) if ADVICE in x["beside"]
+    )
+    assert "with features centred" in line["measured"]
+
+
+def test_centring_is_not_spoken_of_where_it_was_not_measured(cohort):
+    made = people(np.random.default_rng(5), 100, 1)
+    pictures = {k: scans(v.images[:, None, None], v.labels, v.patients) for k, v in cohort.items()}
+    flat = lambda images, *rest, **how: (  # noqa: E731, of pictures (N, 1, 1, 12)
+        lambda model: lambda rows: model(rows[:, 0, 0])
+    )(simple_fit(images[:, 0, 0], *rest, **how))
+    whole = report_of(pictures, scans(made.images[:, None, None], made.labels), fit=flat)
+    half_real = report_of(cohort, made.take(made.labels == "AMD"), contrast="real")
+    for report in (whole, half_real):
+        assert "centring" not in report and not any("centred" in arm for arm in report["arms"])
+        assert "centr" not in print_table(complete({"usefulness": report}), ["usefulness"])
+        assert "entring" not in str(verdict(complete({"usefulness": report})))
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ from helpers.gan.train import train_gan
 from helpers.generate import load_generator
 from helpers.measures.features import JUDGE, Features
 from helpers.measures.intervals import between, interval, patient_weights
-from helpers.measures.usefulness import joined
+from helpers.measures.usefulness import centred, joined
 from helpers.training.network_file import write_whole
 
 VALIDATION = 0.15  # share of the patients of a fold's training that choose its checkpoint
@@ -159,9 +159,9 @@ def score_fold(run, data, positive, other, features, *, n, shares, seed=0) -> di
     test = sides["test"]
     scores = {"synthetic": learn_and_ask(made, test.images, positive, seed)}
     # each side in units of its own spread, about its own mean: real scans need no labels for that
-    asked = _centred(test.images, real.images)
-    made_centred = Labelled(_centred(made.images), made.labels, made.patients)
-    both = joined(Labelled(_centred(real.images), real.labels, real.patients), made_centred)
+    asked = centred(test.images, real.images)
+    made_centred = Labelled(centred(made.images), made.labels, made.patients)
+    both = joined(Labelled(centred(real.images), real.labels, real.patients), made_centred)
     scores["synthetic, centred"] = learn_and_ask(made_centred, asked, positive, seed)
     scores["both, centred"] = learn_and_ask(both, asked, positive, seed)
     for share in shares:
@@ -170,12 +170,6 @@ def score_fold(run, data, positive, other, features, *, n, shares, seed=0) -> di
         scores["real" + suffix] = learn_and_ask(few, test.images, positive, seed)
         scores["both" + suffix] = learn_and_ask(joined(few, made), test.images, positive, seed)
     return {"scores": scores, "positive": test.labels == positive, "patients": test.patients}
-
-
-def _centred(features, of=None) -> np.ndarray:
-    """Features (N, d) about the mean, in units of the spread, of ``of`` (M, d), or their own."""
-    of = features if of is None else of
-    return (features - of.mean(0)) / (of.std(0) + 1e-6)
 
 
 def _some(real: Labelled, share: float, seed) -> list[str]:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from helpers.measures.intervals import between
+from helpers.measures.usefulness import ARMS
 
 SCHEMA = 3
 PACKAGES = ("torch", "torchvision", "timm", "torchmetrics", "scikit-learn", "numpy")
@@ -150,13 +151,17 @@ def _usefulness(report, name):
         (f"trained on {arm.replace('_', ' ')}", between(part["arms"][arm]["auroc"]),
          f"sensitivity {between(part['arms'][arm]['sensitivity'])}, "
          f"specificity {between(part['arms'][arm]['specificity'])}")
-        for arm in ("real", "synthetic", "both")
+        for arm in ARMS[:-1] if arm in part["arms"]
     ]  # fmt: skip
+    if "centring" in part:
+        gain = part["differences"]["synthetic, centred - synthetic"]
+        rows.append(("gain by centring", between(gain), part["centring"]))
     rows += [
         ("real, tested on synthetic", between(part["arms"]["real_to_synthetic"]["auroc"]),
          "do synthetic scans show what they are called?"),
         *((what.replace("_", " "), between(value), "difference, paired by patient")
-          for what, value in part["differences"].items()),
+          for what, value in part["differences"].items()
+          if what != "synthetic, centred - synthetic"),
         ("worth in real scans", between(part["worth"], 0), part["worth"]["text"]),
         ("control: shuffled labels", between(controls["shuffled_labels"]), f"by seed {luck}"),
         ("control: real from synthetic", between(controls["source_auroc"]),

@@ -78,8 +78,13 @@ def _useful(part):
         answer = "yes, but less may be learned than from real scans"
     if part["contrast"]["kind"] == "real":
         answer += "; but see the contrast"
-    return _line(question, who, answer, f"AUROC {between(made)} trained on synthetic",
-                 f"{between(real)} trained on real; same unseen patients")  # fmt: skip
+    measured = f"AUROC {between(made)} trained on synthetic"
+    beside = f"{between(real)} trained on real; same unseen patients"
+    if "centring" in part:
+        centred = part["arms"]["synthetic, centred"]["auroc"]
+        measured += f"; {between(centred)} with features centred"
+        beside += f". Centring: {part['centring']}"
+    return _line(question, who, answer, measured, beside)
 
 
 def _near(part, scale):

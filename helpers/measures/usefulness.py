@@ -26,6 +26,11 @@ CONTRASTS = {
 }
 
 
+ARMS = ("real", "real, centred", "synthetic", "synthetic, centred", "both", "real_to_synthetic")
+ADVICE = ("centre your classifier's features on your own scans, mean and spread (no labels "
+          "needed), if about as many are ill among them as in training")  # fmt: skip
+
+
 def scans(images, labels, patients=None, source="real") -> Labelled:
     """Scans from arrays or lists; one label for all may be a string. Without patients every image
     is a patient of its own, called after `source`, which is right for synthetic ones."""
@@ -40,6 +45,30 @@ def scans(images, labels, patients=None, source="real") -> Labelled:
 def joined(*parts: Labelled) -> Labelled:
     return Labelled(*(np.concatenate([getattr(p, n) for p in parts])
                    for n in ("images", "labels", "patients")))  # fmt: skip
+
+
+def centred(features, of=None) -> np.ndarray:
+    """Features (N, d) about the mean, in units of the spread, of ``of`` (M, d), or their own.
+
+    What sets all scans of a source apart, its device or its generator, is gone then, and no label
+    is asked for. So is a part of the disease where the share of the ill differs between sources.
+    Of a linear head the mean moves the threshold alone; what changes its ranks is the spread.
+    """
+    of = features if of is None else of
+    return (features - of.mean(0)) / (of.std(0) + 1e-6)
+
+
+def as_if_of(taught: Labelled, asked: Labelled | None) -> Labelled | None:
+    """``asked`` about its own mean and in units of its own spread, in those of ``taught``.
+
+    Both hold features (N, d). A head that standardises what it learns from, as linear heads here
+    do, answers as it would had it learned from centred features, so none is fitted again (Li et
+    al., "Adaptive Batch Normalization", Pattern Recognition 2018, do it to every layer).
+    """
+    if asked is None:
+        return None
+    features = centred(asked.images) * taught.images.std(0) + taught.images.mean(0)
+    return Labelled(features, asked.labels, asked.patients)
 
 
 def usefulness_report(
@@ -59,6 +88,11 @@ def usefulness_report(
     `sizes` real scans; `worth` the number of real scans that are worth the synthetic ones;
     `controls` what a source artefact or chance alone reach. Every classifier is trained once for
     each of `seeds`. Where a class has no scans, auroc is None and `reason` says so.
+
+    Of features (N, d) there are two more arms, "synthetic, centred" and its control "real,
+    centred": the same classifiers, asked about the test scans `as_if_of` those that taught them;
+    `centring` says what that means. Intervals take the test scans' mean and spread as known. Not
+    with contrast "real", where the classes that teach are of two sources.
     """
     if contrast not in CONTRASTS:
         raise ValueError(f"contrast={contrast!r}: there are {', '.join(CONTRASTS)}")
@@ -94,12 +128,12 @@ def usefulness_report(
         bar.update()
         return model
 
-    def tested(models, on=test):
+    def tested(models, on=test, chooses=validation):
         """Probabilities (S, N, K) and everything that follows from them."""
         stack, cuts = np.stack([m(on.images) for m in models]), []
-        for model in models if validation and positive is not None else ():
-            score = model(validation.images)[:, classes.index(positive)]
-            cuts.append(choose_threshold(validation.labels == positive, score))
+        for model in models if chooses and positive is not None else ():
+            score = model(chooses.images)[:, classes.index(positive)]
+            cuts.append(choose_threshold(chooses.labels == positive, score))
         report = scores(on.labels, stack, patients=on.patients, threshold=cuts or 0.5, **measured)
         return stack, report | {"thresholds": cuts or [0.5]}
 
@@ -130,7 +164,17 @@ def usefulness_report(
     arms["real_to_synthetic"]["recognised"] = {
         c: float((said[:, unseen.labels == c] == c).mean()) for c in set(generated.labels.tolist())
     }
-    synthetic_stack, arms["synthetic"] = tested([trained(synthetic, number) for number in seeds])
+    heads = [trained(synthetic, number) for number in seeds]
+    synthetic_stack, arms["synthetic"] = tested(heads)
+    differences = {"synthetic - real": difference(synthetic_stack, alone),
+                   "both - real": difference(mixed, alone)}  # fmt: skip
+    if np.ndim(test.images) == 2 and contrast != "real":
+        for name, part, taught in (("synthetic", synthetic, heads), ("real", real, models)):
+            where = as_if_of(part, test), as_if_of(part, validation)
+            moved, arms[f"{name}, centred"] = tested(taught, *where)
+            differences[f"{name}, centred - real"] = difference(moved, alone)
+            if name == "synthetic":
+                differences["synthetic, centred - synthetic"] = difference(moved, synthetic_stack)
     mixing = np.random.default_rng(seed)
     shuffled, shuffled_report = tested(
         [trained(synthetic, number, mixing.permutation(synthetic.labels)) for number in seeds]
@@ -140,11 +184,9 @@ def usefulness_report(
     report = {
         "auroc": arms["synthetic"]["auroc"],
         "positive": positive,
-        "arms": {name: arms[name] for name in ("real", "synthetic", "both", "real_to_synthetic")},
+        "arms": {name: arms[name] for name in ARMS if name in arms},
         "differences": {
-            "synthetic - real": difference(synthetic_stack, alone),
-            "both - real": difference(mixed, alone),
-            "synthetic - shuffled_labels": difference(synthetic_stack, shuffled),
+            **differences, "synthetic - shuffled_labels": difference(synthetic_stack, shuffled)
         },
         "curve": curve,
         "worth": worth(test, stacks, [c["n"] for c in curve], synthetic_stack, len(synthetic),
@@ -158,7 +200,19 @@ def usefulness_report(
             for name, p in (*parts.items(), ("validation", validation)) if p
         },
     }  # fmt: skip
+    if "synthetic, centred" in arms:
+        report["centring"] = what_centring_means(report["differences"])
     return report | {"warnings": _warnings(report)}
+
+
+def what_centring_means(differences) -> str:
+    """In words, for whoever trains on synthetic scans alone: whether to centre, and when."""
+    gain = differences["synthetic, centred - synthetic"]
+    if gain["low"] is None:
+        return "too few patients to say whether centring helps"
+    if gain["low"] <= 0:
+        return "no gain by centring is shown" if gain["high"] >= 0 else "centring harms here"
+    return ADVICE
 
 
 def source_control(real, generated, test, classes, fit, measured, bar):

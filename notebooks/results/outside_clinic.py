@@ -41,6 +41,7 @@ from helpers.gan.sampling import classes_of, sample
 from helpers.generate import load_generator
 from helpers.measures.features import Features
 from helpers.measures.intervals import between, interval, patient_weights
+from helpers.measures.usefulness import centred
 
 WAYS = ("whole", "aligned", "whole, style", "aligned, style", "whole, centred", "aligned, centred")
 SIZE, COPIES, FOLDS, SEED = 256, 1, 5, 0
@@ -108,8 +109,7 @@ def to_learn(sources, way, chosen) -> Labelled:
     for one, some in zip(sources, [chosen] + [None] * len(sources)):
         some = np.ones(len(one.ill), bool) if some is None else some
         if way.endswith("centred"):
-            x = one.features[way.removesuffix(", centred")][some]
-            x = (x - x.mean(0)) / (x.std(0) + 1e-3)
+            x = centred(one.features[way.removesuffix(", centred")][some])
         else:
             x = one.features[way]
             some = np.tile(some, len(x) // len(one.ill))
@@ -123,7 +123,7 @@ def to_learn(sources, way, chosen) -> Labelled:
 
 def asked_of(test, way) -> np.ndarray:
     x = test.features[way.split(",")[0]]
-    return (x - x.mean(0)) / (x.std(0) + 1e-3) if way.endswith("centred") else x
+    return centred(x) if way.endswith("centred") else x
 
 
 def ask(sources, tests, way) -> dict[str, np.ndarray]:
