@@ -130,12 +130,22 @@ def measure_memorisation(sides: Sides, features: Features, *, seed=0, progress=T
     unseen = None if sides.synthetic.run is None else real.test
     sets = [made, *(split and split.images for split in (real.seen, unseen))]
     rows = control = planted = None
+
+    def ready(split):
+        return features(at_size(split.images, made.shape[-1]), progress)
+
     if sides.control is not None:
         control = at_size(sides.control.images, made.shape[-1])
     if real.seen is not None:
         planted = known_damage.disguised(at_size(real.seen.images, made.shape[-1]), seed=seed)
-        small = [at_size(s, made.shape[-1]) if s is not None else None for s in sets]
-        rows = [None if s is None or not len(s) else features(s, progress) for s in small]
+        together = [real.training, real.test]  # without a run both may have been seen, in this
+        if real.seen.scans != [scan for split in together for scan in split.scans]:  # order
+            together = [real.seen]
+        rows = [
+            features(made, progress),
+            np.concatenate([ready(split) for split in together if split]),
+        ]
+        rows.append(ready(unseen) if unseen else None)
     return memorisation.memorisation_report(
         *sets, features=rows, training_patients=real.seen and real.seen.patients,
         unseen_patients=unseen and unseen.patients, control=control, planted=planted, seed=seed,

@@ -90,7 +90,7 @@ def features_of(images, part) -> timing.Row:
         network.forward_head(network.forward_features(pixels), pre_logits=True)
 
     return timing.compare(part, "EfficientNet-Lite0 features", "images/s", len(images), plain,
-                          lambda: features(images), note="channels last, 16 at a time")  # fmt: skip
+                          lambda: features(images), note="channels last, 4 at a time")  # fmt: skip
 
 
 def evaluation(count: int) -> dict[str, float]:
