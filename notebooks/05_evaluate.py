@@ -213,10 +213,11 @@ plots.compact(plots.show_layers(made, layers.read_all(made), caption=caption))
 # **Centred.** Part of what synthetic scans lack is not the disease but the look they have in
 # common. It goes if the features of either side are taken about their own mean and in units of
 # their own spread, for which nobody needs a label: the arm *synthetic, centred*, with *real,
-# centred* as its control. On 47 real stand-in patients synthetic scans alone lacked 0.21 of AUROC
-# as they are and 0.06 centred (results/generators.md). So whoever trains on synthetic scans should
-# centre the classifier's features on their own scans, if about as many are ill among these as in
-# training; where the line *gain by centring* shows no gain, there was nothing to take away.
+# centred* as its control. (For a linear classifier the mean moves only the threshold; its ranks,
+# hence the AUROC, change with the spread.) On 47 real stand-in patients synthetic scans alone
+# lacked 0.21 of AUROC as they are and 0.06 centred (results/generators.md). So whoever trains on
+# synthetic scans should centre the classifier's features on their own scans, if about as many are
+# ill among these as in training, unless the line *gain by centring* shows no gain.
 
 # %%
 from helpers.evaluate.parts import measure_usefulness
