@@ -50,7 +50,7 @@ def test_parts_run_one_by_one_and_fail_alone(tmp_path, monkeypatch, capfd):
     (package / "speed.py").write_text(begin % "speed" + "import time\ntime.sleep(60)")
     (package / "two.py").write_text(begin % "two")
     monkeypatch.setattr(command, "ENDING", 1)
-    arguments = ["gpu", "--minutes", "0.7", "--parts", "sanity,speed two"]
+    arguments = ["gpu", "--minutes", "0.4", "--parts", "sanity,speed two"]
     monkeypatch.setattr(sys, "argv", arguments)
     monkeypatch.setattr(command, "SHARES", {"sanity": 1, "speed": 1, "two": 1})
     assert command.main() == 1

@@ -135,6 +135,16 @@ for name in ("is_available", "_lazy_init", "current_device", "get_device_capabil
              "get_device_properties", "get_rng_state", "is_bf16_supported", "mem_get_info"):
     setattr(torch.cuda, name, trap(name, getattr(torch.cuda, name)))
 
+from helpers import plots
+from helpers.training import processes
+plots.compact = plots.show_source = lambda *a, **b: None  # figures cost more than what is tested
+if folder == "-":  # up to the first launch and no further
+    def launched(*arguments, **more):
+        assert not touched and not torch.cuda.is_initialized()
+        print("launched", flush=True)
+        os._exit(0)
+    processes.launch = launched
+
 cells = [c.source for c in jupytext.read(notebook).cells if c.cell_type == "code"]
 *_, launch = [i for i, source in enumerate(cells) if "launch(train" in source]
 handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
@@ -180,29 +190,39 @@ print("saved", sorted(n for n in os.listdir(folder) if n.startswith("saved")))
 """
 
 
-LAUNCHING = ["02_train_dcgan", "04_distill_teacher_to_student", "07_explore_intra_pathology",
-             "08_train_flow"]  # fmt: skip
-
-
-@pytest.fixture(scope="module", params=LAUNCHING)
-def launched(request, tmp_path_factory):
-    """A notebook up to its first training, then launched from there on two processes."""
-    folder = tmp_path_factory.mktemp("launched")
-    notebook = str(ROOT / "notebooks" / f"{request.param}.py")
-    command = [sys.executable, "-c", NOTEBOOK, notebook, str(folder)]
-    settings = {"OCT_PRESET": "tiny", "OCT_RUNS": str(folder / "runs"), "OCT_PROCESSES": "2",
+def in_two_processes(notebook, folder, runs):
+    """A notebook up to its last training, which is launched on two processes; with "-" for
+    ``folder`` up to its first launch."""
+    settings = {"OCT_PRESET": "tiny", "OCT_RUNS": str(runs), "OCT_PROCESSES": "2",
                 "OCT_STEPS": "3", "OCT_N_SIMULATED": "9", "MPLBACKEND": "Agg"}  # fmt: skip
-    done = subprocess.run(
+    command = [sys.executable, "-c", NOTEBOOK, str(ROOT / "notebooks" / notebook), str(folder)]
+    return subprocess.run(
         command, env=environment(**settings), capture_output=True, text=True, timeout=900,
         cwd=ROOT, start_new_session=True,
     )  # fmt: skip
-    return done
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("launched")
+    return in_two_processes("02_train_dcgan.py", folder, folder / "runs")
 
 
 @pytest.mark.slow
 def test_no_cuda_call_before_the_launch(launched):
     assert "before the launch" not in launched.stderr, launched.stderr[-3000:]
     assert launched.returncode == 0, launched.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", sorted(
+    path.name for path in (ROOT / "notebooks").glob("*.py")
+    if "launch(train" in path.read_text() and not path.name.startswith("02")
+))  # fmt: skip
+def test_no_cuda_call_before_the_first_launch_of_the_others(tmp_path, notebook):
+    done = in_two_processes(notebook, "-", tmp_path)
+    assert "before the launch" not in done.stderr, done.stderr[-3000:]
+    assert done.stdout.endswith("launched\n"), done.stderr[-3000:]
 
 
 @pytest.mark.slow

