@@ -94,10 +94,10 @@ def test_every_patient_is_tested_once_and_the_same_command_trains_nothing_again(
 ):
     for name, value in dict(PRESET="tiny", STEPS="2", WIDTH="4", BATCH_SIZE="4").items():
         monkeypatch.setenv(f"OCT_{name}", value)
-    how = dict(folds=3, minutes=5, size=64, n=8, features=Thumbnails(), progress=False)
+    how = dict(folds=2, minutes=5, size=64, n=8, features=Thumbnails(), progress=False)
     report = cross_fit.cross_fit(eyes, tmp_path / "out", **how)
     assert (report["scans"], report["patients"]) == (24, 12)
-    assert "12 patients in 3 folds; training takes 3 x 5 = 15 minutes" in capsys.readouterr().out
+    assert "12 patients in 2 folds; training takes 2 x 5 = 10 minutes" in capsys.readouterr().out
     assert {"synthetic", "synthetic, centred", "real", "both"} < set(report["arms"])
     assert 0 <= report["arms"]["real"]["value"] <= 1
     table = (tmp_path / "out" / "cross-fit.md").read_text()
@@ -106,7 +106,7 @@ def test_every_patient_is_tested_once_and_the_same_command_trains_nothing_again(
     before = weights.stat().st_mtime_ns
     assert cross_fit.cross_fit(eyes, tmp_path / "out", **how)["arms"] == report["arms"]
     assert weights.stat().st_mtime_ns == before
-    tested = [line for k in range(3) for line in (tmp_path / "out" / f"fold-{k}.csv").read_text()
+    tested = [line for k in range(2) for line in (tmp_path / "out" / f"fold-{k}.csv").read_text()
               .splitlines() if line.endswith(",test")]  # fmt: skip
     assert len(tested) == len({line.split(",")[0] for line in tested}) == 24
 

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slow
 
 def eyes(condition, first, count, size=128):
     images = [
-        make_eye(seed, condition, size=size).oct[None] for seed in range(first, first + count)
+        make_eye(seed, condition, size=size, pictures=("oct",)).oct[None]
+        for seed in range(first, first + count)
     ]
     scans = [Scan(f"{seed}", "oct", "simulated", condition, f"P{seed}") for seed in range(count)]
     return Split(np.stack(images), scans)

@@ -33,7 +33,8 @@ class Pixels(Features):
 @pytest.fixture(scope="module")
 def eyes():
     """OCT of simulated eyes, uint8 (64, 64): condition -> list."""
-    return {c: [make_eye(seed, c, size=64).oct for seed in range(100 * i, 100 * i + 36)]
+    return {c: [make_eye(seed, c, size=64, pictures=("oct",)).oct
+                for seed in range(100 * i, 100 * i + 36)]
             for i, c in enumerate(("DRUSEN", "NORMAL"))}  # fmt: skip
 
 

@@ -395,19 +395,19 @@ def test_inpainting_sees_what_is_kept_as_it_is_at_that_time(monkeypatch):
 def test_the_comparison_trains_judges_and_counts_copies(tmp_path, monkeypatch):
     monkeypatch.setattr(script, "GUIDANCES", (2.0,))
     monkeypatch.setattr(script, "STEPS", (1,))
-    tiny = ["--minutes=0.01", "--n=6", "--set", "n_simulated=24", "validation_images=4",
+    tiny = ["--minutes=0.01", "--n=4", "--set", "n_simulated=12", "validation_images=4",
             "validate_every=16", "--set-flow", "width=8", "flow_steps=2", "--set-residual",
             "width=8"]  # fmt: skip
     script.main(["train", str(tmp_path), *tiny])
     trained = {path.parent.name for path in tmp_path.glob("*/finished.json")}
     assert trained == {"flow-0", "residual-0"}
-    script.main(["judge", str(tmp_path), "--n=6"])
+    script.main(["judge", str(tmp_path), "--n=4"])
     path = tmp_path / "tables" / "judge.json"
     rows = [row["what"] for row in json.loads(path.read_text())["rows"]]
     assert rows == ["flow-0", "flow-0 guidance=2", "flow-0 steps=1", "residual-0"]
     assert (tmp_path / "sheet.png").stat().st_size > 10_000
     before = path.read_text()
-    script.main(["judge", str(tmp_path), "--n=6"])  # what is there is kept
+    script.main(["judge", str(tmp_path), "--n=4"])  # what is there is kept
     assert path.read_text() == before
     script.main(["copies", str(tmp_path), *tiny, "--models", "flow", "--scans", "4"])
     rows = json.loads((tmp_path / "tables" / "copies.json").read_text())["rows"]

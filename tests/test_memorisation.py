@@ -26,7 +26,10 @@ SIZE = 128
 @pytest.fixture(scope="module")
 def eyes():
     """Simulated eyes of as many patients, uint8 (N, 1, 128, 128): training, unseen, others."""
-    scans = [make_eye(seed, CONDITIONS[seed % 4], size=SIZE).oct for seed in range(110)]
+    scans = [
+        make_eye(seed, CONDITIONS[seed % 4], size=SIZE, pictures=("oct",)).oct
+        for seed in range(110)
+    ]
     scans = np.stack(scans)[:, None]
     return scans[:30], scans[30:70], scans[70:]
 

@@ -29,7 +29,7 @@ class Pixels(Features):
 def lay(folder, label, first, count, patients=None, ill=None):
     """Scans of a label; who is ill has a retina that lies so high that nobody can miss it."""
     for k in range(count):
-        scan = make_eye(first + k, "NORMAL", size=64).oct
+        scan = make_eye(first + k, "NORMAL", size=64, pictures=("oct",)).oct
         place = folder / label / (f"p{first}{k % patients}" if patients else "")
         place.mkdir(parents=True, exist_ok=True)
         ill = label != "NORMAL" if ill is None else ill

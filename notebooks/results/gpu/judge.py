@@ -33,7 +33,8 @@ def eyes(label: str, count: int, first: int, size=256) -> np.ndarray:
         eye = make_eye(number, label, eye=side, size=size, pictures=("oct",))
         return without_padding(eye.oct)
 
-    return np.stack(Parallel(-1)(delayed(draw)(first + k) for k in range(count)))[:, None]
+    pool = Parallel(-1 if count > 30 else 1)  # each process has torch to import first
+    return np.stack(pool(delayed(draw)(first + k) for k in range(count)))[:, None]
 
 
 def draw(generator, labels, count: int, size=0) -> dict[str, np.ndarray]:
