@@ -165,8 +165,8 @@ print(sides)
 #    points, so drusen are what rises above it. The ruler says when it cannot read a picture.
 #
 # The ruler's own error was measured first (results/ruler.md). On simulated drusen scans of
-# 256 px, where the truth is known, ILM, RPE and BM are off by 0.2, 0.6 and 0.4 px on average (1 px
-# is 0.4 % of the height); of drusen at least 2 px high it finds 71 %, and 94 % of what it finds is
+# 256 px, where the truth is known, ILM, RPE and BM are off by 0.2, 0.4 and 0.4 px on average (1 px
+# is 0.4 % of the height); of drusen at least 2 px high it finds 79 %, and 96 % of what it finds is
 # there. Of 76 real scans looked at one by one it accepted 72, and 70 of those had no wrong surface.
 
 # %%

@@ -7,6 +7,7 @@ from helpers.data.pixels import resize
 from helpers.data.simulated.simulate import make_eye
 from helpers.measures.layers import MEASURES, SURFACES, find_drusen, measure, read_all, read_layers
 from helpers.measures.surfaces import lower_envelope, shortest_paths
+from helpers.measures.true_layers import true_layers
 from helpers.plots import show_layers
 
 
@@ -56,6 +57,21 @@ def test_sizes_and_wedges(size, wedge):
         for surface, bound in (("ILM", 0.006), ("BM", 0.008)):  # shares of the height
             error = np.abs(read.rows[surface] - eye.truth.rows[surface])
             assert np.nanmean(error) < bound * size, surface
+
+
+def test_tall_drusen_are_followed_to_their_top():
+    """Their filling is bright, and a path along their base is the shorter one."""
+    found = []
+    for k in range(24):
+        eye = make_eye(400 + k, "DRUSEN", grade=0.8, pictures=("oct",))
+        um_x, um_y = eye.truth.oct_um_per_px
+        read = read_layers(eye.oct)
+        for druse in true_layers(eye.truth).drusen:
+            if druse.height * um_y > 60:
+                near = [d for d in read.drusen if abs(d.x - druse.x) * um_x < 150]
+                found.append(max((d.height / druse.height for d in near), default=0))
+    assert len(found) > 15
+    assert np.mean(np.array(found) > 0.6) > 0.8
 
 
 def test_flat_retina():

@@ -106,7 +106,8 @@ def find_paths(work):
     gain = np.where(below > 8, band, 0).max(1, keepdims=True)
     gain = gaussian_filter1d(np.maximum(gain, 0.15), 2, axis=2)
     band = band / gain
-    likely = 1.5 * _between(band, -1, 1) - _between(band, 4, 10)
+    # what fills a druse is bright too: uncapped, its base looks more like an RPE than its top
+    likely = 1.5 * _between(band, -1, 1) - np.minimum(_between(band, 4, 10), 0.4)
     likely -= 0.5 * np.maximum(_between(band, -16, -7), 0.2)
     likely[below < 8] = 0
     # nothing under the RPE looks like it, where the nerve fibre layer has the RPE under it; once
