@@ -4,6 +4,7 @@ python -m helpers.generate RUN --n 1000 --out DIR --seed 0
 python -m helpers.generate RUN --n 1000 --out DIR --size 512 --shape same
 python -m helpers.generate RUN --n 200 --out DIR --class DRUSEN --dial drusen=6 --dial highest=3
 python -m helpers.generate RUN --ask visits.csv --out DIR
+python -m helpers.generate RUN --n 200 --out DIR --like MY_SCANS
 python -m helpers.generate FLOW_RUN --n 200 --out DIR --guidance 1.5 --steps 8
 python -m helpers.generate RUN --from-dfe PHOTOGRAPHS --out DIR
 python -m helpers.generate RUN --page explorer.html
@@ -20,11 +21,12 @@ import torch
 from tqdm.auto import tqdm
 
 from helpers.data.marks import describe_png, write_png
-from helpers.data.pixels import to_levels
+from helpers.data.pixels import to_float, to_levels
 from helpers.data.scan import folder_name
 from helpers.data.shape import DIALLED, DIALS, Shapes
 from helpers.gan import dcgan, flow, residual, stylegan
 from helpers.gan.explorer_html import RUNTIME, write_html
+from helpers.gan.like import POOL, drusen_of, most_like
 from helpers.gan.sampling import (
     SHAPE_CHOICES,
     classes_of,
@@ -77,7 +79,7 @@ def load_generator(path, device="cpu"):
 
 def export(
     generator, folder, n, seed=0, class_name=None, weights_hash=None, *, exact=False, progress=True,
-    size=0, shape="drawn", dials=None, asked=None,
+    size=0, shape="drawn", dials=None, asked=None, like=None,
 ):  # fmt: skip
     """Write n labelled PNGs, folder/CLASS/000000.png and on, and folder/images.csv.
 
@@ -89,6 +91,9 @@ def export(
     sample_batches. Of a generator with dials images.csv has what each scan was asked for besides.
     asked: {class: [(eye, dials), ...]}, see sample_asked, in place of n, class_name and dials, of
     ``read_asked``; images.csv then says which eye it is.
+    like: {class: DIALS (N, 3) of patients}, of ``like.drusen_of``: of POOL times n scans those are
+    written that are most like these; index is the place among all, and images.csv has what the
+    ruler reads off each. ValueError for crops, which it cannot read.
     Unless `exact`, it may be drawn in bf16 (sample_batches); the text chunk Precision says so.
     Returns the paths. A folder that holds the set of these weights, seed and number is written
     again; one that holds anything else raises FileExistsError.
@@ -99,9 +104,22 @@ def export(
     how = dict(exact=exact, size=whole_size(generator, size))
     side = generator.size if shape == "aligned" else how["size"]
     head = ["file", "class", "seed", "index", "weights_sha256", "size"]
+    kept = {c: range(len(asked[c]) if asked else n) for c in classes}
+    if like:
+        if shape == "aligned":
+            raise ValueError("like: the ruler reads whole scans; leave out shape aligned.")
+        chosen = [most_like(sample_batches(generator, POOL * n, seed, class_name=c, shape=shape,
+                                           dials=dials, **how), like[c], n, seed)
+                  for c in classes]  # fmt: skip
+        kept = {c: places.tolist() for c, (places, *_) in zip(classes, chosen)}
     rows = [(f"{folder_name(c)}/{i:06d}.png", c, seed, i, weights_hash, side)
-            for c in classes for i in range(len(asked[c]) if asked else n)]  # fmt: skip
-    if asked:
+            for c in classes for i in kept[c]]  # fmt: skip
+    if like:
+        drawn = [[to_float(levels)] for _, levels, _ in chosen]
+        head += [f"{name} read" for name in DIALS]
+        read = np.concatenate([numbers for *_, numbers in chosen])
+        rows = [(*row, *(f"{value:.3g}" for value in those)) for row, those in zip(rows, read)]
+    elif asked:
         eyes = [eye for c in classes for eye, _ in asked[c]]
         number = {eye: k for k, eye in enumerate(dict.fromkeys(eyes))}
         both = [sample_asked(generator, c, [(number[eye], dials) for eye, dials in asked[c]], seed,
@@ -112,10 +130,11 @@ def export(
     else:
         drawn = [sample_batches(generator, n, seed, class_name=c, shape=shape, dials=dials, **how)
                  for c in classes]  # fmt: skip
-        if has_dials(generator):
-            shapes = [generator.shapes.draw(n, c if generator.classes else None, seed, dials)
-                      for c in classes]  # fmt: skip
     if has_dials(generator):
+        if not asked:
+            shapes = [generator.shapes.draw(len(kept[c]) * (POOL if like else 1),
+                                            c if generator.classes else None, seed, dials)
+                      [list(kept[c])] for c in classes]  # fmt: skip
         head += DIALS
         told = np.concatenate(shapes)[:, DIALLED]
         rows = [(*row, *(f"{value:.3g}" for value in those)) for row, those in zip(rows, told)]
@@ -235,6 +254,12 @@ def main(arguments=None):
                         "scan, each within what the class has")  # fmt: skip
     parser.add_argument("--ask", metavar="FILE.csv", help="in place of --n, a row for each scan: "
                         "class, eye (its rows are visits), drusen, highest, area")  # fmt: skip
+    parser.add_argument(
+        "--like",
+        metavar="DATA",
+        help="a folder, manifest.csv or simulated: of "
+        f"{POOL} times as many scans those whose drusen are as its patients'",
+    )
     parser.add_argument("--guidance", type=float, help="of a flow: 1 is off, more is more typical "
                         "of the class and less varied (1)")  # fmt: skip
     parser.add_argument("--steps", type=int, help="of a flow: more is slower (as it was trained)")
@@ -249,6 +274,9 @@ def main(arguments=None):
         if options.ask and (dials or options.class_ or options.shape != "drawn"):
             raise ValueError("--ask: the table says class and dials, and every eye has its shape; "
                              "leave out --class, --dial and --shape.")  # fmt: skip
+        if options.like and (options.ask or options.page or options.from_dfe):
+            raise ValueError("--like: chooses among scans that are drawn freely; leave out --ask, "
+                             "--page and --from-dfe.")  # fmt: skip
         generator = load_generator(options.run, device)
         set_flow(generator, options.guidance, options.steps)
         if options.page:
@@ -262,9 +290,11 @@ def main(arguments=None):
         else:
             if not hasattr(generator, "z_dim"):
                 raise ValueError(f"{options.run}: translates photographs; give --from-dfe DIR.")
+            own = [options.class_] if options.class_ else classes_of(generator)
             paths = export(generator, options.out, options.n, options.seed, options.class_,
                            exact=options.exact, size=options.size, shape=options.shape,
-                           dials=dials, asked=options.ask and read_asked(options.ask))  # fmt: skip
+                           dials=dials, asked=options.ask and read_asked(options.ask),
+                           like=options.like and drusen_of(options.like, own))  # fmt: skip
     except (ImportError, OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     print(f"{len(paths)} images and images.csv in {options.out}")
