@@ -58,11 +58,11 @@ def linear_head(features, labels, patients=None, *, seed=0):
     strength = STRENGTHS[len(STRENGTHS) // 2]
     if folds > 1:
         split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        every = set(labels.tolist())  # a patient of several classes may take one of them along
         lost = [
             [_held_out_loss(model.set_params(C=C), rows, labels, *sides) for C in STRENGTHS]
             for sides in split.split(rows, labels, patients)
-            if set(labels[sides[0]])
-            == set(labels)  # patients of several classes may take one along
+            if set(labels[sides[0]].tolist()) == every
         ]
         strength = STRENGTHS[np.mean(lost, 0).argmin()] if lost else strength
     logistic = clone(model).set_params(C=strength).fit(rows, labels)

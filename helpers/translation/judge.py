@@ -16,7 +16,7 @@ from helpers.translation.lesions import elevation, rise, rises_in_place, true_dr
 CLASS_LOST = 400  # of 1 - AUROC, in units of the kernel distance x1000: chance costs 200
 PLACE_LOST = 400  # of 1 - concordance: the true scans have 0.9, those of other eyes 0.05
 MOST_EYES = 60  # in which the ruler looks at each validation: 2 seconds
-READ_RIGHT = 0.7  # concordance of an eye's own scan with its truth; 40 of 90 with drusen have it
+READ_RIGHT = 0.7  # concordance of an eye's own scan with its truth
 
 
 def architecture(settings, domains, to: list[str]) -> dict:
@@ -50,8 +50,8 @@ def true_rises(domains: Domains, eyes, size: int, framing: str):
     """Of validation patients' simulated eyes, places (N,): those that have drusen and whose own
     scan the ruler reads right, (K,); how far the RPE rises in truth, um (K, size); um per row (K,).
 
-    The ruler loses many drusen above 60 um, and what it cannot see on a true scan it sees on one
-    that draws the druse half as high: with all eyes the true scans would lose against flat ones.
+    At 64 px the ruler loses half of the drusen above 60 um, and what it cannot see on a true scan
+    it may see on one that draws the druse lower: with all eyes the true scans would lose.
     """
     photographs, scans = domains.dfe.validation, domains.oct.validation
     sick = [i for i in eyes
