@@ -2,13 +2,17 @@
 
     python notebooks/results/gained.py calibrate
     python notebooks/results/gained.py simulated [--shows 1 0.05] [--seeds 0 1 2] [--steps 2500]
+    python notebooks/results/gained.py real EXPORTS [--steps 600]
 
 "simulated": pairs of notebook 06 (64 px, 300 patients a class), with photographs in which drusen
 have ``shows`` of their opacity; pix2pix with the column network. Thickness of the retina and height
 of the RPE per column against the truth, as the head of micrometres.py reads them off the strip, and
 as the ruler reads them off the translated and the true scan; then the four-way test of the class,
 and of the load of drusen among eyes that have some. "calibrate": how well a linear head reads
-DRUSEN off photographs of training patients at several ``shows``.
+DRUSEN off photographs of training patients at several ``shows``. "real": the same four ways on
+Heidelberg exports (a folder for each eye), every eye by translators and heads of the other eyes;
+and the height of the RPE on the translated scan, against shuffled ones, as micrometres.py has it
+of the head.
 One JSON a run in runs/measure/gained; a run that is there is not made again.
 """
 
@@ -21,14 +25,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from micrometres import MAPS, learn, predict
+from micrometres import BLOCK, COLUMNS, MAPS, eye, judged, learn, predict
 
 from helpers import config
+from helpers.data.bscan import clean_oct
 from helpers.data.cache import simulated_eye
+from helpers.data.enface import strips
+from helpers.data.hospital import read_frame, read_volumes
 from helpers.data.photograph import clean_dfe
+from helpers.data.pixels import to_float
+from helpers.data.scan import Scan
 from helpers.data.simulated.simulate import make_eye
-from helpers.data.split import SIDES, Split
-from helpers.data.two_modalities import paired_batches, prepare_domains, side_of_body, truths_of
+from helpers.data.split import SIDES, Data, Split
+from helpers.data.two_modalities import (
+    Domains,
+    paired_batches,
+    prepare_domains,
+    side_of_body,
+    truths_of,
+)
 from helpers.generate import load_generator
 from helpers.measures.features import Features
 from helpers.measures.intervals import interval, patient_weights
@@ -47,6 +62,7 @@ CACHE = Path("runs/cache/features")
 CLASSES = ["NORMAL", "DRUSEN"]
 LOADS = ["FEW", "MANY"]
 HEAD_STEPS = 400
+DRUSE_UM = 30.0  # real B-scans: a rise of the RPE from which on there is a druse
 
 
 # ---- simulated eyes
@@ -154,8 +170,7 @@ def mean_of(values, weights):
 
 
 def anatomy(domains, settings, drawn, seed):
-    """{map: {guess: {score: mean over eyes}}} of test patients' eyes, in um; "head less": its error
-    less that of each other guess."""
+    """{map: {guess: {score: mean over eyes}}}; "scale" of eyes' errors beside it, see the page."""
     train_, test, size = domains.dfe.train, domains.dfe.test, settings.size
     own, true = um_of(tuple(train_.scans), size), um_of(tuple(test.scans), size)
     scales = scales_of(tuple(test.scans), size)
@@ -172,6 +187,8 @@ def anatomy(domains, settings, drawn, seed):
     }
     report = {"read": {name: float(np.isfinite(g).mean()) for name, g in guesses.items()}}
     guesses = {name: np.where(np.isfinite(g), g, mean_map) for name, g in guesses.items()}
+    off = (guesses["head"] - true).mean(2, keepdims=True)
+    guesses["head, told each eye's mean"] = guesses["head"] - off
     orders = list(deals(test.patients, np.random.default_rng(seed), 5))
     chosen = {"thickness": np.ones(len(true), bool), "elevation": test.labels == "DRUSEN"}
     for k, name in enumerate(MAPS):
@@ -209,6 +226,65 @@ def simulated(shows, seed, steps):
     return report
 
 
+# ---- real eyes
+
+
+def volume_of(path, size):
+    """Strips and bands uint8 (N, 3 and 1, size, size) of one export, as a right eye, and of each
+    B-scan the um by which the RPE rises at most, as the ruler reads it."""
+    (volume,) = read_volumes(path)
+    photos = np.repeat(strips(volume, size, size)[:, None], 3, 1)
+    frames = [read_frame(f"{path}#{k}") for k in volume.numbers]
+    bands = np.stack([clean_oct(frame, size=size, framing="band") for frame in frames])[:, None]
+    rises = [max((d.height for d in r.drusen), default=0.0) * volume.um_per_px_y
+             for r in read_all(frames)]  # fmt: skip
+    if volume.eye == "OS":
+        photos, bands = photos[..., ::-1].copy(), bands[..., ::-1].copy()
+    return path.parent.name, photos, bands, np.array(rises)
+
+
+def real(exports, seed, steps):
+    settings = settings_of("", seed, steps)
+    paths = sorted(exports.glob("*/*.xml"))
+    eyes = [volume_of(path, settings.size) for path in paths]
+    features, reader = Features(cache=CACHE), Features(cache=CACHE, name=READER)
+    drawn = []
+    for held, (name, photos, *_) in enumerate(eyes):
+        kept = [e for k, e in enumerate(eyes) if k != held]
+        scans = [Scan(f"{n}/{k}", "oct", "spectralis", "DRUSEN" if "AMD" in n else "NORMAL", n)
+                 for n, p, *_ in kept for k in range(len(p))]  # fmt: skip
+        data = []
+        for part in (1, 2):
+            whole = Split(np.concatenate([e[part] for e in kept]), scans)
+            few = Split(whole.images[::5], scans[::5])  # a run wants a side to be judged on
+            data.append(Data(whole, few, few, name, "all", f"{name}-{seed}"))
+        domains = Domains(*data, tuple(CLASSES), True)
+        own = replace(settings, run=f"gained-{name}-{seed}")
+        drawn.append(translate(translator(domains, own, features), to_float(photos)))
+    names = np.concatenate([[name] * len(photos) for name, photos, *_ in eyes])
+    rises = np.concatenate([e[3] for e in eyes])
+    rows = (reader(np.concatenate([e[1] for e in eyes])), reader(as_a_file(torch.cat(drawn))),
+            reader(as_a_file(to_float(np.concatenate([e[2] for e in eyes])))))  # fmt: skip
+    blocks = np.concatenate([
+        np.repeat([f"{name} {b}" for b in range(len(photos) // BLOCK)], BLOCK)
+        for name, photos, *_ in eyes
+    ])  # fmt: skip
+    ill = np.array(["AMD" in name for name in names])
+    report = {"class": four_way(np.array(CLASSES)[ill.astype(int)], *rows, CLASSES, names,
+                                drawn=blocks)}  # fmt: skip
+    load = np.array(LOADS)[(rises >= DRUSE_UM).astype(int)]
+    for name in sorted(set(names[ill])):
+        report[name] = four_way(load, *rows, LOADS, names, tested=names == name, drawn=blocks)
+        report[name]["share"] = float((load[names == name] == "MANY").mean())
+    known = [eye(path) for path in paths]
+    for held, one in enumerate(known):
+        um = as_read(as_a_file(drawn[held], 0), np.ones(len(drawn[held])))
+        guesses = {"head": np.repeat(um, COLUMNS // settings.size, 2),
+                   "mean map": np.nanmean([k["um"] for k in known if k is not one], 0)}  # fmt: skip
+        report[f"height of {one['name']}"] = judged(one, guesses)
+    return report
+
+
 # ---- by hand
 
 
@@ -224,7 +300,8 @@ def keep(name, made):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("calibrate", "simulated"))
+    parser.add_argument("what", choices=("calibrate", "simulated", "real"))
+    parser.add_argument("exports", type=Path, nargs="?")
     parser.add_argument("--shows", type=float, nargs="+", default=[1.0, 0.05])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=2500)
@@ -233,9 +310,10 @@ def main():
     warnings.simplefilter("ignore")
     if s.what == "calibrate":
         calibrate(s.shows)
-        return
-    for seed in s.seeds:
-        for shows in s.shows:
+    for seed in s.seeds if s.what != "calibrate" else ():
+        if s.what == "real":
+            keep(f"real-{seed}", partial(real, s.exports, seed, s.steps))
+        for shows in s.shows if s.what == "simulated" else ():
             keep(f"{shows:g}-{seed}", partial(simulated, shows, seed, s.steps))
 
 

@@ -1,6 +1,7 @@
 """Micrometres from an en-face picture: what a head of the column network reads off real strips.
 
     python notebooks/results/micrometres.py EXPORTS [--seeds 3] [--steps 400]
+                                                    [--light clahe] [--start 1500]
 
 EXPORTS holds a folder for each eye (Heidelberg XML and TIFs); people are told apart by the folder.
 Of every B-scan the ruler reads, per column, how thick the retina is and how far the RPE is from
@@ -8,22 +9,34 @@ Bruch's membrane; from the strip of the infrared picture along its line (``data.
 predicts both, alone ("head") or what is left of them beside the mean map ("on the map"). Each eye
 is predicted by networks that saw the other eyes only, beside the mean of these at the same place
 ("mean map", the control), the head's predictions dealt out to other B-scans ("shuffled") and the
-mean value alone. Intervals are a bootstrap over blocks of neighbouring B-scans.
+mean value alone. Intervals are a bootstrap over blocks of neighbouring B-scans. Last comes how many
+eyes with drusen would settle whether the height of the RPE is read better than by shuffled strips.
+"--light": how the infrared picture's light is evened out, by a local z-score (evened), adaptive
+histogram equalisation (clahe), or not at all (as_taken). "--start": steps on strips of simulated
+photographs, whose micrometres are known, before those on real ones.
 """
 
 import argparse
 import json
 import warnings
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import nct, t
+from skimage.exposure import equalize_adapthist
 from torch import nn
 
+from helpers import config
+from helpers.data.cache import simulated_eye
 from helpers.data.enface import strips
 from helpers.data.hospital import read_frame, read_volumes
 from helpers.data.pixels import to_float
+from helpers.data.two_modalities import prepare_domains
 from helpers.measures.layers import read_all
 from helpers.translation.lesions import deals
 from helpers.translation.networks import ColumnGenerator
@@ -50,11 +63,13 @@ class Head(nn.Module):
         return self.read(self.columns.features(images)[-1][:, :, 0]) * UNIT + self.mean
 
 
-def eye(path: Path) -> dict:
+def eye(path: Path, light="evened") -> dict:
     """Strips (N, 1, ROWS, COLUMNS) and um (N, 2, COLUMNS), NaN where the ruler reads none, of one
     volume; as a right eye."""
     (volume,) = read_volumes(path)
-    images = strips(volume, ROWS, COLUMNS)[:, None]
+    if light == "clahe":
+        volume = replace(volume, enface=(255 * equalize_adapthist(volume.enface)).astype(np.uint8))
+    images = strips(volume, ROWS, COLUMNS, even=light == "evened")[:, None]
     um = np.full((len(images), 2, COLUMNS), np.nan, np.float32)
     for number, one in enumerate(read_all([read_frame(f"{path}#{k}") for k in volume.numbers])):
         at = (np.arange(COLUMNS) + 0.5) / COLUMNS * one.shape[1] - 0.5
@@ -65,13 +80,37 @@ def eye(path: Path) -> dict:
     return {"name": path.parent.name, "strips": images, "um": um}
 
 
-def learn(eyes, what: str, steps: int, seed: int) -> Head:
-    """A head that learned ``what`` of ``eyes``: mirrored and upside down at random, brighter and
-    darker."""
+@cache
+def simulated_eyes() -> dict:
+    """The same as ``eye`` gives, of the training patients of notebook 06: the green of the strip of
+    a simulated photograph, to mean and spread of ``enface.evened``."""
+    given = ["--preset=demo", "--size=128", "--n-simulated=150"]
+    split = prepare_domains(config.resolve(config.TrainPix2pix, given, {}), paired=True,
+                            progress=False).dfe.train  # fmt: skip
+    green = np.asarray(split.images)[:, 1:2].astype(np.float32)
+    green = green.reshape(len(green), 1, ROWS, -1, COLUMNS).mean(3)
+    green = (green - green.mean((2, 3), keepdims=True)) / green.std((2, 3), keepdims=True)
+    truths = [simulated_eye(scan, COLUMNS, ()).truth.heights_um for scan in split.scans]
+    um = [[at["ILM"] - at["BM"], at["RPE"] - at["BM"]] for at in truths]
+    images = (128 + 40 * green).round().clip(0, 255).astype(np.uint8)
+    return {"name": "simulated", "strips": images, "um": np.array(um, np.float32)}
+
+
+@cache
+def started(steps: int, seed: int) -> Head:
+    """A head that learned of ``simulated_eyes``."""
+    return learn([simulated_eyes()], "um", steps, seed)
+
+
+def learn(eyes, what: str, steps: int, seed: int, start: Head | None = None) -> Head:
+    """A head that learned ``what`` of ``eyes``, from ``start`` on: mirrored and upside down at
+    random, brighter and darker."""
     torch.manual_seed(seed)
     images = to_float(np.concatenate([e["strips"] for e in eyes]))
     um = torch.from_numpy(np.concatenate([e[what] for e in eyes]))
     head = Head(np.nanmean(um.numpy(), (0, 2)), images.shape[1])
+    if start is not None:
+        head.columns = deepcopy(start.columns).train()
     optimizer = torch.optim.AdamW(head.parameters(), 1e-3, weight_decay=0.05)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for _ in range(steps):
@@ -141,16 +180,29 @@ def judged(one, guesses: dict) -> dict:
     return found
 
 
+def eyes_needed(gains, power=0.8, level=0.05) -> float:
+    """How many eyes a t test needs to tell their mean gain from zero, two-sided at ``level``, in
+    ``power`` of the trials, if gains of eyes have the mean and the standard deviation of these."""
+    mean, spread = np.mean(gains), np.std(gains, ddof=1)
+    for n in range(2, 1000):
+        bound = t.ppf(1 - level / 2, n - 1)
+        if nct.sf(bound, n - 1, abs(mean) / spread * np.sqrt(n)) >= power:
+            return n
+    return np.inf
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("exports", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--light", choices=("evened", "clahe", "as_taken"), default="evened")
+    parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/measure/micrometres.json"))
     s = parser.parse_args()
     warnings.simplefilter("ignore")
-    eyes = [eye(path) for path in sorted(s.exports.glob("*/*.xml"))]
-    report = {}
+    eyes = [eye(path, s.light) for path in sorted(s.exports.glob("*/*.xml"))]
+    report, gains = {}, {}
     for held, one in enumerate(eyes):
         others = [e for k, e in enumerate(eyes) if k != held]
         guesses = {
@@ -163,11 +215,18 @@ def main():
         for e in others:  # its map is of the others, as it will be of an eye that nobody has seen
             e["beside"] = e["um"] - np.nanmean([o["um"] for o in others if o is not e], 0)
         for seed in range(s.seeds):
-            guesses["head"] = predict(learn(others, "um", s.steps, seed), one)
-            rest = predict(learn(others, "beside", s.steps, seed), one)
+            start = started(s.start, seed) if s.start else None
+            guesses["head"] = predict(learn(others, "um", s.steps, seed, start), one)
+            rest = predict(learn(others, "beside", s.steps, seed, start), one)
             guesses["on the map"] = guesses["mean map"] + rest
             found = report[f"{one['name']} {seed}"] = judged(one, guesses)
             print(one["name"], seed, json.dumps(found), flush=True)
+            if "AMD" in one["name"]:
+                gains.setdefault(one["name"], []).append(found["gain over shuffled"][0])
+    means = {name: float(np.mean(values)) for name, values in gains.items()}
+    report["eyes needed"] = {"mean gain of each eye": means, "to tell their mean from zero":
+                             eyes_needed([*means.values()])}  # fmt: skip
+    print(json.dumps(report["eyes needed"]), flush=True)
     s.out.parent.mkdir(parents=True, exist_ok=True)
     s.out.write_text(json.dumps(report, indent=1))
 
