@@ -114,104 +114,29 @@ def test_shards_are_disjoint_and_complete(count):
     assert sorted(levels.tolist()) == list(range(24))
 
 
-NOTEBOOK = """
-import os, signal, sys, threading
-import jupytext, torch
-torch.set_num_threads(2)
-notebook, folder = sys.argv[1:]
-del sys.argv[1:]
-
-home = os.getpid()
-touched = []
-def trap(name, ask):
-    def asked(*arguments, **more):
-        # accelerate asks through NVML, which leaves CUDA alone; the forked processes may use it
-        if os.getpid() == home and os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK") != "1":
-            touched.append(name)
-            raise AssertionError(f"torch.cuda.{name} before the launch")
-        return ask(*arguments, **more)
-    return asked
-for name in ("is_available", "_lazy_init", "current_device", "get_device_capability",
-             "get_device_properties", "get_rng_state", "is_bf16_supported", "mem_get_info"):
-    setattr(torch.cuda, name, trap(name, getattr(torch.cuda, name)))
-
-from helpers import plots
-from helpers.training import processes
-plots.compact = plots.show_source = lambda *a, **b: None  # figures cost more than what is tested
-if folder == "-":  # up to the first launch and no further
-    def launched(*arguments, **more):
-        assert not touched and not torch.cuda.is_initialized()
-        print("launched", flush=True)
-        os._exit(0)
-    processes.launch = launched
-
-cells = [c.source for c in jupytext.read(notebook).cells if c.cell_type == "code"]
-*_, launch = [i for i, source in enumerate(cells) if "launch(train" in source]
-handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-names = {"__name__": "__main__"}
-for source in cells[: launch + 1]:
-    exec(source.split("\\nif os.environ")[0], names)  # of the launching cell what comes up to it
-assert not touched and not torch.cuda.is_initialized()
-assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-run = names.get("run") or names["runs"]["teacher"]
-print("images", run.metrics()[-1]["images"], "steps", run.metrics()[-1]["step"])
-
-from helpers.training.processes import launch
-def fails(rank_one_says):
-    if os.environ["RANK"] == "1":
-        raise ValueError(rank_one_says)
-try:
-    launch(fails, "no such scan", processes=2)
-except RuntimeError as error:
-    print("failed", error)
-
-def asks(path):
-    from helpers.training.processes import interruptible
-    with interruptible() as asked:
-        open(f"{path}/ready{os.environ['RANK']}", "w").close()
-        import time
-        end = time.monotonic() + 60
-        while not asked and time.monotonic() < end:
-            time.sleep(0.05)
-        time.sleep(0.3)  # what the launcher passes on of one Ctrl-C must not cut the save short
-        open(f"{path}/saved{os.environ['RANK']}", "w").close()
-asked_at = []
-def ctrl_c():
-    import time
-    while len([n for n in os.listdir(folder) if n.startswith("ready")]) < 2:
-        time.sleep(0.05)
-    asked_at.append(time.monotonic())
-    os.killpg(0, signal.SIGINT)  # what a terminal does, and Jupyter
-threading.Thread(target=ctrl_c).start()
-import time
-launch(asks, folder, processes=2)
-print("waited", time.monotonic() - asked_at[0])
-print("saved", sorted(n for n in os.listdir(folder) if n.startswith("saved")))
-"""
-
-
-def in_two_processes(notebook, folder, runs):
-    """A notebook up to its last training, which is launched on two processes; with "-" for
-    ``folder`` up to its first launch."""
-    settings = {"OCT_PRESET": "tiny", "OCT_RUNS": str(runs), "OCT_PROCESSES": "2",
-                "OCT_STEPS": "3", "OCT_N_SIMULATED": "9", "MPLBACKEND": "Agg"}  # fmt: skip
-    command = [sys.executable, "-c", NOTEBOOK, str(ROOT / "notebooks" / notebook), str(folder)]
-    return subprocess.run(
-        command, env=environment(**settings), capture_output=True, text=True, timeout=900,
-        cwd=ROOT, start_new_session=True,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
-def launched(tmp_path_factory):
+def logs(tmp_path_factory):
+    """What each notebook said on its way to a launch: tests/support/launches.py."""
     folder = tmp_path_factory.mktemp("launched")
-    return in_two_processes("02_train_dcgan.py", folder, folder / "runs")
+    settings = {"OCT_PRESET": "tiny", "OCT_PROCESSES": "2", "OCT_STEPS": "3",
+                "OCT_N_SIMULATED": "9", "MPLBACKEND": "Agg"}  # fmt: skip
+    command = [sys.executable, str(ROOT / "tests" / "support" / "launches.py"), str(folder)]
+    done = subprocess.run(
+        command, env=environment(**settings), capture_output=True, text=True, timeout=900, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {path.name.removesuffix(".log"): path.read_text() for path in folder.glob("*.log")}
+
+
+@pytest.fixture
+def launched(logs):
+    return logs["02_train_dcgan.py"]
 
 
 @pytest.mark.slow
 def test_no_cuda_call_before_the_launch(launched):
-    assert "before the launch" not in launched.stderr, launched.stderr[-3000:]
-    assert launched.returncode == 0, launched.stderr[-3000:]
+    assert "before the launch" not in launched, launched[-3000:]
+    assert "\nended\n" in launched, launched[-3000:]
 
 
 @pytest.mark.slow
@@ -219,24 +144,23 @@ def test_no_cuda_call_before_the_launch(launched):
     path.name for path in (ROOT / "notebooks").glob("*.py")
     if "launch(train" in path.read_text() and not path.name.startswith("02")
 ))  # fmt: skip
-def test_no_cuda_call_before_the_first_launch_of_the_others(tmp_path, notebook):
-    done = in_two_processes(notebook, "-", tmp_path)
-    assert "before the launch" not in done.stderr, done.stderr[-3000:]
-    assert done.stdout.endswith("launched\n"), done.stderr[-3000:]
+def test_no_cuda_call_before_the_first_launch_of_the_others(logs, notebook):
+    assert "before the launch" not in logs[notebook], logs[notebook][-3000:]
+    assert logs[notebook].endswith("launched\n"), logs[notebook][-3000:]
 
 
 @pytest.mark.slow
 def test_the_notebook_launches_two_processes(launched):
-    assert "images 48.0 steps 3" in launched.stdout  # 3 steps x 8 images x 2
+    assert "images 48.0 steps 3" in launched, launched[-3000:]  # 3 steps x 8 images x 2
 
 
 @pytest.mark.slow
 def test_what_fails_in_a_process_is_said_where_it_was_launched(launched):
-    assert "failed process 1 of 2: ValueError: no such scan" in launched.stdout
+    assert "failed process 1 of 2: ValueError: no such scan" in launched
 
 
 @pytest.mark.slow
 def test_one_ctrl_c_lets_every_process_save_and_returns_at_once(launched):
-    assert "saved ['saved0', 'saved1']" in launched.stdout, launched.stderr[-3000:]
-    (waited,) = [line for line in launched.stdout.splitlines() if line.startswith("waited")]
+    assert "saved ['saved0', 'saved1']" in launched, launched[-3000:]
+    (waited,) = [line for line in launched.splitlines() if line.startswith("waited")]
     assert float(waited.split()[1]) < 25  # the launcher kills after 30 s
