@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from bench import __main__ as command
-from bench import inputs, limits, plain, quality, steps, timing
+from bench import inputs, limits, materials, plain, quality, steps, timing
 from bench.materials import files
 
 from helpers.translation.cyclegan import CycleGAN
@@ -27,6 +27,9 @@ def place(tmp_path_factory):
 @pytest.fixture
 def few(monkeypatch):
     monkeypatch.setattr(steps, "IMAGES", 80)  # no fewer than a batch
+    monkeypatch.setattr(materials, "EYES", 12)
+    monkeypatch.setattr(materials, "EXPORT", materials.SMALL)
+    monkeypatch.setattr(materials, "PHOTOGRAPH", 192)
 
 
 def weights(*networks):
@@ -127,6 +130,7 @@ def test_the_table_names_its_parts_and_the_command_those_it_knows(monkeypatch, t
 def test_epochs_are_timed_for_all_images(place, monkeypatch, who):
     monkeypatch.setattr(inputs, "BATCH", 8)
     monkeypatch.setattr(inputs, "WINDOWS", 2)
+    monkeypatch.setattr(materials, "EYES", 12)
     found = inputs.epochs(who, files(place, 80), place / "epochs", 80)
     assert len(found["later"]) == 2 and found["megabytes"] >= 0
     assert min(found["first"], *found["later"]) > 0

@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from bench import steps
+from bench import materials, steps
 from gpu import __main__ as command
 from gpu import judge, result, sanity, speed, tables, translation
 from PIL import Image
@@ -123,8 +124,9 @@ def test_the_result_is_trained_judged_and_shown(kept, tmp_path, monkeypatch):
     assert sum(file.stat().st_size for file in kept.rglob("*") if file.is_file()) < 60e6
 
 
-def test_the_judge_tells_the_disease_from_its_absence():
+def test_the_judge_tells_the_disease_from_its_absence(tmp_path, monkeypatch):
     """Real scans of drusen pass for drusen; healthy ones called drusen do not."""
+    monkeypatch.setattr(judge, "Features", partial(judge.Features, cache=tmp_path))  # asked twice
     test, real = ({k: judge.eyes(k, 16, first) for k in ("NORMAL", "DRUSEN")}
                   for first in (judge.UNSEEN, judge.OTHERS))  # fmt: skip
     good = judge.judge(real, test, real)
@@ -142,6 +144,9 @@ def test_speed_has_a_row_for_each_method(tmp_path, monkeypatch):
     chosen = {name: every[name] for name in every if "pix2pix" in name}
     monkeypatch.setattr(steps, "cases", lambda *_: chosen)
     monkeypatch.setattr(steps, "IMAGES", 60)
+    monkeypatch.setattr(materials, "EYES", 12)
+    monkeypatch.setattr(materials, "EXPORT", materials.SMALL)
+    monkeypatch.setattr(materials, "PHOTOGRAPH", 192)
     monkeypatch.setattr(speed, "TURN", 0.0)
     table, place = tables.Table(tmp_path, "speed"), tmp_path / "place"
     speed.methods(table, place, kinds=("bf16",), eager=False)

@@ -15,12 +15,14 @@ EYES = 150  # that are drawn; more files are these, bent and with new speckle
 CLASSES = ("DRUSEN", "NORMAL")
 
 
-def files(place: Path, number: int, modality="oct", classes=CLASSES, eyes=EYES, size=None) -> Path:
+def files(place: Path, number: int, modality="oct", classes=CLASSES, eyes=0, size=None) -> Path:
     """A folder CLASS/PATIENT/N.jpeg of ``number`` different images, twenty of a patient.
 
-    The pixels are those of ``eyes`` simulated eyes, each file another stretch of one, bent anew and
-    with speckle of its own: none is a copy of another. ``size``: px, width and height.
+    The pixels are those of ``eyes`` simulated eyes (0: EYES), each file another stretch of one,
+    bent anew and with speckle of its own: none is a copy of another. ``size``: px, width and
+    height.
     """
+    eyes = eyes or EYES
     size = size or (EXPORT if modality == "oct" else (PHOTOGRAPH, PHOTOGRAPH))
     folder = place / "-".join([modality, *classes, str(number), str(eyes), str(size[0])])
     if (folder / "whole").exists():

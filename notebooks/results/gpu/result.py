@@ -24,6 +24,7 @@ from helpers.training.network_file import read_network, write_network
 
 SIZE, PATIENTS, JUDGED = (64, 24, 12) if TINY else (256, 600, 200)
 ENDING = 15 if TINY else 50  # seconds that judging takes
+LEAST = 1 if TINY else 5  # seconds of a training
 
 
 def settings(folder, **changes):
@@ -38,7 +39,7 @@ def settings(folder, **changes):
 
 def train(table, what: str, folder: Path, seconds: float, **changes):
     """Trained, its weights put into ``folder``; the generator."""
-    s = settings(folder, hours=max(seconds, 5) / 3600, **changes)
+    s = settings(folder, hours=max(seconds, LEAST) / 3600, **changes)
     began = time.monotonic()
     run = train_gan(s, Features(), progress=False)
     last = [row for row in run.metrics() if "loss_generator" in row][-1]

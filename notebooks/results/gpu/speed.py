@@ -32,7 +32,7 @@ def place_of(folder) -> Path:
     """Where the image files lie, made if they do not."""
     place = work(folder) / "bench"
     for modality in ("oct", "dfe"):
-        files(place, steps.IMAGES, modality, eyes=24)
+        files(place, steps.IMAGES, modality)
     return place
 
 
