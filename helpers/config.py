@@ -250,7 +250,7 @@ PRESET_VALUES = {
         "kaggle": dict(data="oct2017", dfe="odir"),
     },
     "TrainGan": {
-        "tiny": dict(size=64, n_simulated=24, width=8, batch_size=8, steps=12, log_every=16,
+        "tiny": dict(size=64, n_simulated=12, width=8, batch_size=8, steps=12, log_every=16,
                      validate_every=48, validation_images=8, report_images=16),
         "demo": dict(size=128, classes="NORMAL,DRUSEN", n_simulated=200, hours=0.09,
                      first_hours=0.01, validate_every=8000, validation_images=100),
@@ -260,7 +260,7 @@ PRESET_VALUES = {
                        session_hours=11.5, log_every=6000, validate_every=160_000),
     },
     "ExploreStyles": {
-        "tiny": dict(size=64, n_simulated=24, width=4, batch_size=8, steps=4, log_every=16,
+        "tiny": dict(size=64, n_simulated=12, width=4, batch_size=8, steps=4, log_every=16,
                      validate_every=48, validation_images=8, report_images=40, n_drawn=120,
                      n_test=8, n_components=2, n_modes=2, n_projected=2, projection_steps=4,
                      existing_runs="styles-0,styles-1"),
@@ -271,7 +271,7 @@ PRESET_VALUES = {
                        validate_every=60_000),
     },
     "TrainFlow": {
-        "tiny": dict(size=64, n_simulated=24, width=8, batch_size=8, steps=12, log_every=16,
+        "tiny": dict(size=64, n_simulated=12, width=8, batch_size=8, steps=12, log_every=16,
                      validate_every=48, validation_images=8, report_images=16, flow_steps=2),
         "demo": dict(size=64, classes="NORMAL,DRUSEN", n_simulated=200, hours=0.17,
                      validate_every=8000, validation_images=60, report_images=200),
@@ -308,7 +308,7 @@ PRESET_VALUES = {
                        max_images=6000, steps=3000, session_hours=11.5),
     },
     "Evaluate": {
-        "tiny": dict(n_simulated=24, report_images=16, reading_scans=1),
+        "tiny": dict(n_simulated=12, report_images=16, reading_scans=1),
         "demo": dict(n_simulated=200),
         "colab": dict(data="oct2017", classifier="whole", report_images=1000),
         "kaggle": dict(data="oct2017", classifier="whole", report_images=1000),

@@ -875,7 +875,7 @@ report["drusen"] = {
     for name, values in drusen.items()
 }
 if full.other_class in classes_of(generator):
-    names, most = (full.class_, full.other_class), 200
+    names, most = (full.class_, full.other_class), min(200, settings.report_images)
     others = sample(generator, most, settings.seed, class_name=full.other_class)
     teacher = scans(full.other_class, whole, most=most, sides=("train", "test"))
     outside = Features(name="tf_efficientnet_lite2")
@@ -904,7 +904,9 @@ import shutil
 from helpers.generate import export
 
 shutil.rmtree(run.folder / "synthetic", ignore_errors=True)  # of an earlier, shorter training
-pictures = export(generator, run.folder / "synthetic", n=64, seed=settings.seed)
+pictures = export(
+    generator, run.folder / "synthetic", n=min(64, settings.report_images), seed=settings.seed
+)
 (run.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 for name in ("gallery.png", "curves.png", "report.json"):
     print(config.short_path(run.folder / name))

@@ -379,8 +379,8 @@ from helpers.data.simulated.simulate import make_eye
 from helpers.gan.styles.directions import accept, effects
 from helpers.measures.true_layers import ruler_errors
 
-known_eyes = [make_eye(900_000 + k, "DRUSEN", eye=("OD", "OS")[k % 2], size=settings.size)
-              for k in range(60)]  # fmt: skip
+known_eyes = [make_eye(900_000 + k, "DRUSEN", eye=("OD", "OS")[k % 2], size=settings.size,
+                       pictures=("oct",)) for k in range(60)]  # fmt: skip
 errors = ruler_errors(known_eyes)
 measured = []
 for one, directions, drawn in zip(generators, found, samples):
