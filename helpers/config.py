@@ -262,7 +262,7 @@ PRESET_VALUES = {
     "ExploreStyles": {
         "tiny": dict(size=64, n_simulated=12, width=4, batch_size=8, steps=4, log_every=16,
                      validate_every=48, validation_images=8, report_images=40, n_drawn=120,
-                     n_test=8, n_components=2, n_modes=2, n_projected=2, projection_steps=4,
+                     n_test=4, n_components=2, n_modes=2, n_projected=2, projection_steps=4,
                      existing_runs="styles-0,styles-1"),
         "demo": dict(size=128, n_simulated=300, hours=0.2, validate_every=6000,
                      validation_images=100, n_drawn=1500, n_test=48),

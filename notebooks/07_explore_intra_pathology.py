@@ -292,7 +292,7 @@ plots.compact(figure)
 # %%
 from helpers.gan.styles.directions import WORDS, decided_by_style
 
-decided = decided_by_style(generator, seed=settings.seed)
+decided = decided_by_style(generator, min(16, settings.n_test), settings.seed)
 for name, share in decided.items():
     print(f"{WORDS[name]:20} decided by the style: {share:4.0%}, by the noise: {1 - share:4.0%}")
 with torch.inference_mode():
