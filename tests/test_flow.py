@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.methods import CLASSES, FLOW, METHODS, aligned_data, aligned_gan
+from support.methods import CLASSES, FLOW, METHODS, Thumbnails, aligned_data, aligned_gan
 
 from helpers import config, generate
 from helpers.data import shape
@@ -395,7 +395,9 @@ def test_inpainting_sees_what_is_kept_as_it_is_at_that_time(monkeypatch):
 def test_the_comparison_trains_judges_and_counts_copies(tmp_path, monkeypatch):
     monkeypatch.setattr(script, "GUIDANCES", (2.0,))
     monkeypatch.setattr(script, "STEPS", (1,))
-    tiny = ["--minutes=0.01", "--n=4", "--set", "n_simulated=12", "validation_images=4",
+    monkeypatch.setattr(script, "TIMED", 8)
+    monkeypatch.setattr(script, "Features", Thumbnails)  # of the trainings; judges have their own
+    tiny = ["--minutes=0.01", "--n=4", "--set", "n_simulated=9", "validation_images=4",
             "validate_every=16", "--set-flow", "width=8", "flow_steps=2", "--set-residual",
             "width=8"]  # fmt: skip
     script.main(["train", str(tmp_path), *tiny])

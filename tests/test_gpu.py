@@ -14,6 +14,7 @@ from bench import materials, steps
 from gpu import __main__ as command
 from gpu import judge, result, sanity, speed, tables, translation
 from PIL import Image
+from support.methods import Thumbnails
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -106,6 +107,7 @@ def kept(tmp_path):
 def test_the_result_is_trained_judged_and_shown(kept, tmp_path, monkeypatch):
     monkeypatch.setattr(result, "PATIENTS", 9)
     monkeypatch.setattr(result, "JUDGED", 6)
+    monkeypatch.setattr(result, "Features", Thumbnails)  # of the training; the judge has its own
     data = tmp_path / "scans"
     for label in ("DRUSEN", "NORMAL"):
         for k, scan in enumerate(judge.eyes(label, 14, 50)[:, 0]):
