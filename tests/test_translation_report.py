@@ -58,8 +58,8 @@ def domains(settings):
 
 
 @pytest.fixture(scope="module")
-def reports(domains, settings):
-    reader = Features()
+def reports(domains, settings, tmp_path_factory):
+    reader = Features(cache=tmp_path_factory.mktemp("features"))  # true scans are read twice
     return {
         name: measure_translation(Oracle(domains, blind), domains, settings, Thumbnails(), reader)
         for name, blind in (("perfect", False), ("blind", True))
