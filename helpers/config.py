@@ -159,10 +159,10 @@ class TrainCyclegan(Translation):
     positions: bool = True  # the ResNets see the row and the column
     cycle: float = 10.0  # weight of the cycle; cyclegan
     identity: float = 0.5  # weight of the identity, as a share of the cycle's; cut: 0 is off
-    cycle_noise: float = 0.0  # on the picture in the middle of the cycle, in [-1, 1]; cyclegan
+    conditional: bool = True  # the discriminators are told the class
+    cycle_blur: float = 0.02  # on the way back, as a share of the side; 0: none; cyclegan
     nce: float = 1.0  # weight of the contrast; cut
     contrast_places: str = "column"  # what is contrasted: pixel | column; cut
-    class_weight: float = 0.0  # of a frozen reader that has to read the photograph's class
     pool: int = 50  # images drawn before, of each side; cyclegan
 
 

@@ -194,7 +194,6 @@ from pathlib import Path
 
 import torch
 
-from helpers.classifiers.fit import fit
 from helpers.measures.features import Features
 from helpers.training.runs import count_parameters
 from helpers.translation.cut import CUT
@@ -202,13 +201,7 @@ from helpers.translation.cyclegan import CycleGAN
 
 torch.manual_seed(settings.seed)
 features = Features(cache=Path(settings.runs) / "cache" / "features")
-reader = None
-if settings.class_weight:  # a frozen judge of OCT in the loss; not the one that measures below
-    taught = domains.oct.train
-    judge = fit(np.asarray(taught.images), domains.numbers(taught), domains.classes,
-                patients=taught.patients, size=96, device="cpu")  # fmt: skip
-    reader = judge.network
-method = {"cyclegan": CycleGAN, "cut": CUT}[settings.model](settings, domains, features, reader)
+method = {"cyclegan": CycleGAN, "cut": CUT}[settings.model](settings, domains, features)
 for name, count in count_parameters(method.networks).items():
     print(f"{name:14} {count / 1e6:6.2f} million parameters")
 
@@ -243,11 +236,13 @@ else:
     plots.show_source(losses.patch_nce, losses.column_places, CUT.step)
 
 # %% [markdown]
-# Two **remedies** are there, both off until asked for (results/translation.md has what they did).
-# `cycle_noise` adds noise to the picture in the middle of the cycle, which drowns what is written
-# in invisible detail. `class_weight` asks a frozen judge of OCT to read the photograph's class off
-# the scan. It sounds right, and it is a trap: what pleases the judge need not look like a disease,
-# and in our trial the scans stopped looking like OCT at all.
+# **Where the cycle is lazy.** A photograph can be restored from a scan in which its drusen are
+# drusen, and as well from one in which they are a little grain in the choroid: the second is
+# learned sooner, and what the discriminator then wants of drusen is put anywhere. So the picture in
+# the middle of the cycle is **blurred on the way back** (`cycle_blur`, a share of its side). Grain
+# does not survive that, a druse does. Noise in its place did nothing, and a frozen judge that has
+# to read the photograph's class off the scan was a trap: what pleases a judge need not look like a
+# disease, and the scans stopped looking like OCT (results/translation.md).
 
 # %% [markdown]
 # ## Train
@@ -408,5 +403,4 @@ else:
 # - A scan drawn from a photograph is **an invention**: a photograph does not determine the depth.
 #   What is drawn in the layers above the drusen comes from other people's eyes.
 # - The judges are linear heads, and the ruler errs (results/ruler.md).
-# - A translator that was told the class (`class_weight`) can show no more than it was told.
 # - Not for clinical use.

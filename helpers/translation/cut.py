@@ -8,7 +8,7 @@ from helpers.data.augment import mirror
 from helpers.gan.losses import LOSSES
 from helpers.training.processes import average_gradients
 from helpers.translation.judge import Judge, architecture, set_rate
-from helpers.translation.losses import PLACES, class_loss, patch_nce, with_channels
+from helpers.translation.losses import PLACES, patch_nce, with_channels
 from helpers.translation.networks import PatchDiscriminator, Translator, patch_layers
 
 PLACES_PER_LAYER = 256  # of one image, at most
@@ -36,18 +36,16 @@ class CUT:
     What ties a scan to its photograph is contrast between places
     (``settings.contrast_places``): "pixel" as published, or "column", which is what corresponds
     here (``losses.column_places``).
-    ``reader`` as in ``CycleGAN``.
     """
 
     exported, score_name = "generator", "score"
 
-    def __init__(self, settings, domains, features, reader=None):
+    def __init__(self, settings, domains, features):
         s = self.settings = settings
-        if s.class_weight and reader is None:
-            raise ValueError("class_weight: needs a reader, a frozen classifier of OCT.")
         self.architecture = architecture(s, domains, ["oct"])
         generator = Translator(**self.architecture["arguments"])
-        discriminator = PatchDiscriminator(1, s.width, patch_layers(s.size))
+        told = {"classes": len(domains.classes) if s.conditional else 1}
+        discriminator = PatchDiscriminator(1, s.width, patch_layers(s.size), **told)
         self.places = PLACES[s.contrast_places]
         with torch.no_grad():
             tapped = generator.generators["oct"].features(torch.zeros(1, 3, s.size, s.size))
@@ -59,7 +57,7 @@ class CUT:
             name: torch.optim.Adam(network.parameters(), s.lr, (s.beta1, 0.999), fused=True)
             for name, network in self.networks.items()
         }
-        self.reader, self.steps = reader, 0
+        self.steps = 0
         self.judge = Judge(domains, features, s.size, s.framing)
         self.mirrors = not domains.oriented
         self.discriminator_loss, self.generator_loss = LOSSES["least_squares"]
@@ -81,28 +79,26 @@ class CUT:
         """One update of the discriminator, then of the generator and the projectors together."""
         s = self.settings
         generator, discriminator, _ = self.networks.values()
-        (photographs, labels), (scans, _) = batch
+        (photographs, their_classes), (scans, classes) = batch
         if self.mirrors:
             photographs, scans = mirror(photographs), mirror(scans)
         set_rate(self.optimizers, s, self.steps)
         with accelerator.autocast():
             drawn = generator(photographs, "oct")
-            on_real = discriminator(scans).float()
-            judged = self.discriminator_loss(on_real, discriminator(drawn.detach()).float())
+            on_real = discriminator(scans, classes).float()
+            on_fake = discriminator(drawn.detach(), their_classes).float()
+            judged = self.discriminator_loss(on_real, on_fake)
         self._update(["discriminator"], judged, accelerator)
 
         discriminator.requires_grad_(False)
         with accelerator.autocast():
-            on_fake = discriminator(drawn).float()
+            on_fake = discriminator(drawn, their_classes).float()
             losses = {"loss_oct": self.generator_loss(on_fake, on_fake)}
             losses["loss_contrast"] = s.nce * self.contrast(photographs, drawn)
             if s.identity:  # a scan, grey as RGB, should come out as it is
                 as_rgb = with_channels(scans, 3)
                 same = self.contrast(as_rgb, generator(as_rgb, "oct"))
                 losses["loss_contrast"] = (losses["loss_contrast"] + s.nce * same) / 2
-            if s.class_weight:
-                logits = self.reader.to(scans.device)(drawn.float())
-                losses["loss_class"] = s.class_weight * class_loss(logits, labels)
         discriminator.requires_grad_(True)
         self._update(["generator", "projectors"], sum(losses.values()), accelerator)
         self.steps += 1

@@ -7,7 +7,7 @@ from helpers.data.augment import mirror
 from helpers.gan.losses import LOSSES
 from helpers.training.processes import average_gradients
 from helpers.translation.judge import Judge, Pool, architecture, set_rate
-from helpers.translation.losses import class_loss, cycle_loss, identity_loss, with_channels
+from helpers.translation.losses import blurred, cycle_loss, identity_loss, with_channels
 from helpers.translation.networks import PatchDiscriminator, Translator, patch_layers
 
 CHANNELS = {"oct": 1, "dfe": 3}
@@ -17,20 +17,21 @@ class CycleGAN:
     """Trains ``settings`` (a ``config.TrainCyclegan``) on batches of ((photographs, labels),
     (scans, labels)); judged on the validation patients of ``domains`` in ``features``.
 
-    ``reader``: a frozen network from scans to logits of ``domains.classes``; where
-    ``settings.class_weight`` > 0 the translated scan has to be read as the photograph's class.
+    Where classes are known, each has its own judgement of what looks real
+    (``settings.conditional``); the generators are told nothing but the image.
+    What is drawn is blurred on its way back (``settings.cycle_blur``, not published): a photograph
+    that has to be restored from it cannot be written into its grain.
     """
 
     exported, score_name = "generator", "score"
 
-    def __init__(self, settings, domains, features, reader=None):
+    def __init__(self, settings, domains, features):
         s = self.settings = settings
-        if s.class_weight and reader is None:
-            raise ValueError("class_weight: needs a reader, a frozen classifier of OCT.")
         self.architecture = architecture(s, domains, ["oct", "dfe"])
         generator = Translator(**self.architecture["arguments"])
+        told = {"classes": len(domains.classes) if s.conditional else 1}
         discriminator = nn.ModuleDict({
-            side: PatchDiscriminator(channels, s.width, patch_layers(s.size))
+            side: PatchDiscriminator(channels, s.width, patch_layers(s.size), **told)
             for side, channels in CHANNELS.items()
         })  # fmt: skip
         self.networks = {"generator": generator, "discriminator": discriminator}
@@ -39,7 +40,6 @@ class CycleGAN:
             name: torch.optim.Adam(network.parameters(), s.lr, (s.beta1, 0.999), fused=True)
             for name, network in self.networks.items()
         }
-        self.reader = reader
         self.judge = Judge(domains, features, s.size, s.framing)
         self.mirrors = not domains.oriented
         self.pools = {side: Pool(s.pool) for side in CHANNELS}
@@ -49,10 +49,11 @@ class CycleGAN:
     def step(self, batch, accelerator) -> dict[str, torch.Tensor]:
         """One update of both generators together, then of both discriminators."""
         s, generator, discriminator = self.settings, *self.networks.values()
-        (photographs, labels), (scans, _) = batch
+        (photographs, their_classes), (scans, classes) = batch
         if self.mirrors:
             photographs, scans = mirror(photographs), mirror(scans)
         real = {"dfe": photographs, "oct": scans}
+        label = {"dfe": their_classes, "oct": classes}
         other = {"dfe": "oct", "oct": "dfe"}
         set_rate(self.optimizers, s, self.steps)
         drawn, same, losses = {}, {}, {}
@@ -62,11 +63,10 @@ class CycleGAN:
                 if s.identity:
                     shown.append(with_channels(real[to], CHANNELS[other[to]]))
                 drawn[to], *same[to] = generator(torch.cat(shown), to).split(len(scans))
-            # noise on the way drowns a picture hidden in invisible detail (Chu et al. 2017)
-            back = {to: generator(noisy(drawn[other[to]], s.cycle_noise), to) for to in drawn}
+            back = {to: generator(blurred(drawn[other[to]], s.cycle_blur), to) for to in drawn}
             discriminator.requires_grad_(False)
             for to in drawn:
-                on_real = on_fake = discriminator[to](drawn[to]).float()
+                on_real = on_fake = discriminator[to](drawn[to], label[other[to]]).float()
                 losses[f"loss_{to}"] = self.generator_loss(on_real, on_fake)
                 losses[f"loss_cycle_{to}"] = s.cycle * cycle_loss(real[to], back[to].float())
                 if s.identity:
@@ -74,16 +74,14 @@ class CycleGAN:
                         s.cycle * s.identity * identity_loss(real[to], same[to][0].float())
                     )
             discriminator.requires_grad_(True)
-            if s.class_weight:
-                logits = self.reader.to(scans.device)(drawn["oct"].float())
-                losses["loss_class"] = s.class_weight * class_loss(logits, labels)
         self._update("generator", sum(losses.values()), accelerator)
 
         judged = 0.0
         with accelerator.autocast():
             for to, pool in self.pools.items():
-                both = discriminator[to](torch.cat([real[to], pool(drawn[to])])).float()
-                on_real, on_fake = both.split(len(scans))
+                older, labels = pool(drawn[to], label[other[to]])
+                shown = torch.cat([real[to], older]), torch.cat([label[to], labels])
+                on_real, on_fake = discriminator[to](*shown).float().split(len(scans))
                 judged = judged + self.discriminator_loss(on_real, on_fake)
         self._update("discriminator", judged, accelerator)
         self.steps += 1
@@ -113,8 +111,3 @@ class CycleGAN:
         self.steps, self.judge.measured = state["steps"], state["measured"]
         for side, pool in self.pools.items():
             pool.load_state_dict(state["pools"][side])
-
-
-def noisy(images: torch.Tensor, strength: float) -> torch.Tensor:
-    """Images with Gaussian noise of ``strength`` in grey values of [-1, 1]."""
-    return images + strength * torch.randn_like(images) if strength else images

@@ -10,12 +10,12 @@ from torchmetrics.functional.image import (
     peak_signal_noise_ratio,
     structural_similarity_index_measure,
 )
-from torchvision.transforms.functional import gaussian_blur
 
 from helpers.data.pixels import to_float, to_levels
 from helpers.measures.layers import read_all
 from helpers.measures.scores import scores
 from helpers.measures.true_layers import true_layers
+from helpers.translation.losses import blurred
 
 TOLERANCE_UM = 150.0
 DEALS = 20  # times that scans are dealt out anew for a control
@@ -30,9 +30,7 @@ def as_a_file(images: torch.Tensor, sigma=1 / 128) -> torch.Tensor:
     levels = to_float(to_levels(images)).to(images.device)
     if not sigma:
         return levels
-    spread = max(0.5, sigma * images.shape[-1])
-    side = 2 * int(np.ceil(3 * spread)) + 1
-    return gaussian_blur(levels, side, spread)
+    return blurred(levels, max(0.5 / images.shape[-1], sigma))
 
 
 def deals(groups, rng, count=DEALS):

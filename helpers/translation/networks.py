@@ -232,10 +232,12 @@ class PatchDiscriminator(nn.Module):
 
     C64-C128-C256-C512 (both papers) for ``width`` 64 and ``layers`` 3; with 2 a logit sees
     34 x 34 px, with 1 16 x 16, for small pictures. ``norm``: "instance" (CycleGAN) or "batch"
-    (pix2pix, which shows it input and output together: inputs 3 + 1).
+    (pix2pix, which shows it input and output together: inputs 3 + 1). Of several ``classes`` each
+    has a map of its own, and an image is judged by that of its label (B,), as in StarGAN v2 (Choi
+    et al., CVPR 2020).
     """
 
-    def __init__(self, inputs=1, width=64, layers=3, norm="instance"):
+    def __init__(self, inputs=1, width=64, layers=3, norm="instance", classes=1):
         super().__init__()
         widths = [width * min(2**k, 8) for k in range(layers + 1)]
         steps = [nn.Conv2d(inputs, width, 4, 2, 1), nn.LeakyReLU(0.2, True)]
@@ -243,11 +245,14 @@ class PatchDiscriminator(nn.Module):
             stride = 1 if number == layers else 2
             normed = {"instance": InstanceNorm(), "batch": nn.BatchNorm2d(outside)}[norm]
             steps += [nn.Conv2d(inside, outside, 4, stride, 1), normed, nn.LeakyReLU(0.2, True)]
-        self.layers = nn.Sequential(*steps, nn.Conv2d(widths[-1], 1, 4, 1, 1))
+        self.layers = nn.Sequential(*steps, nn.Conv2d(widths[-1], classes, 4, 1, 1))
         self.apply(initialise)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images)
+    def forward(self, images: torch.Tensor, labels=None) -> torch.Tensor:
+        maps = self.layers(images)
+        if maps.shape[1] == 1:
+            return maps
+        return maps[torch.arange(len(maps), device=maps.device), labels][:, None]
 
 
 def patch_layers(size: int) -> int:

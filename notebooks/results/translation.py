@@ -32,7 +32,6 @@ import numpy as np
 import torch
 
 from helpers import config
-from helpers.classifiers.fit import fit
 from helpers.data.batches import batches
 from helpers.data.split import Labelled, Split
 from helpers.data.two_modalities import (
@@ -185,13 +184,7 @@ def one(name, minutes, seed, given, out, watched=False, healthy=None, as_found=F
         domains = unequal(domains, healthy)
     features = Features(cache=out / "features")
     torch.manual_seed(seed)
-    extra = []
-    if getattr(settings, "class_weight", 0):
-        taught = domains.oct.train
-        model_of = fit(np.asarray(taught.images), domains.numbers(taught), domains.classes,
-                       patients=taught.patients, size=96)  # fmt: skip
-        extra = [model_of.network]
-    method = METHODS[model](settings, domains, features, *extra)
+    method = METHODS[model](settings, domains, features)
     ways = {"found": batches_as_found, "paired": paired_batches, "unpaired": unpaired_batches}
     way = ways["found" if as_found else "paired" if paired else "unpaired"]
     draw = partial(way, domains, settings.batch_size, seed=seed)
