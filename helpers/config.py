@@ -160,7 +160,7 @@ class TrainCyclegan(Translation):
     cycle: float = 10.0  # weight of the cycle; cyclegan
     identity: float = 0.5  # weight of the identity, as a share of the cycle's; cut: 0 is off
     conditional: bool = True  # the discriminators are told the class
-    cycle_blur: float = 0.02  # on the way back, as a share of the side; 0: none; cyclegan
+    cycle_blur: float = 0.016  # on the way back, as a share of the side; 0: none; cyclegan
     nce: float = 1.0  # weight of the contrast; cut
     contrast_places: str = "column"  # what is contrasted: pixel | column; cut
     pool: int = 50  # images drawn before, of each side; cyclegan
