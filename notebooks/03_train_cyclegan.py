@@ -31,7 +31,7 @@
 # | is each druse where it is? | the ruler, where the truth is known | scans dealt out likewise |
 # | is the photograph hidden in it? | the way back through a file | the way back as it is |
 #
-# **What came out** (all numbers: results/translation.md): on simulated eyes, after five minutes on
+# **What came out** (all numbers: results/translation.md): on simulated eyes, after eight minutes on
 # one core, drusen rise where the photograph shows them, though no training step is ever told which
 # photograph and which scan belong together. It depends on the seed how well. On real photographs,
 # after 38 minutes at 128 px, the scans are layered retinas with the pit under the fovea, and the
