@@ -399,7 +399,8 @@ else:
 #   thicker or deeper retina.
 # - No pairs are used, but class labels are: to draw classes equally often, and to choose which
 #   checkpoint is kept.
-# - Short trainings on a CPU, one seed on real pictures. 256 px is built and was not trained.
+# - Short trainings on a CPU, one seed on real pictures. 256 px is built and was not
+#   trained: on a CPU it takes hours.
 # - A scan drawn from a photograph is **an invention**: a photograph does not determine the depth.
 #   What is drawn in the layers above the drusen comes from other people's eyes.
 # - The judges are linear heads, and the ruler errs (results/ruler.md).
