@@ -187,7 +187,9 @@ plots.show_source(shown[settings.network], networks.PatchDiscriminator)
 
 # %% [markdown]
 # **The discriminator** sees patches only, 70 x 70 px of 256 (a smaller share of the picture would
-# not show a retina, a larger one would be learned by heart), and gives each a mark.
+# not show a retina, a larger one would be learned by heart), and gives each a mark. It is told the
+# class of the patient (`conditional`) and keeps a map of marks for each: what passes among ill eyes
+# need not among healthy ones. The generators are told nothing; they have to see it.
 
 # %%
 from pathlib import Path
@@ -242,7 +244,8 @@ else:
 # the middle of the cycle is **blurred on the way back** (`cycle_blur`, a share of its side). Grain
 # does not survive that, a druse does. Noise in its place did nothing, and a frozen judge that has
 # to read the photograph's class off the scan was a trap: what pleases a judge need not look like a
-# disease, and the scans stopped looking like OCT (results/translation.md).
+# disease, and the scans stopped looking like OCT (results/translation.md). With `OCT_CONDITIONAL=0
+# OCT_CYCLE_BLUR=0` it is CycleGAN as published.
 
 # %% [markdown]
 # ## Train
