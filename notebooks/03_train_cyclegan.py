@@ -12,14 +12,15 @@
 # ---
 
 # %% [markdown]
-# # 03 · From a photograph to a scan: CycleGAN and CUT, unpaired
+# # 03 · From a photograph to a scan, unpaired: CycleGAN, CUT, and through the evidence
 #
 # ## What this does, and what to expect
 #
 # Fundus photographs (DFE) are cheap and plentiful, OCT is not, and OCT shows more. Can a network
 # draw the B-scan that belongs to a photograph? Pairs of both pictures of one eye are rare, so this
 # notebook learns **without pairs**: from a heap of photographs and a heap of scans of other people.
-# CycleGAN does it by going there and back again, CUT by comparing places.
+# CycleGAN does it by going there and back again, CUT by comparing places. A third way asks both
+# heaps **where the disease shows**, and draws from the answer.
 #
 # Everybody's translated scans look right. The question here is **whether they are right**, and it
 # is answered by measurement:
@@ -31,17 +32,18 @@
 # | is each druse where it is? | the ruler, where the truth is known | scans dealt out likewise |
 # | is the photograph hidden in it? | the way back through a file | the way back as it is |
 #
-# **What came out** (all numbers: results/translation.md): on simulated eyes, after eight minutes on
-# one core, drusen rise where the photograph shows them, though no training step is ever told which
-# photograph and which scan belong together. It depends on the seed how well. On real photographs,
+# **What came out** (all numbers: results/translation.md): on simulated eyes, after minutes on one
+# core, drusen rise where the photograph shows them, though no training step is ever told which
+# photograph and which scan belong together: of some with CycleGAN, depending on the seed, and,
+# drawn from the evidence, of as many as the ruler finds on the true scans. On real photographs,
 # after 38 minutes at 128 px, the scans are layered retinas with the pit under the fovea, and the
 # class survives about as well as it can be read off the photographs themselves, which is not far
-# from chance. What decides is **geometry**, more than the method.
+# from chance. What decides is **geometry**, and being asked for the right thing.
 #
 # | preset | pictures | where | training time |
 # |---|---|---|---|
 # | `tiny` | 64 px | anywhere; a check that every cell runs | seconds |
-# | `demo` (default) | 64 px, simulated eyes | 2 CPU cores | 7 minutes |
+# | `demo` (default) | 64 px, simulated eyes | 2 CPU cores | 13 minutes |
 # | `colab` | 256 px, OCT2017 and ODIR | one T4 | 3 hours, set by `OCT_HOURS` |
 # | `kaggle` | 256 px, OCT2017 and ODIR | 2 x T4 | 10.5 hours, set by `OCT_HOURS` |
 #
@@ -71,9 +73,10 @@ from helpers.data.two_modalities import prepare_domains
 # %% [markdown]
 # ## Settings
 #
-# A star marks what differs from the default. `model` is `cyclegan` or `cut`; `network` is the
-# published ResNet or the `column` network that is explained below; `OCT_DATA` are the scans,
-# `OCT_DFE` the photographs, and `OCT_CLASSES` says which names of the two sets mean one condition.
+# A star marks what differs from the default. `model` is `cyclegan` or `cut`, and beside it the
+# third way is trained for `evidence_hours` (or, as `evidence`, alone); `network` is the published
+# ResNet or the `column` network that is explained below; `OCT_DATA` are the scans, `OCT_DFE` the
+# photographs, and `OCT_CLASSES` says which names of the two sets mean one condition.
 
 # %%
 # os.environ["OCT_PRESET"] = "kaggle"  # or "colab": on those machines, take the first # away
@@ -187,32 +190,13 @@ plots.show_source(shown[settings.network], networks.PatchDiscriminator)
 
 # %% [markdown]
 # **The discriminator** sees patches only, 70 x 70 px of 256 (a smaller share of the picture would
-# not show a retina, a larger one would be learned by heart), and gives each a mark. It is told the
-# class of the patient (`conditional`) and keeps a map of marks for each: what passes among ill eyes
-# need not among healthy ones. The generators are told nothing; they have to see it.
-
-# %%
-from pathlib import Path
-
-import torch
-
-from helpers.measures.features import Features
-from helpers.training.runs import count_parameters
-from helpers.translation.cut import CUT
-from helpers.translation.cyclegan import CycleGAN
-
-torch.manual_seed(settings.seed)
-features = Features(cache=Path(settings.runs) / "cache" / "features")
-method = {"cyclegan": CycleGAN, "cut": CUT}[settings.model](settings, domains, features)
-for name, count in count_parameters(method.networks).items():
-    print(f"{name:14} {count / 1e6:6.2f} million parameters")
-
-# %% [markdown]
+# not show a retina, a larger one would be learned by heart), and gives each a mark.
+#
 # ## Loss
 #
-# Both methods ask a discriminator whether the scan looks real, by least squares (Mao et al., ICCV
-# 2017): its marks should be 1 for real scans and 0 for drawn ones. That alone is satisfied by *any*
-# realistic scan, whatever the photograph. Something has to tie the two together:
+# CycleGAN and CUT ask a discriminator whether the scan looks real, by least squares (Mao et al.,
+# ICCV 2017): its marks should be 1 for real scans and 0 for drawn ones. That alone is satisfied by
+# *any* realistic scan, whatever the photograph. Something has to tie the two together:
 #
 # **CycleGAN** (Zhu et al., ICCV 2017) trains a second generator for the way back, and asks that the
 # photograph be restored: $|F(G(x))-x|_1$, and likewise for scans. And since a photograph cannot be
@@ -231,21 +215,78 @@ for name, count in count_parameters(method.networks).items():
 
 # %%
 from helpers.translation import losses
+from helpers.translation.cut import CUT
+from helpers.translation.cyclegan import CycleGAN
 
-if settings.model == "cyclegan":
-    plots.show_source(losses.cycle_loss, losses.identity_loss, CycleGAN.step)
-else:
+if settings.model == "cut":
     plots.show_source(losses.patch_nce, losses.column_places, CUT.step)
+else:
+    plots.show_source(losses.cycle_loss, losses.identity_loss, CycleGAN.step)
 
 # %% [markdown]
 # **Where the cycle is lazy.** A photograph can be restored from a scan in which its drusen are
 # drusen, and as well from one in which they are a little grain in the choroid: the second is
-# learned sooner, and what the discriminator then wants of drusen is put anywhere. So the picture in
-# the middle of the cycle is **blurred on the way back** (`cycle_blur`, a share of its side). Grain
-# does not survive that, a druse does. Noise in its place did nothing, and a frozen judge that has
-# to read the photograph's class off the scan was a trap: what pleases a judge need not look like a
-# disease, and the scans stopped looking like OCT (results/translation.md). With `OCT_CONDITIONAL=0
-# OCT_CYCLE_BLUR=0` it is CycleGAN as published.
+# learned sooner, and what the discriminator then wants of drusen is put anywhere. Noise or a blur
+# in the middle of the cycle, a larger weight of it, discriminators that are told the class: each
+# was tried and moved nothing beyond the spread of the seeds. A frozen judge that has to read the
+# photograph's class off the scan was a trap: what pleases a judge need not look like a disease, and
+# the scans stopped looking like OCT (results/translation.md).
+#
+# ## A third way: through the evidence
+#
+# No loss above knows what a druse is. What do the two heaps have in common? Not one eye. But each
+# image has a **class**, and each column is a place on the retina. So a small network looks at an
+# image, 9 columns of 64 at a time, marks each place for each class, and is asked for the class of
+# the whole image by a soft maximum over the marks (multiple-instance learning). It was never told
+# *where*; it has to find out, since healthy places answer for nothing. One network learns that from
+# photographs, another from scans of other people. What they say of a column, its **evidence**, is
+# about the same tissue, and a photograph's is brought to the distribution of the scans', quantile
+# by quantile.
+#
+# Then drawing needs no cycle: **the evidence in a scan and that same scan are a pair**, and every
+# scan is one. pix2pix (notebook 06) learns to draw the scan from it, and is then shown the evidence
+# in a photograph. What passes is what speaks for a class, and where. Nothing else of the photograph
+# can: that is a limit, and it leaves no room for a hidden message.
+
+# %%
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from helpers.measures.features import Features
+from helpers.training.runs import count_parameters
+from helpers.translation.evidence import Places
+from helpers.translation.through_evidence import ThroughEvidence
+
+plots.show_source(Places.classify, ThroughEvidence.pairs)
+features = Features(cache=Path(settings.runs) / "cache" / "features")
+wanted = [settings]
+if settings.model != "evidence" and (settings.evidence_hours or settings.steps):
+    wanted.append(replace(settings, model="evidence", run=f"{settings.run}-evidence",
+                          hours=settings.evidence_hours))  # fmt: skip
+kinds, methods = {"cyclegan": CycleGAN, "cut": CUT, "evidence": ThroughEvidence}, {}
+for one in wanted:
+    torch.manual_seed(one.seed)
+    method = methods[one.model] = kinds[one.model](one, domains, features)
+    for name, count in count_parameters(method.networks).items():
+        print(f"{one.model:10} {name:14} {count / 1e6:6.2f} million parameters")
+
+# %% [markdown]
+# Below, what is found in test patients' photographs and scans. Where the truth is known, the grey
+# curve is how far the RPE rises, which nobody was told:
+
+# %%
+from IPython.display import display
+
+if "evidence" in methods:
+    ill = [i for i in range(len(domains.dfe.test)) if domains.dfe.test.labels[i] != "NORMAL"][:5]
+    evidence = methods["evidence"].networks["generator"].evidence
+    display(plots.compact(figures.evidence_along(
+        evidence, domains, ill,
+        caption="Five eyes of test patients: photograph and scan, and what each says of every "
+        "column, without having seen the other.",
+    )))  # fmt: skip
 
 # %% [markdown]
 # ## Train
@@ -269,13 +310,17 @@ from helpers.training.loop import train
 from helpers.training.processes import launch
 from helpers.training.runs import open_run
 
-run = open_run(settings, domains.oct, method.networks)
+runs = {}
 paths = partial(unpaired_batches, domains, settings.batch_size, seed=settings.seed)
-launch(train, method, paths, run, settings, processes=settings.processes)
+for one in wanted:  # each on all GPUs, and none is touched in between
+    method = methods[one.model]
+    run = runs[one.model] = open_run(one, domains.oct, method.networks)
+    launch(train, method, paths, run, one, processes=settings.processes)
 if os.environ.get("RANK", "0") != "0":
     sys.exit()  # of several processes one looks and measures
-features.to("cuda" if torch.cuda.is_available() else "cpu")
-print(config.short_path(run.folder))
+device = "cuda" if torch.cuda.is_available() else "cpu"
+features.to(device)
+print(*(config.short_path(run.folder) for run in runs.values()), sep="\n")
 
 # %% [markdown]
 # ## Look
@@ -284,24 +329,23 @@ print(config.short_path(run.folder))
 # comes, then differences between eyes; whether these are the right ones, no look can tell.
 
 # %%
-caption = "Eight photographs of validation patients, translated, while training goes on."
-plots.compact(plots.filmstrip(run.previews, line=1, caption=caption))
+for name, run in runs.items():
+    caption = f"Eight photographs of validation patients, translated, while {name} is trained."
+    display(plots.compact(plots.filmstrip(run.previews, line=1, caption=caption)))
 
 # %%
-figure = figures.scores_over_time(
-    run.metrics(), caption="Left: losses. Right: what validation patients say; dotted: kept."
-)
-plots.compact(figure)
+for name, run in runs.items():
+    caption = f"{name}. Left: losses. Right: what validation patients say; dotted: kept."
+    display(plots.compact(figures.scores_over_time(run.metrics(), caption=caption)))
 
 # %%
 from helpers.generate import load_generator
 from helpers.translation.judge import translate
 from helpers.translation.report import pictures
 
-generator = load_generator(run.folder, "cuda" if torch.cuda.is_available() else "cpu")
+generators = {name: load_generator(run.folder, device) for name, run in runs.items()}
 test = pictures(domains.dfe.test)
 chosen = [i for c in domains.classes for i in np.flatnonzero(test.labels == c)[:4]][:8]
-drawn = translate(generator, test.images[chosen])
 both = {scan.dataset for side in (domains.dfe, domains.oct) for scan in side.test.scans}
 simulated = both == {"simulated"}
 true = None
@@ -309,12 +353,13 @@ if simulated:
     own = {scan.path.rpartition("/")[2]: i for i, scan in enumerate(domains.oct.test.scans)}
     where = [own[domains.dfe.test.scans[i].path.rpartition("/")[2]] for i in chosen]
     true = pictures(domains.oct.test).images[where]
-figure = figures.translated(
-    test.images[chosen], drawn, true, titles=test.labels[chosen],
-    caption="Photographs of test patients, as the network sees them, what it draws, and, where it "
-    "is known, the scan of the same eye. Not chosen: the first of each class.",
-)  # fmt: skip
-plots.compact(figure)
+drawn = {name: translate(network, test.images[chosen]) for name, network in generators.items()}
+for name, scans in drawn.items():
+    display(plots.compact(figures.translated(
+        test.images[chosen], scans, true, titles=test.labels[chosen],
+        caption=f"{name}: photographs of test patients, as the network sees them, what it draws, "
+        "and, where it is known, the scan of the same eye. Not chosen: the first of each class.",
+    )))  # fmt: skip
 
 # %% [markdown]
 # ## Measure
@@ -331,21 +376,21 @@ import json
 
 from helpers.translation.report import READER, measure_translation, print_table
 
-scorer = Features(features.device, cache=features.cache, name=READER)
-report = measure_translation(generator, domains, settings, features, scorer)
-report["run"] = {
-    **json.loads(run.config.read_text())["identity"],
-    "weights": generator.weights_hash,
-}
-(run.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-print_table(report)
+scorer, reports = Features(device, cache=features.cache, name=READER), {}
+for one in wanted:
+    run, network = runs[one.model], generators[one.model]
+    report = reports[one.model] = measure_translation(network, domains, one, features, scorer)
+    identity = json.loads(run.config.read_text())["identity"]
+    report["run"] = {**identity, "weights": network.weights_hash}
+    (run.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    print(f"\n{one.model}")
+    print_table(report)
 
 # %%
-from IPython.display import display
-
-if report["class"]:
-    figure = figures.survival(report, caption="What survives the translation.")
-    display(plots.compact(figure))
+for name, report in reports.items():
+    if report["class"]:
+        caption = f"{name}: what survives the translation."
+        display(plots.compact(figures.survival(report, caption=caption)))
 
 # %% [markdown]
 # Read `drusen found` beside `shuffled` and beside `false drusen`: whoever draws drusen everywhere
@@ -359,12 +404,12 @@ ill = [i for i in chosen if test.labels[i] == "DRUSEN"][:4]
 if simulated and ill:
     picked = [domains.dfe.test.scans[i] for i in ill]
     truths, um = truths_of(picked, settings.size, settings.framing)
-    scans = as_taken(translate(generator, test.images[ill]), picked, domains)
-    readings = read_all(scans)
-    display(plots.compact(figures.in_place(
-        scans, truths, readings, um,
-        caption="Translated scans of eyes with drusen, and how far the RPE rises along them.",
-    )))  # fmt: skip
+    for name, network in generators.items():
+        scans = as_taken(translate(network, test.images[ill]), picked, domains)
+        display(plots.compact(figures.in_place(
+            scans, truths, read_all(scans), um,
+            caption=f"{name}: scans of eyes with drusen, and how far the RPE rises along them.",
+        )))  # fmt: skip
 else:
     print("Where drusen lie is known for simulated eyes only.")
 
@@ -376,19 +421,20 @@ else:
 # %%
 from helpers.translation.lesions import as_a_file
 
-if "dfe" in generator.generators:
-    plain = translate(generator, drawn, "dfe")
-    honest = translate(generator, as_a_file(drawn), "dfe")
+if "cyclegan" in generators:
+    there, cycle = drawn["cyclegan"], reports["cyclegan"]["cycle"]
+    plain = translate(generators["cyclegan"], there, "dfe")
+    honest = translate(generators["cyclegan"], as_a_file(there), "dfe")
     stacked = torch.cat([test.images[chosen], plain, honest])
     names = ["photograph"] * len(chosen) + ["there and back"] * len(chosen)
     names += ["through a file"] * len(chosen)
     display(plots.compact(plots.grid(
         stacked, titles=names, columns=len(chosen),
-        caption=f"Error of the cycle: {report['cycle']['plain']:.1f} grey levels, through a file "
-        f"{report['cycle']['honest']:.1f}.",
+        caption=f"Error of the cycle: {cycle['plain']:.1f} grey levels, through a file "
+        f"{cycle['honest']:.1f}.",
     )))  # fmt: skip
 else:
-    print("CUT has no way back.")
+    print("There is no way back without CycleGAN.")
 
 # %% [markdown]
 # To translate a folder of photographs:
@@ -400,8 +446,9 @@ else:
 #   On real ones the fovea is estimated, and most photographs of eyes with AMD show little near it.
 # - Real photographs differ in brightness more than in disease, and part of that is drawn as a
 #   thicker or deeper retina.
-# - No pairs are used, but class labels are: to draw classes equally often, and to choose which
-#   checkpoint is kept.
+# - No pairs are used, but class labels are: to draw classes equally often, to choose which
+#   checkpoint is kept, and, through the evidence, to find where a class shows. What parts the
+#   classes of a photograph and is no disease, such as a camera, would be drawn as one.
 # - Short trainings on a CPU, one seed on real pictures. 256 px is built and was not
 #   trained: on a CPU it takes hours.
 # - A scan drawn from a photograph is **an invention**: a photograph does not determine the depth.

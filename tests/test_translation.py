@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from PIL import Image
-from support.methods import METHODS, Thumbnails, make_domains
+from support.methods import Thumbnails, make_domains
 
 from helpers import config
 from helpers.data.cache import read_scan
@@ -28,7 +27,6 @@ from helpers.measures.layers import read_all
 from helpers.translation.judge import Judge, Pool, set_rate
 from helpers.translation.losses import (
     PLACES,
-    blurred,
     column_places,
     grey,
     identity_loss,
@@ -80,15 +78,6 @@ def test_a_logit_of_the_discriminator_sees_70_px_of_256_and_a_quarter_of_other_s
     (gradient,) = torch.autograd.grad(logits[0, 0, 15, 15], picture)
     seen = gradient[0, 0].abs().sum(1).nonzero()
     assert seen.max() - seen.min() + 1 == 70
-
-
-def test_every_class_has_its_own_judgement_of_what_looks_real():
-    torch.manual_seed(0)
-    judge, images = PatchDiscriminator(width=2, layers=2, classes=3), torch.randn(4, 1, 64, 64)
-    maps = judge.layers(images)
-    labels = torch.tensor([0, 2, 1, 2])
-    for row, (one, label) in enumerate(zip(judge(images, labels), labels)):
-        assert torch.equal(one[0], maps[row, label])
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -160,42 +149,16 @@ def test_identity_of_unequal_channels_asks_for_no_colour():
     assert identity_loss(photograph, -photograph) > 0.1
 
 
-def test_nothing_comes_back_that_was_written_into_the_grain(tmp_path):
-    rows, columns = np.indices((64, 64))
-    grain = torch.from_numpy((rows + columns) % 2 * 2 - 1.0)[None, None].float()
-    druse = -torch.ones(1, 1, 64, 64)
-    druse[..., 24:40, 24:40] = 1
-    assert blurred(grain, 0) is grain
-    assert blurred(grain, 0.02)[..., 8:-8, 8:-8].abs().max() < 0.1
-    assert blurred(druse, 0.02)[..., 32, 32] > 0.99
-
-    method, draw, _, settings = METHODS["cyclegan"](tmp_path, cycle_blur=0.05)
-    shown, drawn = [], []
-    method.networks["generator"].register_forward_hook(
-        lambda network, given, made: shown.append(given[0].detach()) or drawn.append(made.detach())
-    )
-    method.step(next(iter(draw())), Accelerator(cpu=True))
-    for back, there in ((3, 0), (2, 1)):  # to OCT, to DFE, and both back
-        assert torch.allclose(shown[back], blurred(drawn[there][: settings.batch_size], 0.05))
-        assert not torch.allclose(shown[back], drawn[there][: settings.batch_size])
-
-
 def test_the_pool_gives_older_images_half_of_the_time_and_is_saved_whole():
     torch.manual_seed(0)
     pool = Pool(10)
     for k in range(10):
-        image, label = torch.full((1, 1, 2, 2), float(k)), torch.tensor([k])
-        assert all(map(torch.equal, pool(image, label), (image, label)))
-    newer, older = (torch.full((1, 1, 2, 2), 99.0), torch.tensor([99])), 0
-    for _ in range(200):
-        image, label = pool(*newer)
-        assert image.mean() == label  # each with its own
-        older += int(label < 99)
-    assert older > 3 and 99 in [int(label) for _, label in pool.images]
+        assert torch.equal(pool(torch.full((1, 1, 2, 2), float(k))), torch.full((1, 1, 2, 2), k))
+    given = [float(pool(torch.full((1, 1, 2, 2), 99.0)).mean()) for _ in range(200)]
+    assert np.mean(np.array(given) < 99) > 0.3 or 99.0 in [float(i.mean()) for i in pool.images]
     again = Pool(10)
     again.load_state_dict(pool.state_dict())
-    for one, other in zip(pool.images, again.images, strict=True):
-        assert all(map(torch.equal, one, other))
+    assert all(torch.equal(a, b) for a, b in zip(pool.images, again.images))
 
 
 def test_the_rate_is_constant_and_then_falls_to_zero():
@@ -425,4 +388,4 @@ def test_a_patient_held_out_on_one_side_teaches_nothing_on_the_other(cached):
 
 def test_without_a_pool_the_newest_images_are_judged():
     image = torch.ones(2, 1, 2, 2)
-    assert torch.equal(Pool(0)(image, torch.zeros(1))[0], image)
+    assert torch.equal(Pool(0)(image), image)

@@ -44,8 +44,7 @@ class CUT:
         s = self.settings = settings
         self.architecture = architecture(s, domains, ["oct"])
         generator = Translator(**self.architecture["arguments"])
-        told = {"classes": len(domains.classes) if s.conditional else 1}
-        discriminator = PatchDiscriminator(1, s.width, patch_layers(s.size), **told)
+        discriminator = PatchDiscriminator(1, s.width, patch_layers(s.size))
         self.places = PLACES[s.contrast_places]
         with torch.no_grad():
             tapped = generator.generators["oct"].features(torch.zeros(1, 3, s.size, s.size))
@@ -79,20 +78,20 @@ class CUT:
         """One update of the discriminator, then of the generator and the projectors together."""
         s = self.settings
         generator, discriminator, _ = self.networks.values()
-        (photographs, their_classes), (scans, classes) = batch
+        (photographs, _), (scans, _) = batch
         if self.mirrors:
             photographs, scans = mirror(photographs), mirror(scans)
         set_rate(self.optimizers, s, self.steps)
         with accelerator.autocast():
             drawn = generator(photographs, "oct")
-            on_real = discriminator(scans, classes).float()
-            on_fake = discriminator(drawn.detach(), their_classes).float()
+            on_real = discriminator(scans).float()
+            on_fake = discriminator(drawn.detach()).float()
             judged = self.discriminator_loss(on_real, on_fake)
         self._update(["discriminator"], judged, accelerator)
 
         discriminator.requires_grad_(False)
         with accelerator.autocast():
-            on_fake = discriminator(drawn, their_classes).float()
+            on_fake = discriminator(drawn).float()
             losses = {"loss_oct": self.generator_loss(on_fake, on_fake)}
             losses["loss_contrast"] = s.nce * self.contrast(photographs, drawn)
             if s.identity:  # a scan, grey as RGB, should come out as it is

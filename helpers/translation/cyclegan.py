@@ -7,7 +7,7 @@ from helpers.data.augment import mirror
 from helpers.gan.losses import LOSSES
 from helpers.training.processes import average_gradients
 from helpers.translation.judge import Judge, Pool, architecture, set_rate
-from helpers.translation.losses import blurred, cycle_loss, identity_loss, with_channels
+from helpers.translation.losses import cycle_loss, identity_loss, with_channels
 from helpers.translation.networks import PatchDiscriminator, Translator, patch_layers
 
 CHANNELS = {"oct": 1, "dfe": 3}
@@ -15,12 +15,8 @@ CHANNELS = {"oct": 1, "dfe": 3}
 
 class CycleGAN:
     """Trains ``settings`` (a ``config.TrainCyclegan``) on batches of ((photographs, labels),
-    (scans, labels)); judged on the validation patients of ``domains`` in ``features``.
-
-    Where classes are known, each has its own judgement of what looks real
-    (``settings.conditional``); the generators are told nothing but the image.
-    What is drawn is blurred on its way back (``settings.cycle_blur``, not published): a photograph
-    that has to be restored from it cannot be written into its grain.
+    (scans, labels)), the labels unused; judged on the validation patients of ``domains`` in
+    ``features``.
     """
 
     exported, score_name = "generator", "score"
@@ -29,9 +25,8 @@ class CycleGAN:
         s = self.settings = settings
         self.architecture = architecture(s, domains, ["oct", "dfe"])
         generator = Translator(**self.architecture["arguments"])
-        told = {"classes": len(domains.classes) if s.conditional else 1}
         discriminator = nn.ModuleDict({
-            side: PatchDiscriminator(channels, s.width, patch_layers(s.size), **told)
+            side: PatchDiscriminator(channels, s.width, patch_layers(s.size))
             for side, channels in CHANNELS.items()
         })  # fmt: skip
         self.networks = {"generator": generator, "discriminator": discriminator}
@@ -49,11 +44,10 @@ class CycleGAN:
     def step(self, batch, accelerator) -> dict[str, torch.Tensor]:
         """One update of both generators together, then of both discriminators."""
         s, generator, discriminator = self.settings, *self.networks.values()
-        (photographs, their_classes), (scans, classes) = batch
+        (photographs, _), (scans, _) = batch
         if self.mirrors:
             photographs, scans = mirror(photographs), mirror(scans)
         real = {"dfe": photographs, "oct": scans}
-        label = {"dfe": their_classes, "oct": classes}
         other = {"dfe": "oct", "oct": "dfe"}
         set_rate(self.optimizers, s, self.steps)
         drawn, same, losses = {}, {}, {}
@@ -63,10 +57,10 @@ class CycleGAN:
                 if s.identity:
                     shown.append(with_channels(real[to], CHANNELS[other[to]]))
                 drawn[to], *same[to] = generator(torch.cat(shown), to).split(len(scans))
-            back = {to: generator(blurred(drawn[other[to]], s.cycle_blur), to) for to in drawn}
+            back = {to: generator(drawn[other[to]], to) for to in drawn}
             discriminator.requires_grad_(False)
             for to in drawn:
-                on_real = on_fake = discriminator[to](drawn[to], label[other[to]]).float()
+                on_real = on_fake = discriminator[to](drawn[to]).float()
                 losses[f"loss_{to}"] = self.generator_loss(on_real, on_fake)
                 losses[f"loss_cycle_{to}"] = s.cycle * cycle_loss(real[to], back[to].float())
                 if s.identity:
@@ -79,9 +73,8 @@ class CycleGAN:
         judged = 0.0
         with accelerator.autocast():
             for to, pool in self.pools.items():
-                older, labels = pool(drawn[to], label[other[to]])
-                shown = torch.cat([real[to], older]), torch.cat([label[to], labels])
-                on_real, on_fake = discriminator[to](*shown).float().split(len(scans))
+                shown = torch.cat([real[to], pool(drawn[to])])
+                on_real, on_fake = discriminator[to](shown).float().split(len(scans))
                 judged = judged + self.discriminator_loss(on_real, on_fake)
         self._update("discriminator", judged, accelerator)
         self.steps += 1

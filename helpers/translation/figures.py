@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
+from helpers.data.cache import simulated_eye
 from helpers.data.photograph import (
     FIELD_OF_VIEW_UM,
     MACULA_UM,
@@ -11,6 +12,8 @@ from helpers.data.photograph import (
     crop_field_of_view,
     find_fovea,
 )
+from helpers.data.pixels import to_float
+from helpers.data.two_modalities import all_simulated, side_of_body
 from helpers.plots import ACCENT, PALE, REAL, STYLE, WIDTH, cell_grid, finish, pixels, show_picture
 from helpers.translation.lesions import elevation, true_drusen
 
@@ -57,6 +60,41 @@ def geometry(photograph, scan=None, *, centre=None, size=256, caption="", path=N
 
 
 NAMES = ("DFE", "translated", "true scan")
+
+
+def evidence_along(evidence, domains, chosen, *, caption="", path=None):
+    """Photographs ``chosen`` of test patients and the scans of the same names, where there are such
+    (else the scans of the same places), each above what ``evidence`` says of its columns for the
+    last class; of simulated eyes with how far the RPE rises."""
+    photographs, scans = domains.dfe.test, domains.oct.test
+    own = {scan.path.rpartition("/")[2]: i for i, scan in enumerate(scans.scans)}
+    partners = [own.get(photographs.scans[i].path.rpartition("/")[2], i % len(scans))
+                for i in chosen]  # fmt: skip
+    simulated = all_simulated([photographs.scans[i] for i in chosen])
+    with plt.rc_context(STYLE):
+        shape = dict(height_ratios=(2, 1, 2, 1))
+        figure, axes = plt.subplots(4, len(chosen), figsize=(WIDTH, 4.6), gridspec_kw=shape,
+                                    squeeze=False)  # fmt: skip
+        for top, side, split, places in ((0, "dfe", photographs, chosen),
+                                         (2, "oct", scans, partners)):  # fmt: skip
+            images = to_float(np.asarray(split.images)[places])
+            said = evidence(images, side)[:, -1].numpy()
+            taken = [split.scans[i] for i in places]
+            for k, (image, levels) in enumerate(zip(images, pixels(images))):
+                show_picture(axes[top, k], levels)
+                below = axes[top + 1, k]
+                below.plot(said[k], color=ACCENT)
+                below.set(xlim=(0, image.shape[-1] - 1), ylim=(-1, 1), xticks=[], yticks=[])
+                if simulated:
+                    rises = elevation(simulated_eye(taken[k], image.shape[-1], ()).truth)
+                    if domains.oriented and side_of_body(taken[k].path) == "left":
+                        rises = rises[::-1]
+                    other = below.twinx()
+                    other.plot(rises, color=PALE)
+                    other.set(ylim=(-80, 80), yticks=[])
+            axes[top, 0].set_ylabel({"dfe": "photograph", "oct": "scan"}[side])
+            axes[top + 1, 0].set_ylabel(f"{domains.classes[-1]}?")
+        return finish(figure, caption, path)
 
 
 def translated(

@@ -1,4 +1,4 @@
-"""What the three translators have in common: the score they are judged by, the pool, the rate."""
+"""What translators have in common: the score they are judged by, the pool, the rate."""
 
 import numpy as np
 import torch
@@ -170,31 +170,30 @@ def score(measured: dict, place_lost=PLACE_LOST) -> float:
 
 
 class Pool:
-    """Up to ``size`` images drawn before, with their labels; half of those asked for are exchanged
-    for older ones (Shrivastava et al., CVPR 2017, section 2.3), so that a discriminator does not
-    forget."""
+    """Up to ``size`` images drawn before; half of those asked for are exchanged for older ones
+    (Shrivastava et al., CVPR 2017, section 2.3), so that a discriminator does not forget."""
 
     def __init__(self, size=50):
         self.size, self.images = size, []
 
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> tuple:
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
         given = []
         if not self.size:
-            return images.detach(), labels
-        for both in zip(images.detach(), labels):
+            return images.detach()
+        for image in images.detach():
             if len(self.images) < self.size:
-                self.images.append([part.clone() for part in both])
-                given.append(both)
+                self.images.append(image.clone())
+                given.append(image)
             elif torch.rand(()) < 0.5:
                 at = int(torch.randint(self.size, ()))
-                given.append([part.to(images.device) for part in self.images[at]])  # off the CPU
-                self.images[at] = [part.clone() for part in both]
+                given.append(self.images[at].to(image.device))  # a checkpoint's lie on the CPU
+                self.images[at] = image.clone()
             else:
-                given.append(both)
-        return tuple(torch.stack(parts) for parts in zip(*given))
+                given.append(image)
+        return torch.stack(given)
 
     def state_dict(self) -> dict:
-        return {"images": [[part.cpu() for part in both] for both in self.images]}
+        return {"images": [image.cpu() for image in self.images]}
 
     def load_state_dict(self, state: dict) -> None:
         self.images = list(state["images"])

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from helpers.translation.evidence import Evidence
+
 SIZES = (64, 128, 256, 512)
 SKIPS = ("pixel", "column")
 
@@ -232,12 +234,10 @@ class PatchDiscriminator(nn.Module):
 
     C64-C128-C256-C512 (both papers) for ``width`` 64 and ``layers`` 3; with 2 a logit sees
     34 x 34 px, with 1 16 x 16, for small pictures. ``norm``: "instance" (CycleGAN) or "batch"
-    (pix2pix, which shows it input and output together: inputs 3 + 1). Of several ``classes`` each
-    has a map of its own, and an image is judged by that of its label (B,), as in StarGAN v2 (Choi
-    et al., CVPR 2020).
+    (pix2pix, which shows it input and output together: inputs 3 + 1).
     """
 
-    def __init__(self, inputs=1, width=64, layers=3, norm="instance", classes=1):
+    def __init__(self, inputs=1, width=64, layers=3, norm="instance"):
         super().__init__()
         widths = [width * min(2**k, 8) for k in range(layers + 1)]
         steps = [nn.Conv2d(inputs, width, 4, 2, 1), nn.LeakyReLU(0.2, True)]
@@ -245,14 +245,11 @@ class PatchDiscriminator(nn.Module):
             stride = 1 if number == layers else 2
             normed = {"instance": InstanceNorm(), "batch": nn.BatchNorm2d(outside)}[norm]
             steps += [nn.Conv2d(inside, outside, 4, stride, 1), normed, nn.LeakyReLU(0.2, True)]
-        self.layers = nn.Sequential(*steps, nn.Conv2d(widths[-1], classes, 4, 1, 1))
+        self.layers = nn.Sequential(*steps, nn.Conv2d(widths[-1], 1, 4, 1, 1))
         self.apply(initialise)
 
-    def forward(self, images: torch.Tensor, labels=None) -> torch.Tensor:
-        maps = self.layers(images)
-        if maps.shape[1] == 1:
-            return maps
-        return maps[torch.arange(len(maps), device=maps.device), labels][:, None]
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images)
 
 
 def patch_layers(size: int) -> int:
@@ -274,13 +271,16 @@ class Translator(nn.Module):
     """What a run exports: one generator for each direction in ``to``, "oct" or "oct", "dfe".
 
     ``forward(images, to)`` takes DFE (B, 3, S, S) to OCT (B, 1, S, S), or back. ``kind``: "resnet",
-    "unet" or "column"; ``others`` are the arguments of that network.
+    "unet" or "column"; ``others`` are the arguments of that network. With ``evidence``, a number of
+    classes, the network sees in place of an image what ``Evidence`` finds in it.
     """
 
-    def __init__(self, kind="resnet", to=("oct",), size=256, **others):
+    def __init__(self, kind="resnet", to=("oct",), size=256, evidence=0, **others):
         super().__init__()
         network = KINDS[kind]
-        channels = {"oct": (3, 1), "dfe": (1, 3)}
+        self.channels = {"oct": 3, "dfe": 1}  # of what is shown, on the way there
+        self.evidence = Evidence(evidence) if evidence else None
+        channels = {"oct": (evidence or 3, 1), "dfe": (evidence or 1, 3)}
         self.size = size
         self.generators = nn.ModuleDict(
             {side: network(size, *channels[side], **others) for side in to}
@@ -289,8 +289,9 @@ class Translator(nn.Module):
     def forward(self, images: torch.Tensor, to="oct") -> torch.Tensor:
         if to not in self.generators:
             raise ValueError(f"to={to!r}: this translator draws {', '.join(self.generators)} only.")
-        network = self.generators[to]
-        wanted = (network.inputs, self.size, self.size)
+        wanted = (self.channels[to], self.size, self.size)
         if images.shape[1:] != wanted:
             raise ValueError(f"to={to!r}: takes images of {wanted}, not {tuple(images.shape[1:])}.")
-        return network(images)
+        if self.evidence is not None:
+            images = self.evidence.picture(images, "dfe" if to == "oct" else "oct")
+        return self.generators[to](images)

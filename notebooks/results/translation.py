@@ -59,8 +59,9 @@ from helpers.translation.report import (
     pictures,
     read_by_others,
 )
+from helpers.translation.through_evidence import ThroughEvidence
 
-METHODS = {"cyclegan": CycleGAN, "cut": CUT, "pix2pix": Pix2pix}
+METHODS = {"cyclegan": CycleGAN, "cut": CUT, "evidence": ThroughEvidence, "pix2pix": Pix2pix}
 OUT = Path("runs/measure/translation")
 
 

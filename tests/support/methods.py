@@ -30,6 +30,7 @@ from helpers.training.runs import open_run
 from helpers.translation.cut import CUT
 from helpers.translation.cyclegan import CycleGAN
 from helpers.translation.pix2pix import Pix2pix
+from helpers.translation.through_evidence import ThroughEvidence
 
 CLASSES = ("DRUSEN", "NORMAL")
 
@@ -200,6 +201,9 @@ METHODS = {
     "classification": classification,
     "cyclegan": partial(translator, method=CycleGAN, network="resnet"),
     "cut": partial(translator, method=CUT, model="cut", network="column"),
+    "evidence": partial(
+        translator, method=ThroughEvidence, model="evidence", dfe_framing="strip", l1=10
+    ),
     "distillation": distillation,
     "distillation, all at once": partial(
         distillation,

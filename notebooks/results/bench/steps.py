@@ -117,7 +117,7 @@ def cyclegan(place, who, size, width, blocks=6, precision="auto"):
             networks, from_files(place, size, 1, 3), from_files(place, size, 1)
         )
     given = [f"--size={size}", f"--width={width}", f"--blocks={blocks}", "--positions=0",
-             "--network=resnet", "--batch-size=1", "--conditional=0", "--cycle-blur=0"]  # fmt: skip
+             "--network=resnet", "--batch-size=1"]  # fmt: skip
     settings = config.resolve(config.TrainCyclegan, given, {})
     domains = make_domains(paired=False)
     for data, channels in ((domains.dfe, 3), (domains.oct, 1)):

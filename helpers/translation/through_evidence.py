@@ -1,0 +1,38 @@
+"""From DFE to OCT through what both say of each place for each class: unpaired, without a cycle."""
+
+from helpers.data.augment import mirror
+from helpers.translation.evidence import Evidence
+from helpers.translation.pix2pix import Pix2pix
+
+
+class ThroughEvidence(Pix2pix):
+    """Trains ``settings`` (a ``config.TrainCyclegan``) on batches of ((photographs, labels),
+    (scans, labels)), the scans alone; judged on the validation patients of ``domains``.
+
+    Not published; of the kind of Semantic Bottleneck GAN (Azadi et al. 2019, arXiv 1911.11357),
+    with a layout that nobody had to annotate. pix2pix learns to draw a scan from the ``Evidence``
+    in that same scan: a pair that every scan has. What it is shown afterwards is the evidence in a
+    photograph, which was brought to the same distribution. So an eye's drusen are drawn where its
+    photograph speaks for DRUSEN, and of what else is in the photograph nothing can pass.
+
+    ValueError that names the setting: fewer than two classes, or a photograph whose columns are no
+    places of a scan.
+    """
+
+    def __init__(self, settings, domains, features):
+        classes = len(domains.classes)
+        if classes < 2:
+            raise ValueError("OCT_CLASSES: model=evidence learns from what parts classes: name two "
+                             "or more, as NORMAL,DRUSEN.")  # fmt: skip
+        if settings.dfe_framing == "full":
+            raise ValueError("dfe_framing=full: model=evidence compares columns, which are places "
+                             "of a scan in macula and strip only.")  # fmt: skip
+        super().__init__(settings, domains, features, evidence=classes)
+        self.networks["generator"].evidence.learn(domains, settings.evidence_steps)
+
+    def pairs(self, batch):
+        """The evidence in scans, as pictures (B, K, S, S), and the scans (B, 1, S, S)."""
+        _, (scans, _) = batch
+        scans = mirror(scans) if self.mirrors else scans
+        evidence: Evidence = self.networks["generator"].evidence
+        return evidence.picture(scans, "oct"), scans
