@@ -164,7 +164,7 @@ class TrainCyclegan(Translation):
     pool: int = 50  # images drawn before, of each side; cyclegan
     evidence_hours: float = 0.0  # of training beside it through the evidence; 0: none
     evidence_steps: int = 300  # that teach where in an image its class shows; evidence
-    l1: float = 100.0  # weight of the absolute error; evidence
+    l1: float = 400.0  # weight of the absolute error; evidence
 
 
 @dataclass

@@ -30,7 +30,7 @@ FEW = 200  # images of each class, of which the distribution of the evidence is 
 class Places(nn.Module):
     """Logits (B, K, rows, 64) of K classes at each place of images (B, C, S, S) in [-1, 1].
 
-    ``whole``: a place sees 9 columns of 64 and all of their rows (OCT); else 7 columns and few rows
+    ``whole``: a place sees 9 columns of 64 and all of their rows (OCT); else 5 columns and 8 rows
     (DFE: a druse beside the scan line says nothing of the scan).
     """
 
@@ -44,7 +44,7 @@ class Places(nn.Module):
         halved = (4, 3), (2, 1), (1, 1)  # the rows, never the columns
         layers = block(channels + whole, width, (5, 3), 1, (2, 1))
         layers += block(width, 2 * width, *halved)
-        for _ in range(2 if whole else 1):
+        for _ in range(2 if whole else 0):
             layers += block(2 * width, 2 * width, *halved)
         layers += block(2 * width, 4 * width, (8, 1) if whole else 1)
         self.whole, self.layers = whole, nn.Sequential(*layers, nn.Conv2d(4 * width, classes, 1))
@@ -101,7 +101,7 @@ class Evidence(nn.Module):
         """Stays as it was learned, whatever is trained about it."""
         return super().train(False)
 
-    def learn(self, domains, steps: int, seed=0) -> None:
+    def learn(self, domains, steps: int, seed: int) -> None:
         """From the images and classes of the training patients of a ``two_modalities.Domains``,
         ``steps`` of 32 images for each modality; the same in every process."""
         with torch.random.fork_rng(devices=[]):

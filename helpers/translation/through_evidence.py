@@ -28,7 +28,7 @@ class ThroughEvidence(Pix2pix):
             raise ValueError("dfe_framing=full: model=evidence compares columns, which are places "
                              "of a scan in macula and strip only.")  # fmt: skip
         super().__init__(settings, domains, features, evidence=classes)
-        self.networks["generator"].evidence.learn(domains, settings.evidence_steps)
+        self.networks["generator"].evidence.learn(domains, settings.evidence_steps, settings.seed)
 
     def pairs(self, batch):
         """The evidence in scans, as pictures (B, K, S, S), and the scans (B, 1, S, S)."""
