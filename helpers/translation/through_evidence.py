@@ -1,8 +1,13 @@
 """From DFE to OCT through what both say of each place for each class: unpaired, without a cycle."""
 
+import torch
+import torch.nn.functional as F
+
 from helpers.data.augment import mirror
-from helpers.translation.evidence import Evidence
+from helpers.translation.evidence import SIDE, Evidence
 from helpers.translation.pix2pix import Pix2pix
+
+NOISE = 0.15  # on the evidence while drawing is learned; a druse's stands out by 1
 
 
 class ThroughEvidence(Pix2pix):
@@ -13,7 +18,9 @@ class ThroughEvidence(Pix2pix):
     with a layout that nobody had to annotate. pix2pix learns to draw a scan from the ``Evidence``
     in that same scan: a pair that every scan has. What it is shown afterwards is the evidence in a
     photograph, which was brought to the same distribution. So an eye's drusen are drawn where its
-    photograph speaks for DRUSEN, and of what else is in the photograph nothing can pass.
+    photograph speaks for DRUSEN, and of what else is in the photograph nothing can pass. Noise on
+    the evidence sees to it that a scan's grain cannot be read off its own: that is what no
+    photograph tells.
 
     ValueError that names the setting: fewer than two classes, or a photograph whose columns are no
     places of a scan.
@@ -31,8 +38,11 @@ class ThroughEvidence(Pix2pix):
         self.networks["generator"].evidence.learn(domains, settings.evidence_steps, settings.seed)
 
     def pairs(self, batch):
-        """The evidence in scans, as pictures (B, K, S, S), and the scans (B, 1, S, S)."""
+        """The evidence in scans, noisy, as pictures (B, K, S, S), and the scans (B, 1, S, S)."""
         _, (scans, _) = batch
         scans = mirror(scans) if self.mirrors else scans
         evidence: Evidence = self.networks["generator"].evidence
-        return evidence.picture(scans, "oct"), scans
+        picture = evidence.picture(scans, "oct")
+        noise = torch.randn(*picture.shape[:2], SIDE, device=scans.device)
+        noise = F.interpolate(noise, picture.shape[-1], mode="linear")
+        return picture + NOISE * noise[:, :, None], scans
