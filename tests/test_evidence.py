@@ -13,6 +13,8 @@ from helpers.data.pixels import to_float
 from helpers.data.scan import Scan
 from helpers.data.split import Split
 from helpers.data.two_modalities import Domains
+from helpers.generate import load_generator
+from helpers.training.loop import train
 from helpers.translation.evidence import Evidence
 from helpers.translation.through_evidence import ThroughEvidence
 
@@ -114,6 +116,15 @@ def test_no_photograph_teaches_the_generator(tmp_path):
     drawn = generator(photographs)
     evidence = generator.evidence.picture(photographs, "dfe")
     assert torch.equal(drawn, generator.generators["oct"](evidence))
+
+
+def test_what_is_exported_draws_photographs_by_itself(tmp_path):
+    method, draw, run, settings = METHODS["evidence"](tmp_path, steps=2, ema_half_life=0)
+    train(method, draw, run, settings)
+    photographs = to_float(make_domains(paired=False).dfe.test.images)
+    own, loaded = method.networks["generator"].eval(), load_generator(run.folder)
+    with torch.no_grad():
+        assert torch.allclose(own(photographs), loaded(photographs), atol=1e-5)
 
 
 @pytest.mark.parametrize("lacking, word", [("classes", "OCT_CLASSES"), ("place", "dfe_framing")])
