@@ -34,11 +34,11 @@
 #
 # **What came out** (all numbers: results/translation.md): on simulated eyes, after minutes on one
 # core, drusen rise where the photograph shows them, though no training step is ever told which
-# photograph and which scan belong together: of some with CycleGAN, depending on the seed, and,
-# drawn from the evidence, of as many as the ruler finds on the true scans. On real photographs,
-# after 38 minutes at 128 px, the scans are layered retinas with the pit under the fovea, and the
-# class survives about as well as it can be read off the photographs themselves, which is not far
-# from chance. What decides is **geometry**, and being asked for the right thing.
+# photograph and which scan belong together: of some with CycleGAN, depending on the seed, and of
+# more where scans are drawn from the evidence. On real photographs, after 38 minutes at 128 px, the
+# scans are layered retinas with the pit under the fovea, and the class survives about as well as it
+# can be read off the photographs themselves, which is not far from chance. What decides is
+# **geometry**, and being asked for the right thing.
 #
 # | preset | pictures | where | training time |
 # |---|---|---|---|
@@ -232,7 +232,7 @@ else:
 # photograph's class off the scan was a trap: what pleases a judge need not look like a disease, and
 # the scans stopped looking like OCT (results/translation.md).
 #
-# ## A third way: through the evidence
+# ### A third way: through the evidence
 #
 # No loss above knows what a druse is. What do the two heaps have in common? Not one eye. But each
 # image has a **class**, and each column is a place on the retina. So a small network looks at an
@@ -449,8 +449,8 @@ else:
 # - No pairs are used, but class labels are: to draw classes equally often, to choose which
 #   checkpoint is kept, and, through the evidence, to find where a class shows. What parts the
 #   classes of a photograph and is no disease, such as a camera, would be drawn as one.
-# - Short trainings on a CPU, one seed on real pictures. 256 px is built and was not
-#   trained: on a CPU it takes hours.
+# - Short trainings on a CPU, one seed on real pictures. 256 px was trained through the evidence
+#   alone; CycleGAN would take hours there. Real photographs were not tried through the evidence.
 # - A scan drawn from a photograph is **an invention**: a photograph does not determine the depth.
 #   What is drawn in the layers above the drusen comes from other people's eyes.
 # - The judges are linear heads, and the ruler errs (results/ruler.md).

@@ -86,13 +86,15 @@ def run_once(settings, data, features):
 
 @pytest.mark.slow
 def test_every_method_has_an_entry_in_the_table(tmp_path):
-    """A method is a class with step, preview and validate, wherever in helpers it stands."""
+    """A method is a class with step, preview and validate, wherever in helpers it stands, or one
+    that is made of such a class."""
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "helpers").rglob("*.py")]
+    classes = [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]
     known = set()
-    for path in (ROOT / "helpers").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef):
-                names = {f.name for f in node.body if isinstance(f, ast.FunctionDef)}
-                known |= {node.name} if {"step", "preview", "validate"} <= names else set()
+    for node in classes:
+        names = {f.name for f in node.body if isinstance(f, ast.FunctionDef)}
+        known |= {node.name} if {"step", "preview", "validate"} <= names else set()
+    known |= {n.name for n in classes if known & {getattr(base, "id", "") for base in n.bases}}
     made = {type(make(tmp_path / name, steps=1)[0]).__name__ for name, make in METHODS.items()}
     assert known == made, "add a line to tests/support/methods.py"
 

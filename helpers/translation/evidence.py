@@ -23,7 +23,7 @@ AUGMENT = 0.8  # share of the images changed: some places are known by heart els
 SMOOTH = 1.0  # columns of 64
 LINE = 8  # rows of 64 about the scan line
 QUANTILES = 512
-BATCH, RATE = 32, 2e-3
+BATCH, RATE = 32, 0.05  # of SGD: Adam's step asks for GPUs, and that spoils a later fork to them
 FEW = 200  # images of each class, of which the distribution of the evidence is made
 
 
@@ -125,7 +125,9 @@ class Evidence(nn.Module):
             part.training = True
             if hasattr(part, "reset_parameters"):
                 part.reset_parameters()  # by this seed, not by what came before
-        optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-2)
+        optimizer = torch.optim.SGD(
+            network.parameters(), RATE, 0.9, nesterov=True, weight_decay=1e-4
+        )
         drawn = batches(images, BATCH, labels=labels, seed=seed, index=balanced_index(labels))
         for step, (shown, told) in zip(range(steps), drawn):
             optimizer.param_groups[0]["lr"] = RATE * (1 - step / steps)
