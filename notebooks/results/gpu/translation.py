@@ -1,4 +1,4 @@
-"""CycleGAN and pix2pix at 256 px: the column network and the published ones, on simulated eyes.
+"""Translators at 256 px: CycleGAN, through the evidence, pix2pix; columns and as published.
 
 python -m gpu.translation FOLDER SECONDS
 """
@@ -15,6 +15,7 @@ from gpu.tables import TINY, Table, work
 CONTENDERS = {
     "pix2pix column": ["--model=pix2pix", "--network=column"],
     "cyclegan column": ["--network=column"],
+    "evidence column": ["--model=evidence", "--evidence-steps=150"],
     "pix2pix unet": ["--model=pix2pix", "--network=unet"],
     "cyclegan resnet": ["--network=resnet"],
 }
