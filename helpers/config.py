@@ -162,8 +162,8 @@ class TrainCyclegan(Translation):
     nce: float = 1.0  # weight of the contrast; cut
     contrast_places: str = "column"  # what is contrasted: pixel | column; cut
     pool: int = 50  # images drawn before, of each side; cyclegan
-    evidence_hours: float = 0.0  # of training beside it through the evidence; 0: none
     evidence_steps: int = 300  # that teach where in an image its class shows; evidence
+    drawing_steps: int = 2600  # of drawing from the evidence, beside model; 0: not trained
     l1: float = 400.0  # weight of the absolute error; evidence
 
 
@@ -283,13 +283,14 @@ PRESET_VALUES = {
     },
     "TrainCyclegan": {
         "tiny": dict(size=64, n_simulated=10, width=4, blocks=1, steps=6, log_every=2,
-                     validate_every=4, evidence_steps=6),
-        "demo": dict(size=64, width=16, blocks=6, batch_size=4, hours=0.12, evidence_hours=0.08,
-                     log_every=200, validate_every=3000),
+                     validate_every=4, evidence_steps=6, drawing_steps=6),
+        "demo": dict(size=64, width=16, blocks=6, batch_size=4, hours=0.12, log_every=200,
+                     validate_every=3000),
         "colab": dict(data="oct2017", dfe="odir", classes="NORMAL,DRUSEN+AMD_DRY", batch_size=4,
-                      hours=2.0, evidence_hours=1.0, log_every=1000, validate_every=10_000),
+                      hours=2.0, drawing_steps=20_000, log_every=1000,
+                      validate_every=10_000),
         "kaggle": dict(data="oct2017", dfe="odir", classes="NORMAL,DRUSEN+AMD_DRY", batch_size=4,
-                       hours=7.5, evidence_hours=3.0, session_hours=11.5, log_every=1000,
+                       hours=7.5, drawing_steps=30_000, session_hours=11.5, log_every=1000,
                        validate_every=20_000),
     },
     "TrainPix2pix": {

@@ -44,8 +44,8 @@
 # |---|---|---|---|
 # | `tiny` | 64 px | anywhere; a check that every cell runs | seconds |
 # | `demo` (default) | 64 px, simulated eyes | 2 CPU cores | 13 minutes |
-# | `colab` | 256 px, OCT2017 and ODIR | one T4 | 3 hours, set by `OCT_HOURS` |
-# | `kaggle` | 256 px, OCT2017 and ODIR | 2 x T4 | 10.5 hours, set by `OCT_HOURS` |
+# | `colab` | 256 px, OCT2017 and ODIR | one T4 | 2 hours (`OCT_HOURS`), then the third way |
+# | `kaggle` | 256 px, OCT2017 and ODIR | 2 x T4 | 7.5 hours (`OCT_HOURS`), then the third way |
 #
 # Nothing that is made here is for clinical use.
 
@@ -74,7 +74,7 @@ from helpers.data.two_modalities import prepare_domains
 # ## Settings
 #
 # A star marks what differs from the default. `model` is `cyclegan` or `cut`, and beside it the
-# third way is trained for `evidence_hours` (or, as `evidence`, alone); `network` is the published
+# third way is trained for `drawing_steps` (or, as `evidence`, alone); `network` is the published
 # ResNet or the `column` network that is explained below; `OCT_DATA` are the scans, `OCT_DFE` the
 # photographs, and `OCT_CLASSES` says which names of the two sets mean one condition.
 
@@ -262,9 +262,9 @@ from helpers.translation.through_evidence import ThroughEvidence
 plots.show_source(Places.classify, ThroughEvidence.pairs)
 features = Features(cache=Path(settings.runs) / "cache" / "features")
 wanted = [settings]
-if settings.model != "evidence" and (settings.evidence_hours or settings.steps):
+if settings.model != "evidence" and settings.drawing_steps:  # in steps: the rate has to fall
     wanted.append(replace(settings, model="evidence", run=f"{settings.run}-evidence",
-                          hours=settings.evidence_hours))  # fmt: skip
+                          steps=settings.drawing_steps, hours=0.0))  # fmt: skip
 kinds, methods = {"cyclegan": CycleGAN, "cut": CUT, "evidence": ThroughEvidence}, {}
 for one in wanted:
     torch.manual_seed(one.seed)
