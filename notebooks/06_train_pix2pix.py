@@ -25,8 +25,8 @@
 # mean scan with a haze where there are drusen. A network that turns each *column* of the photograph
 # into one column of the scan puts them in their place: within minutes on one core, at 64 px, it
 # finds 40 to 54 % of them, over three trainings, where the ruler finds 55 % on the true scans, and
-# the same scans dealt out to other eyes 14 to 19 %. In 53 minutes at 256 px (`OCT_SIZE=256`) it
-# finds 77 % of them where the ruler finds 79 %; dealt out, 25 %.
+# the same scans dealt out to other eyes 14 to 19 %. At 256 px (`OCT_SIZE=256`), in 35 to 53
+# minutes, it finds 77 to 80 % where the ruler finds 79 %; dealt out, 25 to 31 %.
 #
 # | preset | pictures | where | training time |
 # |---|---|---|---|
