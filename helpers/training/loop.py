@@ -23,6 +23,7 @@ from helpers.training.precision import choose_precision
 from helpers.training.processes import any_process, average_gradients, interruptible, is_first
 from helpers.training.runs import Run
 from helpers.training.state import Training
+from helpers.training.threads import Threads
 
 __all__ = ["average_gradients", "choose_precision", "train"]  # what a method and a notebook need
 
@@ -57,6 +58,7 @@ def train(method, draw, run: Run, settings) -> Run:
     t = Training(method, draw, run, settings)
     resumed = t.resume()
     at, main = t.at, t.main
+    threads = Threads() if t.accelerator.num_processes == 1 else None
     if main:
         run.rewind(at.step)  # a killed run repeats what it logged after its last checkpoint
     saved = resumed or t.save()  # from now on there is a good state to go back to
@@ -87,6 +89,8 @@ def train(method, draw, run: Run, settings) -> Run:
                 continue
             if logging or over:
                 t.log()
+            if logging and threads:
+                threads.fit()
             if judging and not over:
                 saved = t.save(best=t.validate_and_keep())
                 (over,) = any_process([t.out_of_patience()], t.accelerator)
