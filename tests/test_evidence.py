@@ -16,6 +16,7 @@ from helpers.data.two_modalities import Domains
 from helpers.generate import load_generator
 from helpers.training.loop import train
 from helpers.translation.evidence import Evidence
+from helpers.translation.pix2pix import Pix2pix
 from helpers.translation.through_evidence import ThroughEvidence
 
 CLASSES = ("NORMAL", "DRUSEN")
@@ -114,7 +115,7 @@ def test_no_photograph_teaches_the_generator(tmp_path):
         torch.manual_seed(0)
         shown.append(method.pairs((seen, scans))[0])
     assert shown[0].shape == (8, 2, 64, 64) and torch.equal(*shown)
-    generator = method.networks["generator"]
+    generator = method.networks["generator"].eval()
     drawn = generator(photographs)
     evidence = generator.evidence.picture(photographs, "dfe")
     assert torch.equal(drawn, generator.generators["oct"](evidence))
@@ -127,6 +128,30 @@ def test_what_is_exported_draws_photographs_by_itself(tmp_path):
     own, loaded = method.networks["generator"].eval(), load_generator(run.folder)
     with torch.no_grad():
         assert torch.allclose(own(photographs), loaded(photographs), atol=1e-5)
+
+
+def test_grain_varies_while_it_learns_and_not_afterwards(tmp_path):
+    method, draw, _, _ = METHODS["evidence"](tmp_path)
+    (photographs, _), _ = next(iter(draw()))
+    generator = method.networks["generator"]
+    with torch.no_grad():
+        learning = [generator.train()(photographs) for _ in range(2)]
+        used = [generator.eval()(photographs) for _ in range(2)]
+        alone = generator(photographs[:1])
+    assert not torch.equal(*learning) and torch.equal(*used)
+    assert torch.allclose(used[0][:1], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_grain_costs_nothing_where_evidence_is_coarser(tmp_path, size):
+    method, *_ = METHODS["evidence"](tmp_path)
+    scans = torch.rand(2, 1, size, size) - 0.5
+    grain = 0.2 * (torch.arange(size) % 2 - 0.5).expand(size, size)  # by turns, of mean 0
+    error = method.error(scans + grain, scans)
+    assert error == pytest.approx({64: 0.1, 256: 0.0}[size], abs=1e-6)
+    assert Pix2pix.error(method, scans + grain, scans) == pytest.approx(0.1, abs=1e-6)
+    level = method.error(scans + 0.3, scans)  # what is not grain costs what it does in pix2pix
+    assert level == pytest.approx(0.3, abs=1e-6)
 
 
 @pytest.mark.parametrize("lacking, word", [("classes", "OCT_CLASSES"), ("place", "dfe_framing")])

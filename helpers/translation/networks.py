@@ -177,18 +177,22 @@ class ColumnGenerator(nn.Module):
     into a column of the other picture. So what is drawn at a place comes from about it (16 columns
     to either side at 64 px, 22 at 256; only the norms look further), and no row of the one is taken
     for a row of the other.
-    ``width`` channels at full height, 4 ``width`` numbers for a column.
+    ``width`` channels at full height, 4 ``width`` numbers for a column. With ``grain`` the decoder
+    is given noise, for speckle to be made of.
     """
 
-    def __init__(self, size=256, inputs=3, outputs=1, width=32):
+    def __init__(self, size=256, inputs=3, outputs=1, width=32, grain=False):
         super().__init__()
         self.size, self.inputs, self.outputs = check_size(size), inputs, outputs
         halvings = size.bit_length() - 5  # to 16 rows
         widths = [width] + [2 * width] * halvings
 
-        def block(convolution):
+        def block(convolution, *grain):
             channels = convolution.out_channels
-            return nn.Sequential(convolution, nn.GroupNorm(4, channels), nn.LeakyReLU(0.2))
+            return nn.Sequential(convolution, nn.GroupNorm(4, channels), *grain, nn.LeakyReLU(0.2))
+
+        def noisy(convolution):
+            return block(convolution, *([Grain(convolution.out_channels)] if grain else []))
 
         layers = [block(nn.Conv2d(inputs + 2, width, 5, 1, 2))]
         layers += [block(nn.Conv2d(a, b, (4, 5), (2, 1), (1, 2)))
@@ -199,8 +203,8 @@ class ColumnGenerator(nn.Module):
         upwards = [nn.Sequential(nn.ConvTranspose2d(4 * width, widths[-1], (16, 1)),
                                  nn.LeakyReLU(0.2))]  # fmt: skip
         for a, b in zip(widths[::-1], widths[-2::-1]):
-            upwards.append(block(nn.ConvTranspose2d(a, b, (4, 3), (2, 1), (1, 1))))
-        upwards += [block(nn.Conv2d(width, width, 3, 1, 1)), nn.Conv2d(width, outputs, 3, 1, 1)]
+            upwards.append(noisy(nn.ConvTranspose2d(a, b, (4, 3), (2, 1), (1, 1))))
+        upwards += [noisy(nn.Conv2d(width, width, 3, 1, 1)), nn.Conv2d(width, outputs, 3, 1, 1)]
         self.decoder = nn.Sequential(*upwards, nn.Tanh())
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -213,6 +217,25 @@ class ColumnGenerator(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.decoder(self.features(images)[-1])
+
+
+class Grain(nn.Module):
+    """x + white noise, as loud in each of the maps (B, C, H, W) as is learned (StyleGAN's "B",
+    Karras, Laine & Aila, CVPR 2019). In use it is the same noise for all images: what is drawn is a
+    function of what is shown.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.loudness = nn.Parameter(torch.full((channels, 1, 1), 0.1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, _, rows, columns = x.shape
+        if self.training:
+            noise = torch.randn(batch, 1, rows, columns, dtype=x.dtype, device=x.device)
+        else:
+            noise = torch.randn(1, rows, columns, generator=torch.Generator().manual_seed(rows))
+        return x + self.loudness.to(x.dtype) * noise.to(x)
 
 
 class Neighbours(nn.Module):
@@ -272,19 +295,20 @@ class Translator(nn.Module):
 
     ``forward(images, to)`` takes DFE (B, 3, S, S) to OCT (B, 1, S, S), or back. ``kind``: "resnet",
     "unet" or "column"; ``others`` are the arguments of that network. With ``evidence``, a number of
-    classes, the network sees in place of an image what ``Evidence`` finds in it.
+    classes, the network sees in place of an image what ``Evidence`` finds in it, in which there is
+    no grain: "column" is given one.
     """
 
     def __init__(self, kind="resnet", to=("oct",), size=256, evidence=0, **others):
         super().__init__()
-        network = KINDS[kind]
+        network = partial(KINDS[kind], **others)
+        if evidence and kind == "column":
+            network = partial(network, grain=True)
         self.channels = {"oct": 3, "dfe": 1}  # of what is shown, on the way there
         self.evidence = Evidence(evidence) if evidence else None
         channels = {"oct": (evidence or 3, 1), "dfe": (evidence or 1, 3)}
         self.size = size
-        self.generators = nn.ModuleDict(
-            {side: network(size, *channels[side], **others) for side in to}
-        )
+        self.generators = nn.ModuleDict({side: network(size, *channels[side]) for side in to})
 
     def forward(self, images: torch.Tensor, to="oct") -> torch.Tensor:
         if to not in self.generators:

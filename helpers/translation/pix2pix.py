@@ -44,6 +44,10 @@ class Pix2pix:
         both = mirror(batch[0]) if self.mirrors else batch[0]  # photograph and scan together
         return both[:, :3], both[:, 3:]
 
+    def error(self, drawn: torch.Tensor, scans: torch.Tensor) -> torch.Tensor:
+        """|G(x) - y|, mean over pixels (eq. 3)."""
+        return F.l1_loss(drawn, scans)
+
     def step(self, batch, accelerator) -> dict[str, torch.Tensor]:
         """One update of the discriminator, which sees what is shown too, then of the generator."""
         s, generator, discriminator = self.settings, *self.networks.values()
@@ -62,7 +66,7 @@ class Pix2pix:
             on_fake = discriminator(torch.cat([shown, drawn], 1)).float()
         discriminator.requires_grad_(True)
         losses = {"loss_oct": self.generator_loss(on_fake, on_fake)}
-        losses["loss_l1"] = s.l1 * F.l1_loss(drawn.float(), scans)
+        losses["loss_l1"] = s.l1 * self.error(drawn.float(), scans)
         self._update("generator", sum(losses.values()), accelerator)
         self.steps += 1
         record = {"loss_discriminator": judged, **losses}
