@@ -16,6 +16,8 @@ from kagglehub.handle import parse_dataset_handle
 from PIL import Image
 
 from helpers.data import public_sets
+from helpers.data.prepare import prepare
+from helpers.data.simulated.simulate import make_eye
 from helpers.data.sources import load_manifest
 
 OCT2017 = "paultimothymooney/kermany2018"
@@ -151,3 +153,33 @@ def test_a_refusal_by_kaggle_is_passed_on(places):
     places.answer = lambda: handle_call(forbid, parse_dataset_handle(OCT2017))
     with pytest.raises(FileNotFoundError, match="KaggleApiHTTPError.*permission.*authenticated"):
         load_manifest("oct2017")
+
+
+def test_what_is_learned_from_is_not_shown_again_in_a_test(places, tmp_path):
+    """ODIR has photographs of one eye under two patients, and nobody can take them out of it."""
+    root = places.input / ODIR.split("/")[1]
+    photographs = root / "ODIR-5K" / "Training Images"
+    photographs.mkdir(parents=True)
+    with (root / "full_df.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["Left-Fundus", "Right-Fundus", "Left-Diagnostic Keywords",
+                         "Right-Diagnostic Keywords"])  # fmt: skip
+        for k in range(9):
+            writer.writerow([f"{k}_left.jpg", f"{k}_right.jpg", "drusen", "drusen"])
+            eye = make_eye(60 + k, "DRUSEN", size=256, pictures=("dfe",)).dfe
+            Image.fromarray(eye).save(photographs / f"{k}_left.jpg")
+
+    def prepared(cache):
+        return prepare("odir", modality="dfe", size=64, cache=tmp_path / cache, progress=False)
+
+    data = prepared("one")
+    assert len(data.train) + len(data.validation) + len(data.test) == 9
+    shown, again = data.test.scans[0], data.train.scans[0].patient
+    mirrored = Image.open(shown.path).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    mirrored.save(photographs / f"{again}_right.jpg", quality=85)
+    with pytest.warns(UserWarning, match=f"1 files show what .* were left out: {again}_right.jpg"):
+        data = prepared("two")
+    assert shown.path in [scan.path for scan in data.test.scans]
+    learned = [scan.path for scan in data.train.scans]
+    assert len(learned) == len(data.train.images) and f"{again}_right.jpg" not in str(learned)
+    assert any("left out" in note for note in prepared("two").notes)  # remembered, too

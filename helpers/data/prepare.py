@@ -24,7 +24,7 @@ from helpers.data import opened
 from helpers.data.cache import decode
 from helpers.data.intake import Intake, missed
 from helpers.data.scan import Scan, in_source, shown
-from helpers.data.sources import SYNTHETIC, all_synthetic, is_marked, packed_image, take_in
+from helpers.data.sources import NAMED, SYNTHETIC, all_synthetic, is_marked, packed_image, take_in
 from helpers.data.split import SIDES, TOO_FEW, Data, Split, choose_class, split_patients
 
 
@@ -43,9 +43,10 @@ def prepare(
     read, and only the ``sides`` named are decoded; the others are empty. The split is that of the
     whole source, so that a patient is on the same side in every class; where a side has nothing
     that can be read, the source is split again without what cannot.
-    Files that cannot be read are listed in ``left_out``. Raises ValueError for a class that the
-    source lacks, for fewer than three patients, if no file can be read, or if one picture has two
-    classes on two sides; OSError naming OCT_RUNS if the cache cannot be written.
+    Files that cannot be read are listed in ``left_out``. Of two files of a public set that show one
+    picture on two sides of the split, the one that is learned from is left out. Raises ValueError
+    for that in a source of one's own, for a class that the source lacks, for fewer than three
+    patients, or if no file can be read; OSError naming OCT_RUNS if the cache cannot be written.
     """
     cache = Path(cache or root() / os.environ.get("OCT_RUNS", "runs") / "cache")
     asked = [modality, class_, size, framing, seed, most, list(sides), synthetic]
@@ -68,14 +69,16 @@ def prepare(
                 f"{shown(source)} ({class_}): {TOO_FEW.format(len(patients))}"
                 + "".join(f" ({warning.message})" for warning in caught)
             )
-        bad, lost = [], set()
+        public = str(source) in NAMED  # nobody can take a picture out of it
+        bad, lost, twins = [], set(), set()
         while True:
             split = split_patients([s for s in scans if s.path not in lost], seed=seed)
             side_of = {scan: side for side, those in split.items() for scan in those}
             copies, failed = [], []
-            hashes = _drawn(chosen, side_of, sides, most, source, progress, failed, copies,
+            there = [scan for scan in chosen if scan.path not in twins]
+            hashes = _drawn(there, side_of, sides, most, source, progress, failed, copies,
                             synthetic, cache)  # fmt: skip
-            _say_copies(copies, side_of, strict=str(source) != "oct2017")
+            _say_copies(copies, side_of, strict=not public)
             kept = [scan for side in sides for scan in hashes if side_of[scan] == side]
             if not kept:
                 raise ValueError(_nothing_left(source, class_, sides[0], bad + failed))
@@ -90,12 +93,17 @@ def prepare(
             good = [scan for scan in kept if scan.path not in lost]
             empty = [side for side in sides if not any(side_of[scan] == side for scan in good)]
             readable = {scan.patient for scan in chosen if scan.path not in lost}
-            if not (empty and failed) or len(readable) < 3:
+            found = _twins(decoded.alike, {s.path: s for s in kept}, side_of) if public else set()
+            twins |= found
+            if not found and (not (empty and failed) or len(readable) < 3):
                 break
     # said outside: threads that decode may have changed what happens to warnings inside
     said = [str(warning.message) for warning in caught]
     said += [_several("mended", decoded.mended)] if decoded.mended else []
-    said += _alike(decoded.alike, {s.path: s for s in kept}, side_of, str(source) != "oct2017")
+    said += _alike(decoded.alike, {s.path: s for s in kept}, side_of)
+    if twins:
+        said.append(f"{len(twins)} files show what another patient's show on another side of the "
+                    f"split and were left out: {shown(Path(min(twins)).name)}, ...")  # fmt: skip
     said += [_several("left out", bad)] if bad else []
     notes = list(dict.fromkeys(said))
     for note in notes:
@@ -186,7 +194,7 @@ def _say_copies(copies, side_of: dict[Scan, str], strict: bool) -> None:
     on two sides of the split, where nobody can tell which to believe."""
     if copies:
         warnings.warn(f"{len(copies)} files are copies of others and were left out.", stacklevel=2)
-    across = [pair for pair in copies if side_of[pair[0]] != side_of[pair[1]]]
+    across = _across(copies, side_of)
     for scan, first in across:
         if strict and scan.label != first.label:
             raise ValueError(
@@ -202,15 +210,26 @@ def _say_copies(copies, side_of: dict[Scan, str], strict: bool) -> None:
         warnings.warn(f"one picture has {'; '.join(others[:3])}", stacklevel=2)
 
 
-def _alike(alike, at: dict[str, Scan], side_of: dict[Scan, str], strict: bool) -> list[str]:
-    """A sentence on pictures that are the same though their bytes differ. ValueError naming both
+def _across(pairs, side_of: dict[Scan, str]):
+    return [pair for pair in pairs if side_of[pair[0]] != side_of[pair[1]]]
+
+
+def _twins(alike, at: dict[str, Scan], side_of: dict[Scan, str]) -> set[str]:
+    """Of two files that show one picture on two sides of the split the one that is learned from."""
+    across = _across(((at[a], at[b]) for a, b in alike if a in at and b in at), side_of)
+    return {min(pair, key=lambda scan: SIDES.index(side_of[scan])).path for pair in across}
+
+
+def _alike(alike, at: dict[str, Scan], side_of: dict[Scan, str]) -> list[str]:
+    """A sentence on pictures that are the same though their bytes differ. ValueError naming some
     where they lie on two sides of the split: what is learned from one is tested on the other."""
     pairs = [(at[one], at[other]) for one, other in alike if one in at and other in at]
-    across = [pair for pair in pairs if side_of[pair[0]] != side_of[pair[1]]]
-    if across and strict:
+    if across := _across(pairs, side_of):
+        named = "; ".join(_pair(*pair[::-1]) for pair in across[:5])
         raise ValueError(
-            f"one picture on two sides of the split, encoded, scaled or mirrored anew: "
-            f"{_pair(*across[0][::-1])}. Take one out, or give both one patient."
+            f"one picture on two sides of the split, encoded, scaled or mirrored anew: {named}"
+            f"{f'; and {len(across) - 5} more' if len(across) > 5 else ''}. Take one out, or give "
+            "both one patient."
         )
     if not pairs:
         return []
