@@ -246,11 +246,11 @@ else:
 # Then drawing needs no cycle: **the evidence in a scan and that same scan are a pair**, and every
 # scan is one. pix2pix (notebook 06) learns to draw the scan from it, and is then shown the evidence
 # in a photograph. What passes is what speaks for a class, and where. Nothing else of the photograph
-# can: that is a limit, and it leaves no room for a hidden message. Evidence holds no speckle
-# either, so the network is given noise to make it of; and the absolute error is taken of pictures
-# reduced to 64 px, as fine as evidence is. At every pixel the least error would be no grain at all,
-# and what the discriminator then gets is a chequered pattern (kernel distance at 256 px: 674 where
-# it is 273 now).
+# can: that is a limit, and it leaves no room for a hidden message.
+#
+# Evidence knows 64 columns and no speckle. In larger pictures the network is therefore given noise
+# to make speckle of, and the absolute error is taken of pictures reduced to 64 px: at every pixel
+# the least error would be no grain at all.
 
 # %%
 from dataclasses import replace

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from support.methods import METHODS, Thumbnails, make_domains
 
@@ -16,6 +17,7 @@ from helpers.data.two_modalities import Domains
 from helpers.generate import load_generator
 from helpers.training.loop import train
 from helpers.translation.evidence import Evidence
+from helpers.translation.networks import Translator
 from helpers.translation.pix2pix import Pix2pix
 from helpers.translation.through_evidence import ThroughEvidence
 
@@ -130,16 +132,18 @@ def test_what_is_exported_draws_photographs_by_itself(tmp_path):
         assert torch.allclose(own(photographs), loaded(photographs), atol=1e-5)
 
 
-def test_grain_varies_while_it_learns_and_not_afterwards(tmp_path):
-    method, draw, _, _ = METHODS["evidence"](tmp_path)
-    (photographs, _), _ = next(iter(draw()))
-    generator = method.networks["generator"]
+def test_grain_varies_while_it_learns_and_not_afterwards(learned):
+    generator = Translator("column", size=128, width=4, evidence=2)
+    generator.evidence.load_state_dict(learned[1].state_dict())
+    photographs = F.interpolate(to_float(eyes(3, "dfe", 4)[0].images), 128)
     with torch.no_grad():
         learning = [generator.train()(photographs) for _ in range(2)]
         used = [generator.eval()(photographs) for _ in range(2)]
         alone = generator(photographs[:1])
     assert not torch.equal(*learning) and torch.equal(*used)
     assert torch.allclose(used[0][:1], alone, atol=1e-5)
+    plain = Translator("column", size=64, width=4, evidence=2).state_dict()
+    assert not any("loudness" in name for name in plain)  # at 64 px evidence knows every column
 
 
 @pytest.mark.parametrize("size", [64, 256])

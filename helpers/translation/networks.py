@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers.translation.evidence import Evidence
+from helpers.translation.evidence import SIDE, Evidence
 
 SIZES = (64, 128, 256, 512)
 SKIPS = ("pixel", "column")
@@ -295,14 +295,14 @@ class Translator(nn.Module):
 
     ``forward(images, to)`` takes DFE (B, 3, S, S) to OCT (B, 1, S, S), or back. ``kind``: "resnet",
     "unet" or "column"; ``others`` are the arguments of that network. With ``evidence``, a number of
-    classes, the network sees in place of an image what ``Evidence`` finds in it, in which there is
-    no grain: "column" is given one.
+    classes, the network sees in place of an image what ``Evidence`` finds in it, in 64 columns. In
+    larger pictures there is a grain that evidence does not know of: "column" is given noise for it.
     """
 
     def __init__(self, kind="resnet", to=("oct",), size=256, evidence=0, **others):
         super().__init__()
         network = partial(KINDS[kind], **others)
-        if evidence and kind == "column":
+        if evidence and kind == "column" and size > SIDE:
             network = partial(network, grain=True)
         self.channels = {"oct": 3, "dfe": 1}  # of what is shown, on the way there
         self.evidence = Evidence(evidence) if evidence else None
