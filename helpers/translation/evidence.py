@@ -18,7 +18,7 @@ from helpers.data.batches import balanced_index, batches
 from helpers.data.pixels import to_float
 
 SIDE = 64  # px; so that a place is as wide whatever the size
-SOFTNESS = 0.3  # of the maximum over places: large asks one place for the class, 0 all alike
+SHARPNESS = 0.3  # of the soft maximum over places: large asks one for the class, 0 all alike
 AUGMENT = 0.8  # share of the images changed: some places are known by heart else
 SMOOTH = 1.0  # columns of 64
 LINE = 8  # rows of 64 about the scan line
@@ -60,12 +60,12 @@ class Places(nn.Module):
     def classify(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, K) of whole images: a soft maximum of z over the n places,
 
-        1/r log (1/n sum_i exp(r z_i)), r = ``SOFTNESS`` (Pinheiro & Collobert, CVPR 2015, eq. 6),
+        1/r log (1/n sum_i exp(r z_i)), r = ``SHARPNESS`` (Pinheiro & Collobert, CVPR 2015, eq. 6),
 
-        so that a place has to answer for the image only if its class shows there.
+        so that places where the class shows answer for the image, and others less.
         """
-        z = SOFTNESS * self(images).flatten(2)
-        return (z.logsumexp(2) - math.log(z.shape[2])) / SOFTNESS
+        z = SHARPNESS * self(images).flatten(2)
+        return (z.logsumexp(2) - math.log(z.shape[2])) / SHARPNESS
 
     def columns(self, images: torch.Tensor) -> torch.Tensor:
         """Log odds (B, K, 64) of each class in each column (DFE: on the scan line), smoothed."""

@@ -2,12 +2,13 @@
 
 ResNet and PatchGAN as in CycleGAN (Zhu et al., ICCV 2017), U-Net as in pix2pix (Isola et al.,
 CVPR 2017). Both families take any number of channels on either side. Three things are not
-published; all follow from geometry. In a DFE that was cropped around the scan line
+in these papers; all follow from geometry. In a DFE that was cropped around the scan line
 (``photograph.clean_dfe``, framing "macula" or "strip") a column is a place on the retina and so is
 a column of the OCT, but a row of the one says nothing about a row of the other:
 
-- ``positions`` appends two channels with the row and the column, -1 to 1, because a convolution
-  does not know how deep in the picture it is, and the depth is what it has to invent;
+- ``positions`` appends two channels with the row and the column, -1 to 1 (CoordConv, Liu et al.,
+  NeurIPS 2018), because a convolution does not know how deep in the picture it is, and the depth is
+  what it has to invent;
 - ``skips="column"`` (U-Net) lets the decoder see each of the encoder's columns as a whole, its mean
   over the rows, instead of pixel beside pixel;
 - the network ``ColumnGenerator``, which is made of nothing else.
@@ -171,14 +172,14 @@ class UNetGenerator(nn.Module):
 class ColumnGenerator(nn.Module):
     """Images (B, inputs, S, S) to images (B, outputs, S, S), both in [-1, 1], column by column.
 
-    Not published; made for two pictures of an eye that share one axis. Convolutions halve the rows
-    and never the columns, until a kernel as high as what is left turns every column into one
-    vector. These exchange with their neighbours, and the mirror image of the encoder unfolds each
-    into a column of the other picture. So what is drawn at a place comes from about it (16 columns
-    to either side at 64 px, 22 at 256; only the norms look further), and no row of the one is taken
-    for a row of the other.
-    ``width`` channels at full height, 4 ``width`` numbers for a column. With ``grain`` the decoder
-    is given noise, for speckle to be made of.
+    For two pictures of an eye that share one axis; street scenes are turned into maps in this way
+    (the "dense transformer" of Roddick & Cipolla, CVPR 2020). Convolutions halve the rows and never
+    the columns, until a kernel as high as what is left turns every column into one vector. These
+    exchange with their neighbours, and the mirror image of the encoder unfolds each into a column
+    of the other picture. So what is drawn at a place comes from about it (16 columns to either side
+    at 64 px, 22 at 256; only the norms look further), and no row of the one is taken for a row of
+    the other. ``width`` channels at full height, 4 ``width`` numbers for a column. With ``grain``
+    the decoder is given noise, for speckle to be made of.
     """
 
     def __init__(self, size=256, inputs=3, outputs=1, width=32, grain=False):
