@@ -32,12 +32,14 @@ def machine(monkeypatch):
         state.all_of_us += seconds * (this + others)
 
     state.work = work
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads.Threads, "fitted", 0)
+    monkeypatch.setattr(threads.Threads, "most", 0)
     monkeypatch.setattr(psutil, "cpu_times", cpu_times)
     monkeypatch.setattr(psutil, "Process", Process)
     monkeypatch.setattr(psutil, "cpu_count", lambda: 4)
     monkeypatch.setattr(threads.time, "monotonic", lambda: state.clock)
     before = torch.get_num_threads()
+    torch.set_num_threads(4)
     yield state
     torch.set_num_threads(before)
 
@@ -79,14 +81,20 @@ def test_it_follows_what_others_do_while_it_trains(machine, monkeypatch):
     assert counts == [2, 4]
 
 
-def test_it_never_exceeds_the_threads_that_were_given(machine, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+def test_there_are_never_more_than_were_set_before(machine, monkeypatch):
+    torch.set_num_threads(2)
     watched(machine, monkeypatch)
     assert torch.get_num_threads() == 2
 
 
 def test_one_thread_by_order_is_not_waited_for(machine, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    watched(machine, monkeypatch, others=0.0)
+    watched(machine, monkeypatch)
     assert torch.get_num_threads() == 1 and machine.clock == 0
+
+
+def test_the_next_training_may_have_back_what_the_last_one_left_to_others(machine, monkeypatch):
+    watched(machine, monkeypatch, others=4.0)
+    assert torch.get_num_threads() == 1
+    watched(machine, monkeypatch)
+    assert torch.get_num_threads() == 4

@@ -1,6 +1,5 @@
 """As many threads as cores are idle."""
 
-import os
 import time
 
 import psutil
@@ -11,13 +10,17 @@ class Threads:
     """Fits torch's threads to the cores that other processes leave.
 
     Two threads on two cores of which one is taken wait for each other at every layer: measured, a
-    DCGAN's step took ten times as long as on one thread. ``OMP_NUM_THREADS`` is the most there will
-    be; the last number stays set, for whatever comes after a training.
+    DCGAN's step took ten times as long as on one thread. There are never more of them than were set
+    before; the last number stays, for whatever comes after a training.
     """
 
+    fitted, most = 0, 0  # what was set last, here, and the number before the first time
+
     def __init__(self, watch=0.3):
+        now = torch.get_num_threads()
+        if now != Threads.fitted:  # by somebody else, who may have meant it
+            Threads.most = now
         self.cores = psutil.cpu_count()
-        self.most = int(os.environ.get("OMP_NUM_THREADS") or self.cores)
         self.before = self._spent()
         if self.most > 1:
             time.sleep(watch)
@@ -30,7 +33,8 @@ class Threads:
         self.before = now
         idle = self.cores - (all_of_us - this) / max(seconds, 1e-3)
         if self.most > 1:
-            torch.set_num_threads(max(1, min(self.most, round(idle))))
+            Threads.fitted = max(1, min(self.most, round(idle)))
+            torch.set_num_threads(Threads.fitted)
 
     def _spent(self) -> tuple[float, float, float]:
         """Seconds: of the clock, of all cores and processes, of this process."""
