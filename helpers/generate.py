@@ -7,6 +7,7 @@ python -m helpers.generate RUN --ask visits.csv --out DIR
 python -m helpers.generate RUN --n 200 --out DIR --like MY_SCANS
 python -m helpers.generate FLOW_RUN --n 200 --out DIR --guidance 1.5 --steps 8
 python -m helpers.generate RUN --from-dfe PHOTOGRAPHS --out DIR
+python -m helpers.generate RUN --from-dfe PHOTOGRAPHS --out DIR --whole simulated
 python -m helpers.generate RUN --page explorer.html
 """
 
@@ -265,6 +266,8 @@ def main(arguments=None):
     parser.add_argument("--steps", type=int, help="of a flow: more is slower (as it was trained)")
     parser.add_argument("--exact", action="store_true", help="in float32 also where bf16 is faster")
     parser.add_argument("--from-dfe", help="photographs to translate: a folder or a manifest.csv")
+    parser.add_argument("--whole", metavar="RUN", help="of --from-dfe: whole scans of --size px, "
+                        "in shapes like those that this aligned generator knows")  # fmt: skip
     options = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -277,6 +280,9 @@ def main(arguments=None):
         if options.like and (options.ask or options.page or options.from_dfe):
             raise ValueError("--like: chooses among scans that are drawn freely; leave out --ask, "
                              "--page and --from-dfe.")  # fmt: skip
+        if options.whole and not options.from_dfe:
+            raise ValueError("--whole: puts translated photographs into whole scans; give "
+                             "--from-dfe DIR.")  # fmt: skip
         generator = load_generator(options.run, device)
         set_flow(generator, options.guidance, options.steps)
         if options.page:
@@ -286,7 +292,19 @@ def main(arguments=None):
             page = write_html(generator, options.page, options.runtime, size=options.size)
             return print(f"{page} ({page.stat().st_size / 1e6:.1f} MB) opens in any browser")
         if options.from_dfe:
-            paths = translate_folder(generator, options.from_dfe, options.out, name=options.run)
+            shapes = options.whole and load_generator(options.whole).shapes
+            if options.whole and shapes is None:
+                raise ValueError(f"{options.whole}: knows no shapes; name a run of "
+                                 "OCT_FRAMING=aligned, or simulated.")  # fmt: skip
+            paths = translate_folder(
+                generator,
+                options.from_dfe,
+                options.out,
+                name=options.run,
+                shapes=shapes or None,
+                size=options.size,
+                seed=options.seed,
+            )
         else:
             if not hasattr(generator, "z_dim"):
                 raise ValueError(f"{options.run}: translates photographs; give --from-dfe DIR.")

@@ -9,9 +9,12 @@ from PIL import Image
 from support.methods import METHODS
 
 from helpers import generate
+from helpers.data.bscan import clean_oct
 from helpers.data.marks import is_synthetic
+from helpers.data.shape import align, crop_rows, crops_of_bands, place_back
 from helpers.data.simulated import simulate
 from helpers.generate import load_generator
+from helpers.measures.layers import read_layers
 from helpers.training.loop import train
 from helpers.training.network_file import write_network
 from helpers.translation.folder import translate_folder
@@ -94,7 +97,43 @@ def test_the_command_line_says_which_kind_of_run_it_needs(run, photographs, tmp_
         ([str(run), "--out", str(tmp_path / "a")], "translates photographs; give --from-dfe"),
         (["simulated", "--from-dfe", str(photographs), "--out", str(tmp_path / "b")],
          "does not translate photographs"),
+        ([str(run), "--from-dfe", str(photographs), "--out", str(tmp_path / "c"), "--whole",
+          str(run)], "knows no shapes"),
+        (["simulated", "--out", str(tmp_path / "d"), "--whole", "simulated"], "give --from-dfe"),
     ]:  # fmt: skip
         with pytest.raises(SystemExit):
             generate.main(arguments)
         assert words in capsys.readouterr().err
+
+
+def test_bands_become_whole_scans_in_shapes_of_their_class(run, photographs, tmp_path):
+    def made(folder, *more):
+        generate.main([str(run), "--from-dfe", str(photographs), "--out", str(tmp_path / folder),
+                       "--whole", "simulated", *more])  # fmt: skip
+        paths = sorted((tmp_path / folder).rglob("*.png"))
+        assert all(is_synthetic(path) for path in paths)
+        return [np.asarray(Image.open(path)) for path in paths]
+
+    scans, again, others = made("a"), made("b"), made("c", "--seed=1", "--size=128")
+    assert len(scans) == 3 and scans[0].shape == (256, 256) and others[0].shape == (128, 128)
+    assert all(np.array_equal(a, b) for a, b in zip(scans, again))
+    assert {row["size"] for row in csv.DictReader((tmp_path / "c" / "images.csv").open())} == {
+        "128"
+    }
+    assert not np.array_equal(np.asarray(Image.fromarray(scans[0]).resize((128, 128))), others[0])
+
+
+@pytest.mark.parametrize("label", ["NORMAL", "DRUSEN"])
+def test_a_band_with_its_own_shape_is_the_scan_it_was_cut_from(label):
+    """What a band keeps of a scan, and the shape besides, are the scan but for its speckle."""
+    eyes = [simulate.make_eye(seed, label, size=256, pictures=("oct",)).oct for seed in (3, 4)]
+    crops, shapes = zip(*(align(scan, crop_rows(256), 256) for scan in eyes))
+    bands = np.stack([clean_oct(scan, size=256, framing="band") for scan in eyes])
+    found = crops_of_bands(bands)
+    assert found.shape == (2, 1, crop_rows(256), 256)
+    levels = [float(np.abs(a[0].astype(int) - b).mean()) for a, b in zip(found, crops)]
+    assert max(levels) < 12  # of 256, speckle among them: the band was resampled once more
+    back = place_back(found, np.stack(shapes), 256)
+    for one, scan, other in zip(back, eyes, eyes[::-1]):
+        rpe, own, others = (read_layers(s).rows["RPE"] for s in (one, scan, other))
+        assert np.nanmedian(np.abs(rpe - own)) < 1.5 < np.nanmedian(np.abs(rpe - others))

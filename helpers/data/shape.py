@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy import fft, ndimage, stats
 
-from helpers.data.bscan import find_rpe
+from helpers.data.bscan import BAND, find_rpe
 from helpers.data.pixels import resize
 
 VERSION = 3  # of what align makes of a scan; a new one makes new caches
@@ -102,12 +102,9 @@ def align(grey, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     # the retina at the scan's own resolution, level
     up, down = round(ABOVE * thick), round(BELOW * thick)
     level = _along(grey, rpe, np.arange(-up, down))
-    crop = resize(level, rows, columns)
-    black, white = np.percentile(crop, (DARK, BRIGHT))
+    crop, black, white = _levelled(resize(level, rows, columns))
     if white - black < 8:
         raise ValueError("no contrast between retina and vitreous")
-    crop = np.round((crop - black) * ((WHITE - BLACK) / (white - black)) + BLACK)
-    crop = crop.clip(0, 255).astype(np.uint8)
     values[AT["black"]], values[AT["white"]] = black, white
     vitreous = crop[: max(2, round(0.12 * rows))].astype(np.float32)
     values[AT["noise"]] = (vitreous - ndimage.uniform_filter(vitreous, 7)).std()
@@ -116,6 +113,23 @@ def align(grey, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     _measure_background(values, grey, rpe, thick)
     _measure_detail(values, level, crop)
     return crop, values
+
+
+def _levelled(crop) -> tuple[np.ndarray, float, float]:
+    """A crop with BLACK and WHITE for what were its black and its white, uint8, and those."""
+    black, white = np.percentile(crop, (DARK, BRIGHT))
+    crop = np.round((crop - black) * ((WHITE - BLACK) / max(white - black, 1)) + BLACK)
+    return crop.clip(0, 255).astype(np.uint8), black, white
+
+
+def crops_of_bands(bands) -> np.ndarray:
+    """Scans in the framing "band" (``bscan.band``), uint8 (N, S, S), as crops of ``align``, uint8
+    (N, 1, crop_rows(S), S), for ``place_back``."""
+    size = bands.shape[-1]
+    thick = size / sum(BAND)
+    top, bottom = (round((BAND[0] + away) * thick) for away in (-ABOVE, BELOW))
+    rows = crop_rows(size)
+    return np.stack([_levelled(resize(band[top:bottom], rows, size))[0] for band in bands])[:, None]
 
 
 def _thickness(grey, rpe) -> float:

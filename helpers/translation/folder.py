@@ -3,6 +3,7 @@
 import csv
 import io
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from helpers.data.marks import describe_png, write_png
 from helpers.data.photograph import clean_dfe, crop_field_of_view
 from helpers.data.pixels import read_image, to_float, to_levels
 from helpers.data.scan import folder_name
+from helpers.data.shape import crops_of_bands, place_back
 from helpers.data.sources import load_manifest
 from helpers.data.two_modalities import side_of_body
 from helpers.translation.judge import translate
@@ -42,19 +44,29 @@ def read_photograph(path, size: int, framing: str, oriented=False) -> tuple[np.n
     return cropped.transpose(2, 0, 1), " ".join(str(w.message) for w in caught)
 
 
-def translate_folder(generator, source, folder, *, name="it", progress=True) -> list[Path]:
+def translate_folder(
+    generator, source, folder, *, name="it", shapes=None, size=0, seed=0, progress=True
+) -> list[Path]:
     """One PNG for every photograph of ``source`` (a folder or a manifest.csv), and images.csv.
 
     ``generator``: of ``generate.load_generator``; errors call it ``name``.
 
+    With ``shapes``, a ``shape.Shapes``, what is drawn, a level band, becomes a whole scan of
+    ``size`` px (0: 256, or as wide as the band), each with a new shape of its class, or of all
+    where that has none, by ``seed``.
+
     folder/CLASS/NAME.png is the scan of NAME, CLASS as ``sources.load_manifest`` finds it.
     images.csv has file, photograph, class, weights_sha256, size, note. What cannot be read is left
-    out, with a warning that names it. Raises ValueError if the run draws from noise or if nothing
-    can be read, FileExistsError if ``folder`` is not empty.
+    out, with a warning that names it. Raises ValueError if the run draws from noise, if nothing can
+    be read, or for shapes of what is no band, FileExistsError if ``folder`` is not empty.
     """
     about = generator.metadata
     if about["network"] != "translator" or "oct" not in generator.generators:
         raise ValueError(f"{name}: does not translate photographs into OCT; leave out --from-dfe.")
+    if shapes is not None and about.get("framing", "band") != "band":
+        raise ValueError(f"{name}: draws scans in the framing {about['framing']}, and only a band "
+                         "is put back into a whole scan (OCT_FRAMING=band).")  # fmt: skip
+    size = (size or max(256, generator.size)) if shapes is not None else generator.size
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f"{folder}: not empty. Choose another folder or empty it.")
@@ -70,15 +82,22 @@ def translate_folder(generator, source, folder, *, name="it", progress=True) -> 
         warnings.warn(f"{len(left_out)} left out: {'; '.join(left_out[:5])}{more}", stacklevel=2)
     if not read:
         raise ValueError(f"{source}: none of its photographs can be translated.")
+    if shapes is not None:
+        labels = [scan.label for scan, *_ in read]
+        own = {c: iter(shapes.draw(n, c, seed)) for c, n in Counter(labels).items()}
+        drawn_shapes = np.stack([next(own[label]) for label in labels])
     rows, taken = [], set()
     for start in range(0, len(read), 16):
         part = read[start : start + 16]
         pictures = to_float(np.stack([p for _, p, _ in part]))
         drawn = translate(generator, pictures)
         levels = to_levels(drawn.permute(0, 2, 3, 1))
+        mirrored = [how[-1] and side_of_body(scan.path) == "left" for scan, *_ in part]
+        levels = [p[:, ::-1] if left else p for p, left in zip(levels, mirrored)]  # as it came
+        if shapes is not None:
+            crops = crops_of_bands(np.stack(levels)[..., 0])
+            levels = place_back(crops, drawn_shapes[start : start + 16], size, seed, start)
         for (scan, _, note), picture in zip(part, levels):
-            if how[-1] and side_of_body(scan.path) == "left":
-                picture = picture[:, ::-1]  # as its photograph was
             stem = Path(scan.path).stem
             name = stem if (scan.label, stem) not in taken else f"{stem}_{len(rows)}"
             taken.add((scan.label, name))
@@ -86,8 +105,10 @@ def translate_folder(generator, source, folder, *, name="it", progress=True) -> 
             (folder / file.parent).mkdir(parents=True, exist_ok=True)
             about = {"Class": scan.label, "WeightsSHA256": generator.weights_hash,
                      "Photograph": Path(scan.path).name}  # fmt: skip
+            if shapes is not None:
+                about["Shape"] = "drawn"
             write_png(picture, folder / file, describe_png(**about))
-            rows.append([str(file), scan.path, scan.label, generator.weights_hash, generator.size,
+            rows.append([str(file), scan.path, scan.label, generator.weights_hash, size,
                          note])  # fmt: skip
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")

@@ -30,7 +30,7 @@ def architecture(settings, domains, to: list[str]) -> dict:
     if s.network == "unet":
         arguments["skips"] = s.skips
     return {"network": "translator", "arguments": arguments, "dfe_framing": s.dfe_framing,
-            "oriented": domains.oriented}  # fmt: skip
+            "framing": s.framing, "oriented": domains.oriented}  # fmt: skip
 
 
 def translate(network: nn.Module, images: torch.Tensor, to="oct") -> torch.Tensor:
