@@ -61,3 +61,46 @@ def test_colour_pictures_and_light_from_one_side():
 def test_what_cannot_be_paired_is_named(changes, lines, why):
     with pytest.raises(ValueError, match=f"eye1.*{why}"):
         strips(volume(lines, **changes), 8, 16)
+
+
+def turned(angle, scale, shift):
+    c, s = scale * np.cos(np.radians(angle)), scale * np.sin(np.radians(angle))
+    return np.array([[c, -s, shift[0]], [s, c, shift[1]]])
+
+
+@pytest.mark.parametrize("homography", [False, True])
+def test_a_registered_photograph_shows_what_the_en_face_picture_does(homography):
+    """The photograph is the picture turned, enlarged and moved: the strips are alike."""
+    y, x = np.mgrid[:200, :300]
+    smooth = 120 + 60 * np.sin(x / 23) * np.cos(y / 17)
+    one = volume([(80, 60, 210, 130)], enface=smooth.round().astype(np.uint8))
+    onto = turned(30, 1.7, (150, 40))
+    back = np.linalg.inv(np.vstack([onto, [0, 0, 1]]))
+    tall, wide = np.mgrid[:600, :700]
+    x, y, _ = np.tensordot(back, np.stack([wide, tall, np.ones_like(wide)]), 1)
+    grey = (120 + 60 * np.sin(x / 23) * np.cos(y / 17)).round().astype(np.uint8)
+    photograph = np.stack([grey, 255 - grey, grey // 2], 2)
+    if homography:
+        onto = 2 * np.vstack([onto, [0, 0, 1]])  # the same, to a factor
+        onto[2, 2] = 2
+    (found,) = strips(one, 16, 64, 400, even=False, photograph=photograph, transform=onto)
+    (own,) = strips(one, 16, 64, 400, even=False)
+    assert found.shape == (16, 64, 3)
+    assert np.abs(found[..., 0].astype(int) - own).max() <= 3
+    assert np.abs(found[..., 1].astype(int) - (255 - own.astype(int))).max() <= 3
+    (lit,) = strips(one, 16, 64, 400, photograph=photograph, transform=onto)
+    (light,) = strips(one, 16, 64, 400)
+    assert np.abs(lit[..., 0].astype(int) - light).mean() < 8  # evened about as far, in um
+
+
+@pytest.mark.parametrize(("transform", "why"), [
+    (None, "eye1: a photograph needs its transform"),
+    (np.eye(4), "needs its transform"),
+    ([[1, 0, np.nan], [0, 1, 0]], "needs its transform"),
+    ([[-1, 0, 300], [0, 1, 0]], "left for right"),
+    ([[1, 0, 250], [0, 1, 0]], "B-scan 0 lie outside of the photograph.*another visit"),
+])  # fmt: skip
+def test_what_is_no_registration_is_named(transform, why):
+    photograph = np.zeros((200, 300, 3), np.uint8)
+    with pytest.raises(ValueError, match=why):
+        strips(volume([(80, 60, 210, 130)]), 8, 64, photograph=photograph, transform=transform)
