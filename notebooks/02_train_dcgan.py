@@ -248,13 +248,14 @@ figure and plots.compact(figure)
 # 1. **Align**: the RPE is found (a robust cubic) and levelled, the retina cut out at one size,
 #    black and white set to fixed values. What was changed is kept as a row of numbers: the shape.
 #    A scan whose RPE cannot be found is left out, and counted.
-# 2. **Draw**: the GAN learns crops. What the device adds, noise and grain and the light from the
-#    depth, is told to both networks as three numbers, the *look*, so that no device is dropped. And
+# 2. **Draw**: the GAN learns crops. How noisy the crop is, how many rows of the scan
+#    went into one of its rows, and how much light comes from the depth is told to both networks,
+#    the *look*: that is the device, and so none is dropped. And
 #    a class says that there are drusen, not how many: with `OCT_DIALS=1`, as this page was made,
 #    what the *ruler* (notebook 05) reads off each training scan (drusen, the highest, their area)
 #    is told as three more, the **dials**, and the generator can be asked for more or fewer.
-#    Distance and variety gain by it and usefulness loses (results/generators.md): the default is
-#    without.
+#    Drusen then come in the right number, but usefulness is no better, or less
+#    (results/generators.md): the default is without.
 # 3. **Place back**: a shape is drawn (of the same class), the crop is bent, scaled and lit by it,
 #    and vitreous and choroid are continued with that device's speckle.
 
@@ -330,7 +331,7 @@ if settings.framing == "aligned" and mine(learned.validation).sum() >= 8:
 #   out of some dozen numbers wastes a network. So it is fed with noise, one number for each pixel,
 #   blurred by fixed Gaussians (nearly the point spread function of a scanner), and only learns how
 #   strong each is, and where. Kernels that were learned settled on oblique streaks or blotches,
-#   which alone made half of its distance to real scans (results/generators.md). Averaged to coarser
+#   which made a quarter of its distance to real scans (results/generators.md). Averaged to coarser
 #   maps, the same noise enters the features: where a vessel of the choroid lies differs from eye to
 #   eye too, and without that the choroid fills with rings, level lines of the fields that draw the
 #   layers;
@@ -338,9 +339,9 @@ if settings.framing == "aligned" and mine(learned.validation).sum() >= 8:
 #   with blobs far outside the range of any scan. A discriminator tells these apart without knowing
 #   what a retina is, and the generator never learns it;
 # - **bilinear resampling** where the DCGAN has transposed convolutions, see below;
-# - the **look**: how noisy the crop is, how many rows of the scan lie in one of it, and how much
-#   light comes from the depth. That is the device, not the eye; both networks are told, so that the
-#   generator need not guess it, and cannot drop the rarer device;
+# - the **look**: how noisy the crop is, how many rows of the scan went into one of its rows, and
+#   how much light comes from the depth. That is the device, not the eye; both networks are told, so
+#   that the generator need not guess it, and cannot drop the rarer device;
 # - a **second look** of the discriminator, at aligned crops: a druse is a rise of one bright line
 #   by a few pixels, and in a stack of convolutions little is left of it. So the row of the RPE is
 #   read in every column, and a small network looks at that curve. (It is near to what the ruler
@@ -450,7 +451,7 @@ plots.compact(figure, caption="Untrained generators at one contrast: 32 x 32 px 
 #
 # $$L_D = -\log\sigma(D(x)) - \log\bigl(1-\sigma(D(G(z)))\bigr) \qquad L_G = -\log\sigma(D(G(z)))$$
 #
-# That is the DCGAN's. Two alternatives are one setting away (`OCT_LOSS`). **Hinge** stops caring
+# That is the DCGAN's. Alternatives are one setting away (`OCT_LOSS`). **Hinge** stops caring
 # once an image is on the right side by a margin of 1. The **relativistic** loss
 # (Jolicoeur-Martineau, ICLR 2019), which the residual GAN has, asks only that a real scan scores
 # *above* a synthetic one, pair by pair:
@@ -546,8 +547,8 @@ plots.compact(figure, caption=f"Left: the smallest GAN; after 400 steps its gene
 # many add up, and the sum of squares is a quarter. The rule on the right says just that, from the
 # weight that was found at 128 px. But the right weight also depends on the scans and on how far the
 # generator has come, so for the residual model it is only where training begins (aligned crops,
-# which are more alike than whole scans, at a fifth of it: and with twice the learning rate they
-# come as far in half the images). From then on gamma is **adapted**: it falls while the
+# which are more alike than whole scans, at a fifth of it; with it they take twice the learning rate
+# and half the batch). From then on gamma is **adapted**: it falls while the
 # discriminator's loss is above `OCT_BALANCE` (it tells too little apart; at $\log 2=0.69$ nothing)
 # and rises while it is below. `OCT_GAMMA` fixes it instead. Training warns if the loss says that
 # the weight is far off. Because a penalty is dear, it is taken every `penalty_every` steps, times
@@ -646,7 +647,8 @@ plots.compact(figure)
 # scans have; the shape is drawn anew from scans that have about as many, so rows are not the same
 # eyes. Does the generator obey? The ruler reads scans that were drawn with dials as the patients
 # have them: the correlation of what was asked for and what is read is 1 if it does. Few and some it
-# tells apart, some and many hardly: what is drawn falls short of what is asked.
+# tells apart, some and many hardly: what is drawn falls short of what is asked. (This page was
+# made before dials were told louder by as much as they fall short.)
 # (The ruler labelled the training scans too, so an error of its own is learned and not seen here.)
 
 # %%
