@@ -53,9 +53,10 @@ def early_word(made, real, probe=None, real_probe=None, copied=None) -> tuple[st
 def shrink(images) -> np.ndarray:
     """Pictures (N, 1, H, W), uint8 or float, without noise, brightness and contrast: float32
     (N, SMALL * SMALL), of mean 0 and standard deviation 1."""
-    images = torch.as_tensor(np.asarray(images))
-    small = [F.adaptive_avg_pool2d(some.float(), SMALL).flatten(1) for some in images.split(512)]
-    small = torch.cat(small)
+    parts = (
+        torch.from_numpy(np.asarray(images[i : i + 512]).copy()) for i in range(0, len(images), 512)
+    )
+    small = torch.cat([F.adaptive_avg_pool2d(part.float(), SMALL).flatten(1) for part in parts])
     small = small - small.mean(1, keepdim=True)
     return (small / small.std(1, keepdim=True).clamp(min=1e-6)).numpy()
 
