@@ -96,6 +96,7 @@ def test_a_registered_photograph_shows_what_the_en_face_picture_does(homography)
 @pytest.mark.parametrize(("transform", "why"), [
     (None, "eye1: a photograph needs its transform"),
     (np.eye(4), "needs its transform"),
+    (np.diag([1, 1, 0]), "needs its transform"),
     ([[1, 0, np.nan], [0, 1, 0]], "needs its transform"),
     ([[-1, 0, 300], [0, 1, 0]], "left for right"),
     ([[1, 0, 250], [0, 1, 0]], "B-scan 0 lie outside of the photograph.*another visit"),

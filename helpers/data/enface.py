@@ -65,7 +65,8 @@ def _picture(volume) -> np.ndarray:
 def _onto(volume, transform) -> np.ndarray:
     """A transform as a matrix (3, 3)."""
     matrix = np.asarray(transform, float) if transform is not None else np.zeros(0)
-    if matrix.shape not in ((2, 3), (3, 3)) or not np.isfinite(matrix).all():
+    fits = matrix.shape == (2, 3) or matrix.shape == (3, 3) and matrix[2, 2]
+    if not fits or not np.isfinite(matrix).all():
         raise ValueError(f"{volume.volume}: a photograph needs its transform, (2, 3) or (3, 3), "
                          "from px of the en-face picture to its own")  # fmt: skip
     matrix = np.vstack([matrix, [0, 0, 1]]) if len(matrix) == 2 else matrix / matrix[2, 2]

@@ -70,12 +70,12 @@ def prepare(
                 + "".join(f" ({warning.message})" for warning in caught)
             )
         public = str(source) in NAMED  # nobody can take a picture out of it
-        bad, lost, twins = [], set(), set()
+        bad, lost, twins, without = [], set(), set(), set()
         while True:
-            split = split_patients([s for s in scans if s.path not in lost], seed=seed)
+            split = split_patients([s for s in scans if s.path not in without], seed=seed)
             side_of = {scan: side for side, those in split.items() for scan in those}
             copies, failed = [], []
-            there = [scan for scan in chosen if scan.path not in twins]
+            there = [scan for scan in chosen if scan.path not in twins | lost]
             hashes = _drawn(there, side_of, sides, most, source, progress, failed, copies,
                             synthetic, cache)  # fmt: skip
             _say_copies(copies, side_of, strict=not public)
@@ -95,7 +95,9 @@ def prepare(
             readable = {scan.patient for scan in chosen if scan.path not in lost}
             found = _twins(decoded.alike, {s.path: s for s in kept}, side_of) if public else set()
             twins |= found
-            if not found and (not (empty and failed) or len(readable) < 3):
+            again = empty and failed and len(readable) >= 3
+            without = set(lost) if again else without  # of the split; twins do not change it
+            if not (found or again):
                 break
     # said outside: threads that decode may have changed what happens to warnings inside
     said = [str(warning.message) for warning in caught]
