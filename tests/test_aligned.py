@@ -24,7 +24,8 @@ from support.methods import (
 from helpers import generate
 from helpers.data import shape
 from helpers.evaluate.sides import read_sides
-from helpers.gan import dcgan, residual, sampling, stylegan
+from helpers.gan import dcgan, judging, residual, sampling, stylegan
+from helpers.gan.early_word import shrink
 from helpers.gan.explorer import Explorer
 from helpers.gan.gan import DOUBLES_ALIGNED, GAN, HELD
 from helpers.gan.judging import PROBE, SHAPES_KEPT
@@ -40,6 +41,11 @@ from helpers.training.loop import train
 def told_of(shapes):
     """What networks without dials are told."""
     return shape.look(shapes)[:, : len(shape.LOOK)]
+
+
+def aligned(scans):
+    """Their crops, uint8 (N, 1, 64, 64)."""
+    return np.stack([shape.align(scan[0], 64, 64)[0] for scan in scans])[:, None]
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +192,19 @@ def test_the_score_is_distance_and_what_the_probe_lacks(tmp_path, monkeypatch):
     alike.validate(Draws(("DRUSEN", "DRUSEN")))  # as near as the first, but teaches nothing
     assert alike.judgement["kernel_distance"] == pytest.approx(parts["kernel_distance"], rel=1e-3)
     assert alike.judgement["probe"] < parts["probe"] - 0.1
+
+
+def test_a_checkpoint_that_copies_is_the_last_to_be_chosen(tmp_path, monkeypatch):
+    """The same crops are drawn twice: once they are those that were learned from."""
+    monkeypatch.setattr(judging, "EARLY", 0)
+    copied, scores = [], []
+    for seed in (1, 7):  # of the eyes that taught, or so it is told; Draws draws those of seed 1
+        method = aligned_gan(tmp_path / str(seed), validation_images=24)[0]
+        method.known = [shrink(aligned(retinas(CLASSES * 24, s))) for s in (seed, 2)]
+        scores.append(method.validate(Draws()))
+        copied.append(method.judgement["copied"])
+    assert copied[0] == 1 and copied[1] < 0.2
+    assert scores[0] == pytest.approx(scores[1] + judging.COPYING)
 
 
 def test_what_is_judged_and_logged_are_the_score_and_its_parts(run):

@@ -18,6 +18,7 @@ from helpers.measures.probe import probe_auroc
 EARLY = 5000  # images before which a bad state is no alarm
 COLLAPSED = 0.05  # of the validation scans' variance in features, that of the synthetic ones
 PROBE = 400  # that a whole AUROC counts in the score: a tenth of it as much as a distance of 40
+COPYING = 1000  # that it counts if patients are copied: such a checkpoint is the last to be chosen
 TAUGHT = 300  # training scans off which a probe learns what real ones teach
 READ = 150  # validation scans off which the ruler reads what has come of the dials
 SHAPES_KEPT = 256  # of each class, in an exported generator
@@ -154,9 +155,10 @@ def score(method, network: torch.nn.Module, mend: str) -> float:
 
     Where scans of other classes are there too, PROBE times what the AUROC of a probe lacks is
     added: a linear head learns the classes from synthetic scans alone, and is asked about the
-    patients. Distance alone prefers scans without drusen, since most of a scan is no druse. The
-    noise is fixed, and ``method.judgement`` keeps the parts, with an early word in two strings.
-    Warns of a collapse, with what may ``mend`` it.
+    patients. Distance alone prefers scans without drusen, since most of a scan is no druse. Where
+    the early word is "copying", COPYING is added: the checkpoint from before is kept, and the
+    settings' patience ends the training. The noise is fixed, and ``method.judgement`` keeps the
+    parts, with an early word in two strings. Warns of a collapse, with what may ``mend`` it.
     """
     s = method.settings
     method.features.to(next(network.parameters()).device)
@@ -191,7 +193,7 @@ def score(method, network: torch.nn.Module, mend: str) -> float:
         method.judgement["probe"] = auroc
         distance += PROBE * (1 - auroc)
     _say(method, made, real, small)
-    return distance
+    return distance + COPYING * (method.judgement["word"] == "copying")
 
 
 def _say(method, made, real, small) -> None:
@@ -200,6 +202,8 @@ def _say(method, made, real, small) -> None:
     if not early(method):
         made = {name: one for name, one in made.items() if len(real[name]) > 1}  # has a variety
         copied = method.known and copied_share(shrink(torch.cat(small)), *method.known)
+        if copied is not None:
+            method.judgement["copied"] = copied
         word, why = early_word(made, real, method.judgement.get("probe"), method.real_probe, copied)
     method.judgement |= {"word": word, "why": why}
 

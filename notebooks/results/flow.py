@@ -17,7 +17,8 @@ head on EfficientNet-Lite2 that learned from them alone), drusen by the ruler, d
 first seed also the guidances and steps of GUIDANCES and STEPS. Patients are simulated ones that
 nobody trained on. Rows that are in FOLDER/tables/judge.json are kept.
 
-`copies` trains on so many scans of each class and audits the best checkpoint and the last one:
+`copies` trains on so many scans of each class and audits the best checkpoint (none at which the
+early word of a validation is "copying", if there is another) and the last one:
 helpers.gan.flow.COPIES_BELOW comes from here.
 
 Written are FOLDER/tables/*.json, FOLDER/tables.md and FOLDER/sheet.png. Not collected by pytest.
@@ -40,6 +41,8 @@ from helpers import config
 from helpers.data import shape
 from helpers.data.pixels import to_levels
 from helpers.data.prepare import prepare
+from helpers.data.split import Split
+from helpers.gan import judging
 from helpers.gan.recipes import with_recipe
 from helpers.gan.sampling import sample
 from helpers.gan.train import build_training, train_gan
@@ -230,6 +233,9 @@ def copies_of(o, table, model: str, count: int, seed: int, name: str) -> None:
     s = settings(o, model, seed, name)
     method, draw, whole, learned = build_training(s, Features(), progress=False)
     side, chosen = learned.train, few(learned.train.labels, count, seed)
+    scans = [side.scans[i] for i in chosen]
+    taught = Split(np.asarray(side.images[chosen]), scans, side.shapes[chosen])
+    judging.know(method, taught, learned.validation)
     run = open_run(s, whole, method.networks, learned)
     train_method(method, partial(draw, index=chosen), run, s)
     own = chosen[side.labels[chosen] == "DRUSEN"]
@@ -240,6 +246,8 @@ def copies_of(o, table, model: str, count: int, seed: int, name: str) -> None:
         unseen[0] = np.concatenate([unseen[0], np.asarray(more.images[ill])])
         unseen[1] = np.concatenate([unseen[1], more.patients[ill]])
     generator = load_generator(run.folder, DEVICE)
+    words = [r for r in run.metrics() if "word" in r]
+    copying = [r["images"] for r in words if r["word"] == "copying"]
     for which in ("best", "last"):
         if which == "last":  # what is exported is the best by the validation patients
             generator.load_state_dict(load_latest(run.checkpoints)[1]["average"])
@@ -251,7 +259,9 @@ def copies_of(o, table, model: str, count: int, seed: int, name: str) -> None:
         pixels = found["pixels"]
         table.add(
             f"{name} {which}", scans=len(own), **read_log(run.folder),
-            passes=read_log(run.folder)["images"] / len(chosen), copied=found["copied_share"],
+            passes=read_log(run.folder)["images"] / len(chosen),
+            best_at=min(words, key=lambda r: r["score"])["images"],
+            copying_from=copying[0] if copying else None, copied=found["copied_share"],
             low=found["low"], high=found["high"], expected=found["expected_share"],
             excess=found["excess"]["value"], nearer=pixels["nearer_to_training"],
             membership=pixels["membership"]["excess"]["value"],  # the attack less its control
