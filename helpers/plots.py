@@ -317,26 +317,31 @@ def power_spectra(real, synthetic, *, caption="", path=None):
         return finish(figure, caption, path)
 
 
-def filmstrip(folder, *, rows=6, columns=8, line=0, caption="", path=None):
+def filmstrip(folder, *, rows=6, columns=8, line=0, shown=None, caption="", path=None):
     """The same noise over training time: `rows` of the previews in a run's previews/ folder.
 
     A preview is a PNG named by its step, a sheet of square pictures eight to a row, of which the
-    `line`-th row is shown. Raises FileNotFoundError if the folder holds none.
+    `line`-th row is drawn, and the `shown`-th, of what was translated, stands above them once.
+    Raises FileNotFoundError if the folder holds none.
     """
     files = sorted(Path(folder).glob("*.png"))
     if not files:
         raise FileNotFoundError(f"{folder}: no previews; they appear at the first validation")
     rows = min(rows, len(files))
     files = [files[i] for i in np.linspace(0, len(files) - 1, rows).round().astype(int)]
+    strips = [(file, line, f"step {int(file.stem)}") for file in files]
+    if shown is not None:
+        strips.insert(0, (files[-1], shown, "photograph"))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(rows, 1, squeeze=False, figsize=(WIDTH, rows * WIDTH / columns))
-        for file, cell in zip(files, axes.flat, strict=True):
+        figure, axes = plt.subplots(len(strips), 1, squeeze=False,
+                                    figsize=(WIDTH, len(strips) * WIDTH / columns))  # fmt: skip
+        for (file, which, name), cell in zip(strips, axes.flat, strict=True):
             with Image.open(file) as sheet:
                 picture = np.asarray(sheet.convert("L"), np.float32)
             tile = (picture.shape[1] - 2) // 8  # picture and the line between two
-            top = line * tile
+            top = which * tile
             show_picture(cell, picture[top : top + tile + 2, : columns * tile + 2])
-            cell.set_ylabel(f"step {int(file.stem)}", fontsize=8)
+            cell.set_ylabel(name, fontsize=8)
         return finish(figure, caption, path)
 
 

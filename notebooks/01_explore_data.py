@@ -278,10 +278,11 @@ from helpers.data.padding import padding_mask
 wedged = next(e for e in (make_eye(n, "NORMAL", wedge=True) for n in range(40))
               if e.truth.wedge.mean() > 0.07)  # fmt: skip
 found, filled = padding_mask(wedged.oct), clean_oct(wedged.oct, size=256)
-plots_in = [wedged.oct, np.where(found, 255, wedged.oct // 2).astype(np.uint8), filled]
+steps = [wedged.oct, np.where(found, 255, wedged.oct // 2).astype(np.uint8), filled]
+framed = [np.pad(step, 3, constant_values=128) for step in steps]  # or white is lost on the page
 picture(
     plots.grid(
-        np.stack(plots_in)[:, None], ["as exported", "found, in white", "filled"], columns=3,
+        np.stack(framed)[:, None], ["as exported", "found, in white", "filled"], columns=3,
         caption="A white wedge in a simulated NORMAL scan, before and after. One grey scale.",
     )
 )  # fmt: skip
@@ -296,7 +297,8 @@ print(
 # %% [markdown]
 # ### One form for all: the framing
 #
-# Exports differ in shape, and networks take squares. Two ways to get there (`OCT_FRAMING`):
+# Exports differ in shape, and networks take squares. Two ways to get there (`OCT_FRAMING`;
+# notebooks 02 and 08 add a third, `aligned`):
 # **stretch** uses the whole scan and bends its proportions; **band** shifts every column until the
 # RPE is level and keeps 2.25 thicknesses of the retina above it and 1.5 below it. That takes away
 # tilt and curvature that come from how the patient was positioned, *and* those that come from
@@ -337,12 +339,12 @@ crops = [
     clean_dfe(eye.dfe, size=256, framing="macula")[0],
     clean_dfe(eye.dfe, size=256, framing="macula", clahe=True)[0],
 ]
-titles = ["full, 256 px", "reduced, then cropped", "cropped, then reduced", "... with CLAHE"]
+titles = ["full, 256 px", "reduced, then cropped", "cropped at full size", "... with CLAHE"]
 picture(
     plots.grid(
         np.stack(crops).transpose(0, 3, 1, 2), titles, columns=4,
         caption="The eye from above. Cropping a photograph that was already reduced to 256 px "
-        "enlarges blur; cropping one of 512 px first keeps small drusen and vessels sharper.",
+        "enlarges blur; cropping one of 512 px keeps small drusen and vessels sharper.",
     )
 )  # fmt: skip
 
@@ -398,7 +400,8 @@ print(f"read again: {len(take_in(explore / 'manifest.csv').scans)} scans of moda
 # ### Four conditions
 #
 # The same simulated patient four times: healthy, and with each disease in three grades. Nothing
-# but the disease differs, which no real data set can offer.
+# but the disease differs, which no real data set can offer. (Each grade is drawn by itself: it is
+# not one lesion that grows, so spots lie elsewhere.)
 #
 # - **NORMAL**: smooth layers, a clean dip, an even RPE.
 # - **DRUSEN**: deposits between RPE and Bruch's membrane lift the RPE into bumps; yellow spots in

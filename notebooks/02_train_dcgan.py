@@ -22,9 +22,10 @@
 # retina is. At the end there is a folder of synthetic scans of every class, and numbers that say
 # how far they are from scans of patients that the networks never saw.
 #
-# It begins with the lesson, a **DCGAN** on whole scans, the way everybody begins. What it draws are
-# retinas **without drusen**, and you will see why: most of a scan is its *shape*, and the disease
-# is a few pixels of *tissue*. So the shape is taken off first (**align**), a stronger network
+# It begins with the lesson, a **DCGAN** on whole scans, the way everybody begins. The demo's half
+# minute gives it nothing but grey; a quarter of an hour, retinas with **hardly any drusen**. Why?
+# Most of a scan is its *shape*, and the disease is a few pixels of *tissue*. So the shape is taken
+# off first (**align**), a stronger network
 # learns the tissue of all classes at once (**draw**), and the shape is put back (**place back**).
 # On the way, what fails and what mends it, each with a picture and a number made right here:
 #
@@ -161,10 +162,11 @@ plots.compact(figure)
 # %% [markdown]
 # **First failure: retinas without the disease.** The way everybody begins: a DCGAN (Radford, Metz &
 # Chintala, ICLR 2016), whole scans, one class; here with the recipe that served it best in this
-# suite, since as published it would need many times what the demo gives it. It learns a
-# bright band and the layers about it. More time helps less than one hopes: after 15 minutes on real
-# scans drusen are still few, low and soft (results/generators.md). The number beside the pictures
-# is what the suite's *ruler* (notebook 05) counts under the RPE; real scans are read at the DCGAN's
+# suite, since as published it would need many times what the demo gives it. In the demo's half
+# minute (`OCT_FIRST_HOURS`) it draws grey, of which nothing can be read (`nan`). More time helps
+# less than one hopes: after 15 minutes on real scans there are layers and a pit, yet drusen are
+# few, low and soft (results/generators.md). Drusen are counted by the *ruler*, a program that
+# traces the layers and finds where the RPE rises (notebook 05); real scans are read at the DCGAN's
 # own 64 px too, since part of what is missing is resolution.
 
 # %%
@@ -277,19 +279,19 @@ if settings.framing == "aligned":
     figure = plots.grid(np.concatenate([at_size(crops, whole), *back]), columns=8,
         caption="Training scans. Above: aligned. Middle: placed back with their own shape. Below: "
         "the same tissue in shapes that were drawn.")  # fmt: skip
-    plots.compact(figure)
 else:
     bank = figure = None
-figure
+figure and plots.compact(figure)
 
 # %% [markdown]
 # The shapes that are drawn are a smoothed bootstrap: a training scan's numbers, moved at random by
 # as much as those of the scans most like it differ, and pulled to their mean, so that mean and
 # covariance stay; speckle is averaged over the five scans most like that. No row is a scan's own,
 # but what is drawn from few patients lies near them: handle the shapes of patients as you would any
-# statistics of them. Are they like those of patients whom nobody asked? For each number, the
-# largest distance between the two distributions (Kolmogorov and Smirnov), beside that of real
-# training scans:
+# statistics of them. Are they like the shapes of validation patients? For each number, the largest
+# distance between the two cumulative distributions (Kolmogorov and Smirnov; 0 same, 1 apart),
+# beside that of real training scans. With 200 and 60 scans 0.2 is within chance: on this page only
+# the tilt lies beyond it, for real training scans too.
 
 # %%
 if settings.framing == "aligned" and mine(learned.validation).sum() >= 8:
@@ -318,8 +320,9 @@ if settings.framing == "aligned" and mine(learned.validation).sum() >= 8:
 # The **residual** GAN (after R3GAN: Huang et al., NeurIPS 2024) came eight years later and keeps
 # the pyramid, but little else:
 #
-# - **residual blocks**: a block adds a correction to what it is given, $x + B(\sigma(A(x)))$. The
-#   sum lets the gradient pass all blocks unchanged, which is what makes deep networks trainable;
+# - **residual blocks**: a block adds a correction to what it is given, $x + B(\phi(A(x)))$ with
+#   convolutions $A$, $B$ and a LeakyReLU $\phi$. The sum gives the gradient a way past all
+#   blocks, which is what makes deep networks trainable;
 # - **Fixup start** (Zhang et al., ICLR 2019) in place of BatchNorm: the last convolution $B$ of
 #   every block starts at zero, so that the whole network starts as a shallow one and the signal can
 #   neither die nor explode. Without BatchNorm each scan is judged alone, and a gradient penalty on
@@ -481,8 +484,10 @@ figure
 
 # %% [markdown]
 # Left: what the discriminator pays when a synthetic scan scores high. Right: what the generator
-# pays when it scores low. BCE and the relativistic loss flatten out where their owner is winning;
-# hinge gives the generator the same push everywhere.
+# pays when it scores low; there BCE lies hidden under the relativistic loss, since the real scan
+# scores 0. Both (BCE: the first one above) flatten out where their owner is winning; hinge gives
+# the generator the same push everywhere; least squares (Mao et al., ICCV 2017) wants a synthetic
+# scan to score just 0, or for the generator just 1, and so also punishes what is past it.
 #
 # **Gradient penalties.** A loss says where to go, not whether one arrives. Take the smallest GAN
 # there is (Mescheder, Geiger & Nowozin, ICML 2018): the real scan is the number 0, the generator
@@ -576,10 +581,11 @@ plots.show_source(*losses.LOSSES[settings.loss], losses.zero_centred_penalty, ga
 # One step: show the discriminator a batch of real and a batch of synthetic scans and update it;
 # then update the generator so that the same discriminator likes its scans better. No loss here
 # falls steadily, since each network moves the other's goal. So two things are watched instead:
-# pictures from *fixed* noise, and a **score** on validation patients: the *kernel distance* of the
-# class judged (below), plus 400 times what a *probe* lacks to an AUROC of 1. The probe is a linear
-# head that learns the classes from synthetic scans alone and is then asked about the patients.
-# Distance alone prefers scans without drusen, since most of a scan is no druse.
+# pictures from *fixed* noise, and a **score** on validation patients, smaller is better: the
+# *kernel distance* of the class judged (below), plus 400 times what a *probe* lacks to an AUROC of
+# 1 (area under the ROC curve; 0.5 is guessing), plus 1000 if the scans look like copies. The probe
+# is a linear head that learns the classes from synthetic scans alone and is then asked about the
+# patients. Distance alone prefers scans without drusen, since most of a scan is no druse.
 #
 # Weights swing from step to step. What is kept and shown is their **moving average** (EMA), which
 # is nearly always the better generator; its reach grows with the number of scans seen (a *ramp*),
@@ -612,8 +618,10 @@ print(config.short_path(run.folder))
 # %% [markdown]
 # ## Look
 #
-# First the same noise over time. Order comes from coarse to fine: a bright band, then layers, then
-# grain, and the lesion last, because it is the smallest and rarest thing in the picture.
+# First the same noise over time, a row for each validation. Order comes from coarse to fine: a
+# bright band, then layers, then grain, and the lesion last, because it is the smallest and rarest
+# thing in the picture. The demo's first row (8,000 images) comes after band and layers: compare the
+# bumps of the RPE. `OCT_VALIDATE_EVERY=1000` in a new run (`OCT_RUN`) shows the beginning.
 
 # %%
 caption = "Eight fixed draws of noise while training goes on."
@@ -638,7 +646,7 @@ rows = [sample(generator, 8, settings.seed, class_name=name) for name in classes
 figure = plots.grid(
     torch.cat(rows),
     caption="Synthetic, not chosen; one row for each class that this generator knows: "
-    f"{', '.join(classes_of(generator))}. A column has one noise.",
+    f"{', '.join(classes_of(generator))}. A column has one noise; its shapes are drawn by class.",
 )
 plots.compact(figure)
 
@@ -705,8 +713,10 @@ plots.compact(figure)
 #
 # **Third failure: collapse.** The generator finds a few scans that pass and draws them again and
 # again, whatever the noise. *Variety* is a number for it: the variance of the image features (those
-# of the kernel distance below) over synthetic scans, as a share of that over validation scans. Near
-# 100 % is right, below 5 % is a collapse, and training warns of it. Real training scans show what
+# of the kernel distance below) over synthetic scans, as a share of that over validation scans.
+# Below 5 % is a collapse, and training warns of it. Near 100 % rules that out and no more: *recall*
+# (notebook 05), the share of real scans that lie among synthetic ones, was 0.27 for such a demo
+# where real scans reach 0.95. Real training scans show what
 # other patients reach. And since a number is not a look: of as many scans on either side, the two
 # most alike. Two real ones may be neighbours in one eye; two synthetic ones have no such excuse.
 
@@ -805,11 +815,13 @@ plots.compact(figure, caption=f"What the discriminator of step {step} thinks of 
     f"trained on, of unseen patients and of the synthetic ones. r_v = {r_v:.2f}.")  # fmt: skip
 
 # %% [markdown]
+# Only differences count: the relativistic loss does not fix where 0 lies, and all may be negative.
 # Three hills in one place: it cannot tell, early in training or at the best of ends. Training and
 # validation together and synthetic apart: it knows retinas. Validation between them, or with the
 # synthetic ones: it memorises, and what follows is worse and worse pictures from ever smaller
-# losses. (After a few steps, or where training and synthetic means are nearly one, the ratio says
-# nothing and may leave 0 to 1.)
+# losses. This page shows the second case, with a first step towards the third. (After a few steps,
+# or where training and synthetic means are nearly one, the ratio says nothing and may leave 0 to
+# 1.)
 #
 # What mends it: **augmentation**, the same random shifts, tilts and greys for real *and* synthetic
 # scans, on a share `OCT_AUGMENT` of them, so that no scan comes twice, and yet the generator need
@@ -826,7 +838,8 @@ plots.compact(figure, caption=f"What the discriminator of step {step} thinks of 
 # cubic kernel (Binkowski et al., ICLR 2018), times 1000. Zero means alike. It is *not* the
 # published FID or KID, which use another network. A number alone says nothing, so it comes with
 #
-# - the **floor**: real training scans against scans of unseen patients, the best one can hope for;
+# - the **floor**: real training scans against scans of unseen patients, the best one can hope for
+#   (the estimate is unbiased, so that where two sets are alike it may come out below 0);
 # - the **scale**: another class, the same scans blurred, pure noise;
 # - the **cost of the resolution**: real scans reduced to this size, against the same at full size.
 #
@@ -851,9 +864,10 @@ plots.power_spectra(full.test.images, synthetic, caption="Contrast at each finen
 
 # %% [markdown]
 # The spectra show what the eye overlooks, in depth and along the scan. A generator that falls off
-# too early blurs the speckle; a spike at 0.5 or 0.25 cycles per pixel is the checkerboard. How much
-# of it has training unlearned? The same number as for the untrained generators above, on crops
-# where those are learned (in whole scans a line at 2 px of a crop lies elsewhere):
+# too early blurs the speckle (on this page the synthetic curve lies lower beyond 0.1); a spike at
+# 0.5 or 0.25 cycles per pixel is the checkerboard. The same number as for the untrained generators
+# above (a DCGAN has to unlearn it, bilinear resampling starts without), on crops where those are
+# learned (in whole scans a line at 2 px of a crop lies elsewhere):
 
 # %%
 drawn = crops if bank is not None else synthetic
@@ -863,9 +877,10 @@ for name, images in (("real, unseen", real), ("synthetic", drawn)):
 
 # %% [markdown]
 # **Is the disease there?** Drusen by the ruler, beside real scans and the DCGAN of the beginning;
-# and the probe once more, this time on *test* patients and with other eyes (EfficientNet-Lite2,
-# which no training and no choice of a checkpoint has used): a linear head learns the class judged
-# and another one from synthetic scans alone, and, to compare, from real training scans.
+# and the probe once more, this time on *test* patients and on features of another network
+# (EfficientNet-Lite2, which no training and no choice of a checkpoint has used): a linear head
+# learns the class judged and another one from synthetic scans alone, and, to compare, from real
+# training scans. After six minutes expect nearly the AUROC of real scans, and fewer, lower drusen.
 
 # %%
 from helpers.measures.probe import probe_auroc

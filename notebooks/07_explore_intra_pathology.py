@@ -37,9 +37,10 @@
 # | `colab` | 256 px, OCT2017 | one T4 | 2 x 1.5 hours |
 # | `kaggle` | 256 px, OCT2017 | 2 x T4 | 2 x 5.2 hours |
 #
-# After twelve minutes on a CPU a generator is a beginner, and the numbers show it;
-# results/styles.md has longer trainings and real patients. Nothing that is made here is for
-# clinical use.
+# (On this page: 32,000 images each, on a machine that had other work. The times of the last two
+# rows are budgets; neither has run yet.) After so few images a generator is a beginner, and the
+# numbers show it; results/styles.md has real patients. Nothing that is made here is for clinical
+# use.
 
 # %% [markdown]
 # ## Setup
@@ -137,7 +138,8 @@ plots.compact(figure)
 #   of the choroid), so that $w$ need not describe it.
 #
 # (Before all that $z$ is scaled to a mean square of 1, `normalise`, so that only its direction
-# counts.) Each resolution can be given a style of its own; that space is called $W^+$. Here there
+# counts.) Each resolution can be given a style of its own; that space is called $W^+$ (Abdal, Qin &
+# Wonka, ICCV 2019). Here there
 # is one style for each resolution, one channel from end to end, and no custom GPU code. The
 # discriminator, the loss and the augmentation are those of the residual GAN of notebook 02.
 
@@ -305,7 +307,9 @@ plots.compact(figure)
 #
 # **Are the pictures any good?** The kernel distance to unseen patients beside its yardsticks
 # (notebook 02 explains them), and how much of the real variety is reached (notebook 05). A
-# generator that draws poor scans has nothing to say about patients.
+# generator that draws poor scans has nothing to say about patients. On this page it does draw poor
+# ones (precision 0.01, recall 0.00, in part for want of pixels: 128 beside 256): what follows shows
+# the method, and nothing of patients.
 
 # %%
 from helpers.evaluate.report import complete, print_table
@@ -333,7 +337,8 @@ plots.compact(figure)
 # Draw some thousand scans, let the **ruler** of `helpers.measures.layers` read each (surfaces by
 # shortest paths, drusen as rises of the RPE), and ask how its readings depend on $w$.
 #
-# - *Principal components* of $W$: where styles vary most. Nobody says what they mean.
+# - *Principal components* of $W$ (GANSpace, Härkönen et al., NeurIPS 2020): where styles vary most.
+#   Nobody says what they mean.
 # - *Fitted directions*: a ridge regression of each measure on $w$, a straight line whose
 #   coefficients are held small. They point where the measure grows fastest. But drusen and
 #   thickness may grow together in the data, so from every direction the part is removed along which
@@ -372,7 +377,9 @@ for name in FAMILIES:
 # ruler is on one scan is known from simulated eyes, whose anatomy is known. **A direction is
 # accepted** if the change from end to end is larger than that error, the mean moves one way at
 # every step, at least 80 % of the scans end in the right order, no measure of another family
-# changes by more than half as many standard deviations, and the scans stay readable.
+# changes by more than half as many standard deviations, and the scans stay readable. (Families:
+# drusen, thickness, fovea, tilt. Printed: `beyond_error`, the change over that error; `ends_right`;
+# `others`, the largest change of another family over the own one; `readable`.)
 
 # %%
 from helpers.data.simulated.simulate import make_eye
@@ -432,7 +439,8 @@ plots.compact(figure, shades=16)
 # **Does it return?** The second training has another $W$, so vectors cannot be compared; what they
 # do can be. The number is the cosine between what a direction of the first training changes, over
 # all measures, and what a direction of the second changes that was accepted for the same measure;
-# at least 0.9, and it is taken for the same direction. Of more trainings the worst counts. Most of
+# at least 0.9, and it is taken for the same direction; 0.00 is printed if none was accepted there.
+# Of more trainings the worst counts. Most of
 # this is that both were accepted, which asks for little else to change; the rest is that the side
 # effects are alike.
 
@@ -535,10 +543,14 @@ figure = figures.rows(
 plots.compact(figure)
 
 # %% [markdown]
+# Look at the drusen: on this page most are gone from the projections, though grey levels and
+# surfaces come near. Small errors do not show that the disease was kept.
+#
 # **Do the directions line up with anatomy?** For each unseen scan its anatomy is known: the truth
 # of simulated eyes, the ruler's reading of real ones. Compare the ranks with (a) what the fitted
 # directions say of the scan's styles, without looking at any picture, (b) the ruler on the
-# projected picture. With simulated eyes the ruler on the scan itself is the ceiling.
+# projected picture. With simulated eyes the ruler on the scan itself is the ceiling. With 48 scans
+# a correlation below about 0.3 cannot be told from none.
 
 # %%
 from helpers.data.cache import simulated_eye
@@ -764,15 +776,16 @@ Markdown(answer)
 #
 # - The default imitates a **simulation**: directions found in it are those of our drawing of
 #   drusen. They check the method, not the disease.
-# - The ruler measures what it was built for. Reticular drusen, pigment, texture, fluid may vary
-#   along a direction without a number noticing. Look at the rows.
+# - The ruler measures what it was built for. Reticular pseudodrusen, pigment, texture, fluid may
+#   vary along a direction without a number noticing. Look at the rows.
 # - A fitted direction is the best *straight* line. What is not straight in $W$ is not found: then
 #   `explained` is low, and no slider is offered.
 # - "Accepted" is a verdict over some dozen scans. On one patient's eye a slider may do something
 #   else; the explorer shows the difference.
 # - Two trainings on the same patients agree about *these* patients.
 # - A projected scan is a portrait by a painter who has seen some hundred eyes. What he has not seen
-#   he replaces. An edit is not a prognosis, and a projection of a patient is data of that patient.
+#   he replaces. An edit is not a prognosis. A projection of a patient is data of that patient; so
+#   are its edits, the film, what the explorer saves of it, and the outputs of this notebook.
 # - Modes are groups in features of a network that knows photographs; how many there are is a
 #   setting, and neighbouring ones flow into each other.
 # - Not for clinical use.

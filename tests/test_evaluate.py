@@ -1,19 +1,24 @@
 """One report for any folder: it never crashes, says what is missing, and refuses what is wrong."""
 
 import json
+from itertools import combinations
 
 import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from support.methods import Thumbnails
 
+from helpers import config
 from helpers.data.simulated.simulate import make_eye
 from helpers.evaluate import parts as module
-from helpers.evaluate.parts import evaluate, main
+from helpers.evaluate.parts import evaluate, main, measure_memorisation
 from helpers.evaluate.report import PARTS, complete
 from helpers.evaluate.sides import read_sides, read_synthetic
 from helpers.evaluate.verdict import CRITERIA, verdict
+from helpers.gan.recipes import with_recipe
 from helpers.gan.residual import Generator
+from helpers.gan.train import train_gan
 from helpers.measures.features import Features
 from helpers.training.network_file import write_network
 from helpers.translation.networks import Translator
@@ -200,7 +205,7 @@ def test_a_leak_and_a_volume_are_told_only_beyond_their_controls():
         report = {"memorisation": part | {"pixels": {"membership": trace, "volumes": volumes}}}
         assert answer(report, "who was trained on")["answer"].startswith(leak)
         assert answer(report, "whole volume")["answer"].startswith(again)
-    assert "at most 25 % are missed (blurred)" in answer(report, "copied")["beside"]
+    assert "25 % are missed where most are (blurred)" in answer(report, "copied")["beside"]
     alone = part | {"pixels": {"volumes": {"trained": None, "unseen": None}}}
     for question in ("whole volume", "who was trained on"):
         assert answer({"memorisation": alone}, question)["answer"] == "not measured"
@@ -258,3 +263,36 @@ def test_an_out_that_is_a_file_is_refused_before_anything_is_measured(tmp_path, 
         main(["--real", "nowhere", "--synthetic", "nowhere", "--out", str(tmp_path / "out")])
     assert "out: is a file; --out takes a folder" in capsys.readouterr().err
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_privacy_is_asked_of_every_class_and_the_worst_answer_counts():
+    part = {"copied_share": 0.0, "expected_share": 0.01, "excess": {"low": 0, "high": 0.02},
+            "missed": {}}  # fmt: skip
+    leaks = part | {"class": "NORMAL", "copied_share": 0.3, "excess": {"low": 0.2, "high": 0.4}}
+    line = answer({"memorisation": part | {"other_class": leaks}}, "copied")
+    assert line["answer"].startswith("yes: look") and "NORMAL: 30.0 %" in line["measured"]
+    line = answer({"memorisation": leaks | {"other_class": part | {"class": "NORMAL"}}}, "copied")
+    assert line["answer"].startswith("yes: look") and line["measured"].startswith("30.0 %")
+    unknown = {"class": "NORMAL", "copied_share": None, "reason": "no training scans are known"}
+    line = answer({"memorisation": part | {"other_class": unknown}}, "copied")
+    assert line["answer"] == "not measured" and "NORMAL: no training scans" in line["beside"]
+
+
+def test_a_generator_of_two_classes_has_seen_both_and_neither_chooses_with_unseen_patients(
+    tmp_path,
+):
+    """The split of a run holds for every class that it learned, not for that alone it names."""
+    settings = with_recipe(config.resolve(config.TrainGan, [
+        "--data=simulated", "--n-simulated=8", "--classes=NORMAL,DRUSEN", "--size=64", "--steps=1",
+        "--width=4", "--framing=aligned", "--conditional=1", f"--runs={tmp_path}",
+    ], {}))  # fmt: skip
+    run = train_gan(settings, Thumbnails(), progress=False)
+    sides = read_sides("simulated", run.folder, n=4, cache=tmp_path / "cache", progress=False)
+    assert (sides.contrast, sides.other_real.class_) == ("conditional", "NORMAL")
+    for real in (sides.real, sides.other_real):
+        assert real.seen is real.training
+        sides_of = [set(part.patients) for part in (real.training, real.validation, real.test)]
+        assert not any(a & b for a, b in combinations(sides_of, 2))
+    found = measure_memorisation(sides, Pixels(), progress=False)
+    assert found["other_class"]["class"] == "NORMAL"
+    assert found["other_class"]["n_training"] == len(sides.other_real.training)

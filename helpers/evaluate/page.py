@@ -14,6 +14,7 @@ from helpers.evaluate.report import tables
 from helpers.evaluate.verdict import CRITERIA, LARGE, verdict
 from helpers.plots import ACCENT, PALE, REAL, STYLE, pixels
 
+HANDLE = "Not for clinical use. This report shows real scans: of patients, it is patient data."
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{{ title }}</title>
 <style>
@@ -32,7 +33,7 @@ img { width: 100%; } h2 { margin-top: 1.6em; } code { font-size: 13px; }
   img { break-before: page; } tr { break-inside: avoid; } code { font-size: 9px; } }
 </style>
 <h1>{{ title }}</h1>
-<p>{{ summary }} <strong>Not for clinical use.</strong></p>
+<p>{{ summary }} <strong>{{ handle }}</strong></p>
 <table><tr><th>Question<th>Answer<th>Measured<th>Yardstick</tr>
 {% for name, lines in criteria %}<tr class="criterion"><td colspan="4"><b>{{ name }}</b>
 <span>{{ meanings[name] }}</span></tr>
@@ -74,6 +75,7 @@ def write_page(report, figure, path) -> Path:
         .render(
             title=title,
             summary=summary,
+            handle=HANDLE,
             criteria=_by_criterion(report),
             meanings=CRITERIA,
             figure=base64.b64encode(picture.getvalue()).decode(),
@@ -116,7 +118,8 @@ def write_pdf(report, figure, path) -> Path:
 
     write(0.06, height, "\n".join(textwrap.wrap(title, 60)), fontsize=14, weight="bold")
     height -= 0.025 * len(textwrap.wrap(title, 60))
-    write(0.06, height, f"{summary} Not for clinical use.")
+    write(0.06, height, f"{summary}\n{HANDLE}")
+    height -= 1.2 * LINE
     height -= 0.03
     for (x, *_), name in zip(COLUMNS, ("Question", "Answer", "Measured", "Yardstick")):
         write(x, height, name, color=PALE)

@@ -124,8 +124,21 @@ def measure_memorisation(sides: Sides, features: Features, *, seed=0, progress=T
 
     With a run those are its training scans, and the test patients show how near scans are that
     nobody copied; without one, all real scans, each compared with other patients' ones. Copies are
-    planted in several disguises, to see what share of them would be missed.
+    planted in several disguises, to see what share of them would be missed. Of a generator that
+    draws the contrast, too, `other_class` is the same of the patients of that class.
     """
+    settings = dict(seed=seed, progress=progress)
+    found = _memorised(sides, features, **settings)
+    if sides.contrast == "conditional":
+        others = Sides(sides.other_real, sides.other_synthetic)
+        other = _memorised(others, features, **settings)
+        name = sides.other_real.class_
+        found["warnings"] += [f"{name}: {said}" for said in other.pop("warnings")]
+        found["other_class"] = {"class": name, **other}
+    return found
+
+
+def _memorised(sides: Sides, features: Features, *, seed, progress) -> dict:
     real, made = sides.real, sides.synthetic.images
     unseen = None if sides.synthetic.run is None else real.test
     sets = [made, *(split and split.images for split in (real.seen, unseen))]

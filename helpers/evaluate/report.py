@@ -197,6 +197,13 @@ def _measures(report, name):
 
 def _memorisation(report, name):
     part = report[name]
+    rows = _memorised(part)
+    if other := part.get("other_class"):
+        rows += [(f"{other['class']}:", "", ""), *_memorised(other)]
+    return "Memorisation: nearest training scan of every synthetic one", rows
+
+
+def _memorised(part):
     rows = []
     for space in ("pixels", "features"):
         found = part[space]
@@ -240,4 +247,4 @@ def _memorisation(report, name):
     for disguise, missed in part["missed"].items():
         missed = {k: 100 * missed[k] for k in ("value", "low", "high")}
         rows.append((f"copies missed, {disguise}, %", between(missed, 0), "planted by us"))
-    return "Memorisation: nearest training scan of every synthetic one", rows
+    return rows

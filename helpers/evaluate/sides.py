@@ -75,13 +75,14 @@ def _says_synthetic(file) -> bool:
 
 
 def read_real(source, class_, *, size, framing="stretch", n_simulated=600, folder=None, run=None,
-              synthetic=False, progress=True) -> Real:  # fmt: skip
+              learned=False, synthetic=False, progress=True) -> Real:  # fmt: skip
     """Real scans of `class_` at `size` px, by patient.
 
     run: what `read_synthetic` found out about a run. If it was trained on this very source, its
-    own split holds, and its training scans are the seen ones. Otherwise no validation patients
-    were used for anything, and they join the test patients; without a run every real scan counts
-    as seen.
+    own split holds, and its training scans are the seen ones. That is known of the class it is
+    judged by, whose manifest it names; of another one that it draws, ``learned`` says so. Otherwise
+    no validation patients were used for anything, and they join the test patients; without a run
+    every real scan counts as seen.
     """
     keep = dict(size=size, framing=framing, n_simulated=n_simulated, progress=progress)
     with warnings.catch_warnings():
@@ -95,7 +96,7 @@ def read_real(source, class_, *, size, framing="stretch", n_simulated=600, folde
                        **keep)  # fmt: skip
     sides = dict(training=data.train, validation=data.validation, test=data.test, seen=data.train)
     notes = list(data.notes)
-    if run is None or run["data_manifest"] != data.manifest_hash:
+    if run is None or not (learned or run["data_manifest"] == data.manifest_hash):
         sides |= dict(validation=None, test=_together(data.validation, data.test), seen=None)
     if run is None:
         sides["seen"] = _together(data.train, sides["test"])
@@ -276,5 +277,7 @@ def read_sides(real, synthetic, *, class_="DRUSEN", contrast=None, control=None,
         if label not in others:
             label = max(others, key=lambda c: (c == "NORMAL", sides.real.classes[c]))
         run = sides.other_synthetic.run if sides.other_synthetic else None
-        sides.other_real = read_real(real, label, run=run, **keep)
+        # the split is that of the whole source, so a generator of both has trained on its part here
+        learned = sides.contrast == "conditional" and sides.real.seen is not None
+        sides.other_real = read_real(real, label, run=run, learned=learned, **keep)
     return sides

@@ -1,12 +1,15 @@
 """The verdict on a synthetic data set, by rules that anyone can read and disagree with."""
 
+import textwrap
+
 from helpers.evaluate.outside import judge_outside
 from helpers.measures.intervals import between
 
 LARGE = 0.474  # |Cliff's delta| from which on Romano et al. 2006 speak of a large difference
+WORST_FIRST = ("yes", "perhaps", "uncertain", "not measured", "not")  # answers on privacy begin so
 
 
-# The FDA's scorecard (Zamzmi et al., Commun Eng 2025;4:130), in its order
+# The scorecard that researchers of the FDA proposed (Zamzmi et al., Commun Eng 2025;4:130)
 CRITERIA = {
     "congruence": "like scans of patients",
     "coverage": "all kinds of them",
@@ -35,10 +38,8 @@ def verdict(report: dict) -> list[dict]:
         "constraint": [_alike(report["anatomy"], "Is the anatomy right?")],
         "completeness": [_useful(report["usefulness"])],
         "compliance": [
-            _copied(report["memorisation"]),
-            _drawn_again(report["memorisation"]),
-            _trace(report["memorisation"]),
-        ],
+            _of_each_class(rule, report["memorisation"]) for rule in (_copied, _drawn_again, _trace)
+        ],  # fmt: skip
         "comprehension": [_known(report.get("run"), report.get("synthetic", {}))],
         "consistency": [_even(report["consistency"])],
     }
@@ -48,9 +49,11 @@ def verdict(report: dict) -> list[dict]:
 
 
 def print_verdict(report: dict) -> None:
-    """The verdict's questions and answers, by criterion."""
+    """The questions and answers, by criterion, each above its number and yardstick."""
     for line in verdict(report):
         print(f"{line['criterion']:<15}{line['question']:<48}{line['answer']}")
+        for text in filter(None, (line["measured"], line["beside"])):
+            print(textwrap.fill(text, 100, initial_indent=" " * 15, subsequent_indent=" " * 17))
 
 
 def _line(question, who, answer, measured="", beside=""):
@@ -95,7 +98,7 @@ def _near(part, scale):
     if part["value"] <= max(2 * part["floor"], part["floor"] + 1):
         answer = "yes, as alike as other patients"
     elif other["value"] is not None and part["value"] <= other["value"]:
-        answer = f"nearly: nearer than real {other['name']}"
+        answer = f"partly: nearer than real {other['name']}"
     elif part["value"] <= scale["blur"]:
         answer = "partly: nearer than blurred scans"
     else:
@@ -143,6 +146,22 @@ def _apart(measure):
     return measure["low"] is None or measure["low"] > 0 or measure["high"] < 0
 
 
+def _of_each_class(rule, part):
+    """A question of privacy, asked of every class that was learned; the worst answer counts."""
+    line, other = rule(part), part.get("other_class")
+    if other is None:
+        return line
+    more = rule(other)
+    answer = min(line["answer"], more["answer"], key=_how_bad)
+    joined = {kind: "; ".join(filter(None, (line[kind], f"{other['class']}: {more[kind]}")))
+              for kind in ("measured", "beside") if more[kind]}  # fmt: skip
+    return line | {"answer": answer} | joined
+
+
+def _how_bad(answer):
+    return next(k for k, word in enumerate(WORST_FIRST) if answer.startswith(word))
+
+
 def _copied(part):
     question, who = "Are patients copied?", "privacy officer"
     if part["copied_share"] is None:
@@ -152,11 +171,11 @@ def _copied(part):
     answer = "not found: no more than chance" if chance else "yes: look at the closest pairs"
     share = f"{100 * part['copied_share']:.1f} % nearer to a training scan than the threshold"
     beside = f"{100 * part['expected_share']:.1f} % expected of scans that are no copies"
-    beside += f"; up to {100 * excess['high']:.1f} % copies are not excluded"
+    beside += f"; copies among up to {100 * excess['high']:.1f} % of the scans are not excluded"
     if part["missed"]:
         worst = max(part["missed"], key=lambda name: part["missed"][name]["value"])
         missed = 100 * part["missed"][worst]["value"]
-        lost = f"at most {missed:.0f} % are missed ({worst})" if missed else "none is missed"
+        lost = f"{missed:.0f} % are missed where most are ({worst})" if missed else "none is missed"
         beside += f"; of copies planted by us {lost}"
     return _line(question, who, answer, share, beside)
 

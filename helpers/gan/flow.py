@@ -5,7 +5,7 @@ generative modeling", ICLR 2023, written from the papers. A crop x1 and noise x0
 joined by a straight path, x_t = (1 - t) x0 + t x1; a network learns its velocity x1 - x0 from x_t
 and t alone, so what it learns is the mean velocity of all paths through that point, and a crop is
 drawn by following it from t = 0, where everything is noise, to t = 1. No second network, no duel,
-a loss that falls; the price is that one crop takes several looks of the network.
+a loss that falls; the price is that one crop takes several passes through the network.
 
 What is added to the bare equation, each from its paper:
 

@@ -103,7 +103,7 @@ class CUT:
         self.steps += 1
         record = {"loss_discriminator": judged, **losses}
         record = {name: value.detach() for name, value in record.items()}
-        return record | self.judge.measured
+        return record
 
     def _update(self, names: list[str], loss: torch.Tensor, accelerator) -> None:
         for name in names:
@@ -117,10 +117,12 @@ class CUT:
         return self.judge.preview(network)
 
     def validate(self, network: nn.Module) -> float:
-        return self.judge(network)
+        value = self.judge(network)
+        self.judgement = self.judge.measured
+        return value
 
     def state_dict(self) -> dict:
-        return {"steps": self.steps, "measured": self.judge.measured}
+        return {"steps": self.steps}
 
     def load_state_dict(self, state: dict) -> None:
-        self.steps, self.judge.measured = state["steps"], state["measured"]
+        self.steps = state["steps"]

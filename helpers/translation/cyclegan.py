@@ -80,7 +80,7 @@ class CycleGAN:
         self.steps += 1
         record = {"loss_discriminator": judged, **losses}
         record = {name: value.detach() for name, value in record.items()}
-        return record | self.judge.measured
+        return record
 
     def _update(self, name: str, loss: torch.Tensor, accelerator) -> None:
         optimizer = self.optimizers[name]
@@ -93,14 +93,16 @@ class CycleGAN:
         return self.judge.preview(network)
 
     def validate(self, network: nn.Module) -> float:
-        return self.judge(network)
+        value = self.judge(network)
+        self.judgement = self.judge.measured
+        return value
 
     def state_dict(self) -> dict:
         """Steps taken, which set the rate, and the pools: without them losses jump on resume."""
         pools = {side: pool.state_dict() for side, pool in self.pools.items()}
-        return {"steps": self.steps, "pools": pools, "measured": self.judge.measured}
+        return {"steps": self.steps, "pools": pools}
 
     def load_state_dict(self, state: dict) -> None:
-        self.steps, self.judge.measured = state["steps"], state["measured"]
+        self.steps = state["steps"]
         for side, pool in self.pools.items():
             pool.load_state_dict(state["pools"][side])

@@ -167,8 +167,10 @@ def in_place(drawn, truths, readings, um_per_row, *, caption="", path=None):
             below.plot(x, elevation(truth), color=REAL, lw=1, label="truth")
             rise = (reading.elevation - reading.band) * um
             below.plot(x, rise, color=ACCENT, lw=1, label="translated")
-            for place in true_drusen(truth):
-                below.plot(np.interp(place, np.arange(len(x)), x), -8, "^", color=REAL, ms=4)
+            if not reading.usable:
+                above.set_title("the ruler cannot read it", fontsize=7)
+            places = np.interp(true_drusen(truth), np.arange(len(x)), x)
+            below.plot(places, np.full(len(places), -8), "^", color=REAL, ms=4, label="true druse")
             below.set(xlabel="mm from the fovea")
         axes[1, 0].set_ylabel("rise of the RPE, um")
         axes[1, 0].legend(fontsize=7)
@@ -190,18 +192,19 @@ def scores_over_time(metrics, *, caption="", path=None):
             left.plot(*zip(*points), lw=1, color=shades(k), label=label)
         left.set(xlabel="photographs seen", ylabel="loss", yscale="log")
         left.legend(fontsize=7)
-        after = {r["images"]: r for r in logged if "kernel_distance" in r}
+        after = {r["images"]: r for r in metrics if "kernel_distance" in r}
         seen = sorted(after)
-        right.plot(seen, [after[s]["kernel_distance"] for s in seen], color=ACCENT)
+        right.plot(seen, [after[s]["kernel_distance"] for s in seen], "o-", ms=3, color=ACCENT)
         right.set(xlabel="photographs seen")
         right.set_ylabel("kernel distance x1000", color=ACCENT)
-        shares = {"class_auroc": ("AUROC of the class", "-"),
-                  "rpe_concordance": ("dashed: concordance of the RPE", "--")}  # fmt: skip
+        shares = {"class_auroc": ("AUROC of the class", "o-"),
+                  "rpe_concordance": ("dashed: concordance of the RPE", "o--")}  # fmt: skip
         shares = {n: v for n, v in shares.items() if seen and n in after[seen[-1]]}
         if shares:
             other = right.twinx()
             for name, (_, line) in shares.items():
-                other.plot(seen, [after[s].get(name, np.nan) for s in seen], line, color=REAL)
+                values = [after[s].get(name, np.nan) for s in seen]
+                other.plot(seen, values, line, ms=3, color=REAL)
             words = "\n".join(words for words, _ in shares.values())
             other.set(ylim=(min(0, *other.get_ylim()), 1), ylabel=words)
             other.spines["right"].set_visible(True)

@@ -71,7 +71,7 @@ class Pix2pix:
         self.steps += 1
         record = {"loss_discriminator": judged, **losses}
         record = {name: value.detach() for name, value in record.items()}
-        return record | self.judge.measured
+        return record
 
     def _update(self, name: str, loss: torch.Tensor, accelerator) -> None:
         optimizer = self.optimizers[name]
@@ -84,10 +84,12 @@ class Pix2pix:
         return self.judge.preview(network)
 
     def validate(self, network: nn.Module) -> float:
-        return self.judge(network)
+        value = self.judge(network)
+        self.judgement = self.judge.measured
+        return value
 
     def state_dict(self) -> dict:
-        return {"steps": self.steps, "measured": self.judge.measured}
+        return {"steps": self.steps}
 
     def load_state_dict(self, state: dict) -> None:
-        self.steps, self.judge.measured = state["steps"], state["measured"]
+        self.steps = state["steps"]

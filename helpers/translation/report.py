@@ -289,7 +289,7 @@ def table(report: dict) -> list[tuple[str, str, str, str]]:
 
 def print_table(report: dict) -> None:
     """The table as aligned text."""
-    rows = [("", "translated", "control", "ceiling"), *table(report)]
+    rows = [("", "translated", "control", "yardstick"), *table(report)]
     widths = [max(len(row[k]) for row in rows) for k in range(4)]
     print(f"{report['n']} photographs of {report['patients']} patients that taught nobody")
     for row in rows:
