@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from helpers.data import hospital
+from helpers.data.sources import take_in
 
 NAME, FIRST, ID, BORN = "Zwetschgenbaum", "Adalbert", "HOSP7719042", "19470329"
 COMMENT = "seit Ostern verzerrtes Sehen"
@@ -280,6 +281,11 @@ WRITERS = {
 }  # fmt: skip
 
 
+def read_volume(path):
+    (volume,) = hospital.read_volumes(path)
+    return volume
+
+
 def together(volume) -> np.ndarray:
     return np.stack(list(volume.frames))
 
@@ -290,7 +296,7 @@ def together(volume) -> np.ndarray:
 @pytest.mark.parametrize("at", ["image", "series"])
 def test_xml_says_the_eye_at_the_image_or_the_series(tmp_path, at):
     path, pixels = write_xml(tmp_path, at=at)
-    volume = hospital.read_volume(path)
+    volume = read_volume(path)
     assert volume.eye == "OD" and (together(volume) == pixels).all()
     assert (volume.um_per_px_x, volume.um_per_px_y) == (11.7, 3.9)
     assert volume.spacing_um == pytest.approx(120)
@@ -301,7 +307,7 @@ def test_xml_says_the_eye_at_the_image_or_the_series(tmp_path, at):
 def test_xml_in_latin1_with_umlauts_is_read(tmp_path):
     path, pixels = write_xml(tmp_path, last="Müller")
     path.write_bytes(path.read_text("utf-8").encode("latin-1"))
-    assert (together(hospital.read_volume(path)) == pixels).all()
+    assert (together(read_volume(path)) == pixels).all()
 
 
 def test_xml_names_pictures_that_are_missing_and_reads_the_rest(tmp_path):
@@ -309,7 +315,7 @@ def test_xml_names_pictures_that_are_missing_and_reads_the_rest(tmp_path):
     (tmp_path / "B1.TIF").unlink()
     (tmp_path / "B3.TIF").write_bytes(b"no picture")
     (tmp_path / "SLO.tif").unlink()
-    volume = hospital.read_volume(path)
+    volume = read_volume(path)
     assert volume.numbers == [0, 2, 4] and (together(volume) == pixels[::2]).all()
     assert len(volume.lines) == 3 and volume.spacing_um == pytest.approx(120)
     assert "b1.tif, b3.tif" in volume.notes[0] and "SLO.tif" in volume.notes[1]
@@ -326,21 +332,21 @@ def test_xml_never_reads_outside_its_folder(tmp_path):
     text = path.read_text("utf-8").replace("b0.tif", r"..\..\up.tif").replace("b1.tif", "..")
     path.write_text(text, "utf-8")
     Image.fromarray(scans(1)[0]).save(tmp_path / "up.tif")
-    volume = hospital.read_volume(path)
+    volume = read_volume(path)
     assert volume.numbers == [2, 3, 4] and "up.tif, one without a name" in volume.notes[0]
 
 
 def test_a_star_has_lines_but_no_spacing(tmp_path):
     turns = np.linspace(0, np.pi, COUNT, endpoint=False)
     lines = [(1 - c, 1 - s, 1 + c, 1 + s) for c, s in zip(np.cos(turns) / 2, np.sin(turns) / 2)]
-    volume = hospital.read_volume(write_xml(tmp_path, lines=lines)[0])
+    volume = read_volume(write_xml(tmp_path, lines=lines)[0])
     assert volume.spacing_um is None and None not in volume.lines
 
 
 def test_vol_agrees_with_eyepy(tmp_path):
     eyepy = pytest.importorskip("eyepy")
     path, pixels = write_vol(tmp_path)
-    volume, theirs = hospital.read_volume(path), eyepy.import_heyex_vol(path)
+    volume, theirs = read_volume(path), eyepy.import_heyex_vol(path)
     assert (together(volume) == theirs.data).all()
     assert np.abs(together(volume).astype(int) - pixels).max() <= 1
     assert volume.eye == theirs.laterality == "OS"
@@ -352,7 +358,7 @@ def test_vol_agrees_with_eyepy(tmp_path):
 
 
 def test_vol_of_a_circle_has_no_line(tmp_path):
-    volume = hospital.read_volume(write_vol(tmp_path, pattern=2)[0])
+    volume = read_volume(write_vol(tmp_path, pattern=2)[0])
     assert volume.lines == [None] * COUNT and volume.spacing_um is None
 
 
@@ -362,7 +368,7 @@ def test_vol_pixels_without_a_scan_are_black(tmp_path):
     start = 2048 + 96 * 96 + 512
     data[start : start + 12] = struct.pack("<3f", 3.4028234663852886e38, np.nan, 0.0)
     path.write_bytes(data)
-    assert hospital.read_volume(path).frames[0][0, :3].tolist() == [0, 0, 0]
+    assert read_volume(path).frames[0][0, :3].tolist() == [0, 0, 0]
 
 
 def test_e2e_agrees_with_eyepy(tmp_path):
@@ -370,7 +376,7 @@ def test_e2e_agrees_with_eyepy(tmp_path):
     from eyepy.core.utils import from_e2e_intensity
 
     path, codes = write_e2e(tmp_path)
-    volume = hospital.read_volume(path)
+    volume = read_volume(path)
     with reader.HeE2eReader(path) as file:
         (series,) = file.series
         theirs = np.stack([scan.get_bscan() for _, scan in sorted(series.slices.items())])
@@ -407,19 +413,17 @@ def test_e2e_with_both_eyes_is_two_volumes_of_one_person(tmp_path):
     assert [row["path"].rpartition("#")[2] for row in rows] == [str(i) for i in range(2 * COUNT)]
     assert [row["frame"] for row in rows] == [*range(COUNT)] * 2
     assert (hospital.read_frame(rows[7]["path"]) == left.frames[2]).all()
-    with pytest.raises(ValueError, match="2 volumes"):
-        hospital.read_volume(path)
 
 
 def test_e2e_counts_the_missing(tmp_path):
-    volume = hospital.read_volume(write_e2e(tmp_path, lost=(1, 4))[0])
+    volume = read_volume(write_e2e(tmp_path, lost=(1, 4))[0])
     assert len(volume.frames) == 3 and "2 of 5 B-scans are missing" in volume.notes[0]
 
 
 @pytest.mark.parametrize("write", [write_fda, write_fds])
 def test_topcon(tmp_path, write):
     path, pixels = write(tmp_path)
-    volume = hospital.read_volume(path)
+    volume = read_volume(path)
     assert volume.eye == "OS" and volume.patient_known
     assert volume.um_per_px_x == pytest.approx(6000 / WIDTH)
     assert volume.um_per_px_y == pytest.approx(2.6)
@@ -437,13 +441,13 @@ def test_topcon(tmp_path, write):
 
 def test_topcon_star_and_missing_end(tmp_path):
     path, pixels = write_fda(tmp_path, mode=3, end=b"")
-    volume = hospital.read_volume(path)
+    volume = read_volume(path)
     assert volume.spacing_um is None and (together(volume) == pixels).all()
 
 
 def test_zeiss_is_turned_and_measured_by_its_name(tmp_path):
     path, pixels = write_img(tmp_path)
-    volume = hospital.read_volume(path)
+    volume = read_volume(path)
     assert (together(volume) == pixels).all() and volume.eye == "OS" and volume.patient_known
     assert volume.um_per_px_x == 60 and volume.spacing_um == 300
     assert volume.um_per_px_y == pytest.approx(1.953125)
@@ -453,14 +457,14 @@ def test_zeiss_without_a_name_is_known_by_its_size(tmp_path):
     path = tmp_path / "anonymous.IMG"
     with path.open("wb") as file:
         file.truncate(512 * 128 * 1024)
-    volume = hospital.read_volume(path)
+    volume = read_volume(path)
     assert len(volume.frames) == 128 and volume.width == 512 and volume.eye is None
 
 
 @pytest.mark.parametrize("compress", [None, "rle", "1.2.840.10008.1.2.4.90"])
 def test_dicom(tmp_path, compress):
     path, pixels = write_dcm(tmp_path, compress=compress)
-    volume = hospital.read_volume(path)
+    volume = read_volume(path)
     assert (together(volume) == pixels).all() and volume.eye == "OD" and volume.patient_known
     assert (volume.um_per_px_x, volume.um_per_px_y) == (11.7, 3.9)
     assert volume.spacing_um == pytest.approx(120)
@@ -469,28 +473,28 @@ def test_dicom(tmp_path, compress):
 
 def test_dicom_of_16_bits_and_of_inverse_grey(tmp_path):
     pixels = scans().astype(np.uint16) * 16
-    plain = together(hospital.read_volume(write_dcm(tmp_path, pixels=pixels)[0]))
+    plain = together(read_volume(write_dcm(tmp_path, pixels=pixels)[0]))
     inverse = write_dcm(tmp_path, pixels=pixels, name="i.dcm",
                         PhotometricInterpretation="MONOCHROME1")[0]  # fmt: skip
     assert plain.dtype == np.uint8 and np.corrcoef(plain.ravel(), pixels.ravel())[0, 1] > 0.99
-    assert (together(hospital.read_volume(inverse)) == 255 - plain).all()
+    assert (together(read_volume(inverse)) == 255 - plain).all()
 
 
 def test_dicom_without_suffix_and_single_scans_of_one_series(tmp_path):
     one, two = (write_dcm(tmp_path, pixels=scans(1, seed=k), name=f"IM{k}")[0] for k in (0, 1))
-    assert hospital.find_volumes(tmp_path) == [one, two]
-    a, b = map(hospital.read_volume, (one, two))
+    assert all(map(hospital.is_hospital_file, (one, two)))
+    a, b = map(read_volume, (one, two))
     assert a.volume == b.volume and a.spacing_um is None and len(a.frames) == 1
 
 
 def test_tiff_of_several_pages(tmp_path):
     path, pixels = write_tiff(tmp_path)
-    volume = hospital.read_volume(path)
+    volume = read_volume(path)
     assert (together(volume) == pixels).all() and volume.um_per_px_x is None
     assert not volume.patient_known and hospital.is_hospital_file(path)
     wide = tmp_path / "w"
     wide.mkdir()
-    frames = together(hospital.read_volume(write_tiff(wide, scans().astype(np.uint16) * 200)[0]))
+    frames = together(read_volume(write_tiff(wide, scans().astype(np.uint16) * 200)[0]))
     assert frames.dtype == np.uint8 and frames.min() == 0 and frames.max() == 255
 
 
@@ -499,29 +503,26 @@ def test_one_page_or_a_preview_is_no_volume(tmp_path):
     Image.fromarray(scans(1)[0]).save(
         tmp_path / "two.tif", save_all=True, append_images=[Image.fromarray(scans(1, 24, 32)[0])]
     )
-    assert hospital.find_volumes(tmp_path) == []
+    assert not any(map(hospital.is_hospital_file, sorted(tmp_path.glob("*.tif"))))
     with pytest.raises(ValueError, match="2 pages of 2 sizes"):
-        hospital.read_volume(tmp_path / "two.tif")
+        read_volume(tmp_path / "two.tif")
 
 
 # Finding, rows, frames
 
 
-def test_find_volumes_leaves_out_what_is_none(tmp_path):
-    for folder in ("a/b", ".ipynb_checkpoints", "__MACOSX", "@eaDir"):
-        (tmp_path / folder).mkdir(parents=True)
-        write_vol(tmp_path / folder)
-    (tmp_path / "a/._scan.vol").write_bytes(b"x")
-    (tmp_path / "a/settings.xml").write_text("<settings/>")
-    (tmp_path / "a/notes.txt").write_text("x")
-    (tmp_path / "a/DICOMDIR").write_bytes(bytes(128) + b"DICM")
-    (tmp_path / "a/P1_Macular Cube 512x128_1_2_OD_sn1_cube_z.img").write_bytes(b"x")
-    (tmp_path / "a/P1_Macular Cube 512x128_1_2_OD_sn1_cube_raw.img").write_bytes(b"x")
-    (tmp_path / "a/loop").symlink_to(tmp_path)
-    found = [str(p.relative_to(tmp_path)) for p in hospital.find_volumes(tmp_path)]
-    assert len(found) == 2 and found[1] == "a/b/scan.vol" and found[0].endswith("cube_z.img")
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        hospital.find_volumes(tmp_path / "none")
+def test_a_raw_cube_beside_its_resampled_one_is_left_out(tmp_path):
+    for eye in ("OD", "OS"):
+        for what in ("cube_z", "cube_raw"):
+            name = f"P1_Macular Cube 100x20_2-28-2011_14-42-18_{eye}_sn1_{what}.img"
+            write_img(tmp_path, name=name)
+    (tmp_path / "P1_Macular Cube 100x20_2-28-2011_14-42-18_OS_sn1_cube_z.img").unlink()
+    intake = take_in(tmp_path)
+    assert len({scan.path.rpartition("#")[0] for scan in intake.scans}) == 2
+    ((left_out, why),) = intake.left_out
+    assert "OD_sn1_cube_raw" in left_out and "lies beside it resampled" in why
+    (tmp_path / "._scan.vol").write_bytes(b"x")
+    assert not hospital.is_hospital_file(tmp_path / "._scan.vol")
 
 
 def test_xml_in_utf16_is_found_and_read(tmp_path):
@@ -529,30 +530,28 @@ def test_xml_in_utf16_is_found_and_read(tmp_path):
     text = path.read_text("utf-8")
     path.write_bytes(('<?xml version="1.0" encoding="UTF-16"?>' + text).encode("utf-16"))
     assert hospital.is_hospital_file(path)
-    assert (together(hospital.read_volume(path)) == pixels).all()
+    assert (together(read_volume(path)) == pixels).all()
 
 
 def test_thinning_keeps_the_middle(tmp_path):
-    volume = hospital.read_volume(write_tiff(tmp_path, scans(49))[0])
+    volume = read_volume(write_tiff(tmp_path, scans(49))[0])
     for every in (1, 2, 3, 7, 48, 100):
-        kept = [number for number, _ in hospital.frames_of(volume, every)]
+        kept = [row["frame"] for row in hospital.manifest_rows(volume, "f.tif", every)]
         assert 24 in kept and set(np.diff(kept)) <= {every}
-        rows = hospital.manifest_rows(volume, "f.tif", every)
-        assert [row["frame"] for row in rows] == kept
     for every in (0, -1, 1.5, True, "2"):
         with pytest.raises(ValueError, match="whole number"):
-            hospital.frames_of(volume, every)
+            hospital.manifest_rows(volume, "f.tif", every)
 
 
 def test_rows_have_every_column(tmp_path):
     path, _ = write_dcm(tmp_path)
-    row = hospital.manifest_rows(hospital.read_volume(path), path)[0]
+    row = hospital.manifest_rows(read_volume(path), path)[0]
     assert list(row) == [
         "path", "label", "patient", "eye", "volume", "frame", "um_per_px_x", "um_per_px_y",
         "x0", "y0", "x1", "y1", "width", "height",
     ]  # fmt: skip
     other, _ = write_tiff(tmp_path)
-    row = hospital.manifest_rows(hospital.read_volume(other), other)[0]
+    row = hospital.manifest_rows(read_volume(other), other)[0]
     assert row["eye"] == row["um_per_px_x"] == row["x0"] == "" and row["width"] == WIDTH
 
 
@@ -575,17 +574,17 @@ def test_the_person_is_the_same_in_every_format(tmp_path):
     found = {}
     for name, write in WRITERS.items():
         (tmp_path / name).mkdir()
-        found[name] = hospital.read_volume(write(tmp_path / name)[0]).patient
+        found[name] = read_volume(write(tmp_path / name)[0]).patient
     assert len({found[name] for name in found if name != "tiff"}) == 1
     moved = tmp_path / "elsewhere"
     (tmp_path / "tiff").rename(moved / "tiff") if moved.mkdir() is None else None
-    assert hospital.read_volume(moved / "tiff/volume.TIFF").patient == found["tiff"]
+    assert read_volume(moved / "tiff/volume.TIFF").patient == found["tiff"]
 
 
 @pytest.mark.parametrize("number", ["", "1111111", "0", "Anonymous", " unknown "])
 def test_ids_that_are_nobodys_are_no_ids(tmp_path, number):
     path, _ = write_dcm(tmp_path, PatientID=number)
-    assert not hospital.read_volume(path).patient_known
+    assert not read_volume(path).patient_known
 
 
 # What is refused, in words
@@ -680,11 +679,11 @@ def test_empty_volumes_and_other_files_under_the_name(tmp_path):
     for suffix in hospital.READERS:
         (tmp_path / f"empty{suffix}").write_bytes(b"")
         with pytest.raises(ValueError, match="is empty"):
-            hospital.read_volume(tmp_path / f"empty{suffix}")
+            read_volume(tmp_path / f"empty{suffix}")
     with pytest.raises(FileNotFoundError):
-        hospital.read_volume(tmp_path / "none.vol")
+        read_volume(tmp_path / "none.vol")
     with pytest.raises(ValueError, match="no hospital format"):
-        hospital.read_volume(__file__)
+        read_volume(__file__)
 
 
 def test_e2e_that_goes_round_in_circles(tmp_path):
@@ -702,7 +701,7 @@ def test_what_to_install_is_said(tmp_path, monkeypatch, module, write):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"needs {module}: pip install \.\[hospital\]"):
-        hospital.read_volume(path)
+        read_volume(path)
 
 
 # Personal data
@@ -753,6 +752,6 @@ def test_no_personal_data_comes_out_whole_cut_or_damaged(tmp_path, name, caplog,
 
 
 def test_the_id_cannot_be_seen_in_the_stand_in(tmp_path):
-    volume = hospital.read_volume(write_vol(tmp_path)[0])
+    volume = read_volume(write_vol(tmp_path)[0])
     assert re.fullmatch(r"P[0-9a-f]{12}", volume.patient)
     assert re.fullmatch(r"V[0-9a-f]{12}", volume.volume)

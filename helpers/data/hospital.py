@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 import re
 import struct
 import threading
@@ -33,7 +32,6 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from helpers.data.pixels import read_image, to_grey, to_uint8
-from helpers.data.scan import natural_order
 
 EYES = {"R": "OD", "RIGHT": "OD", "OD": "OD", "L": "OS", "LEFT": "OS", "OS": "OS"}
 NO_ID = {"", "anonymous", "anonymized", "anonymised", "anonym", "unknown", "none", "null", "nan",
@@ -127,7 +125,7 @@ class Volume:
 
 
 def is_hospital_file(path) -> bool:
-    """Is this a file that ``read_volume`` should be tried on? By its suffix, in any case; an .xml
+    """Is this a file that ``read_volumes`` should be tried on? By its suffix, in any case; an .xml
     by its first kB, a .tif by its second page, a file without suffix by DICOM's mark."""
     path = Path(path)
     suffix = path.suffix.lower()
@@ -147,33 +145,11 @@ def is_hospital_file(path) -> bool:
     return suffix in READERS
 
 
-def find_volumes(folder) -> list[Path]:
-    """Every hospital file in ``folder`` and below it, in natural order.
-
-    Hidden and system folders are left out, links are followed (no folder twice), and of a Zeiss
-    cube that lies there twice, raw and resampled, the raw one is left out. Raises
-    FileNotFoundError if there is no such folder.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder")
-    found, seen = [], set()
-    for where, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(where)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if name[0] not in ".@" and name != "__MACOSX"]
-        names = {name.lower() for name in files}
-        for name in files:
-            twin = re.sub(r"cube_raw(?=\.img$)", "cube_z", name.lower())
-            if name[0] == "." or (twin != name.lower() and twin in names):
-                continue
-            path = Path(where, name)
-            if is_hospital_file(path):
-                found.append(path)
-    return sorted(found, key=natural_order)
+def resampled_twin(name: str) -> str | None:
+    """What the resampled copy of a Zeiss device's raw cube is called, in small letters; None of
+    any other file."""
+    twin = re.sub(r"cube_raw(?=\.img$)", "cube_z", name.lower())
+    return twin if twin != name.lower() else None
 
 
 def read_volumes(path) -> list[Volume]:
@@ -205,15 +181,6 @@ def read_volumes(path) -> list[Volume]:
     return volumes
 
 
-def read_volume(path) -> Volume:
-    """The volume of a file that has one; errors as in ``read_volumes``, and ValueError if it has
-    several."""
-    volumes = read_volumes(path)
-    if len(volumes) > 1:
-        raise Unreadable(f"{path}: holds {len(volumes)} volumes; read_volumes gives all of them.")
-    return volumes[0]
-
-
 def read_frame(path) -> np.ndarray:
     """The B-scan uint8 (H, W) that ``path``, FILE#NUMBER, stands for: see ``manifest_rows``.
 
@@ -230,15 +197,11 @@ def read_frame(path) -> np.ndarray:
     raise Unreadable(f"{file}: has no B-scan {number}.")
 
 
-def frames_of(volume: Volume, every=1) -> list[tuple[int, np.ndarray]]:
-    """(number, B-scan) of every n-th frame, counted so that the middle one, which is nearest the
-    fovea, is among them. Raises ValueError if ``every`` is not a whole number from 1 up."""
-    return [(volume.numbers[i], volume.frames[i]) for i in _every(len(volume.frames), every)]
-
-
 def manifest_rows(volume: Volume, path, every=1) -> list[dict]:
-    """One row per B-scan, thinned as by ``frames_of``; what is unknown is "".
+    """One row per B-scan; what is unknown is "".
 
+    Of ``every`` so many one is taken, counted so that the middle one, which is nearest the fovea,
+    is among them; ValueError if that is not a whole number from 1 up.
     ``path`` becomes FILE#NUMBER, the number running through all volumes of the file; ``frame`` is
     the number in its volume. ``label`` is left to the caller: no file says it.
     """

@@ -59,30 +59,16 @@ def read_image(path) -> np.ndarray:
     too), no image, larger than MOST_PIXELS, of one grey value only, or smaller than 16 x 16 pixels;
     FileNotFoundError if it is missing.
     """
-    image, count = _decode(path, every=False)
+    image, count = _decode(path)
     if count > 1:
         warnings.warn(f"{path}: {count} frames, the first is used", stacklevel=2)
-    if image[0].min() == image[0].max():
-        raise ValueError(f"{path}: every pixel has the value {image[0].min()}")
-    return image[0]
+    if image.min() == image.max():
+        raise ValueError(f"{path}: every pixel has the value {image.min()}")
+    return image
 
 
-def read_frames(path) -> list[np.ndarray]:
-    """All frames of one file, a volume in a TIFF or a GIF: uint8, each (H, W) or (H, W, 3).
-
-    Frame k of the list is frame k of the file, blank ones too, so that numbers keep their meaning;
-    16-bit and float frames share one scale. Pages of another size than the first (thumbnails,
-    pyramids) are no frames of the volume; of other kinds of file only the first picture counts.
-    Raises what ``read_image`` raises, ValueError where any frame cannot be read, or all are blank.
-    """
-    frames, _ = _decode(path, every=True)
-    if all(frame.min() == frame.max() for frame in frames):
-        raise ValueError(f"{path}: every pixel has the value {frames[0].min()}")
-    return frames
-
-
-def _decode(path, every) -> tuple[list[np.ndarray], int]:
-    """Frames of a file as uint8, all or the first; and how many there are."""
+def _decode(path) -> tuple[np.ndarray, int]:
+    """The first frame of a file as uint8, and how many there are."""
     path = Path(path)
     try:
         if not path.is_file():
@@ -95,9 +81,9 @@ def _decode(path, every) -> tuple[list[np.ndarray], int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of odd metadata; of bombs it is said below
             try:
-                values, count = _by_pillow(path, every)
+                values, count = _by_pillow(path)
             except UnidentifiedImageError:
-                values, count = _by_tifffile(path, every)
+                values, count = _by_tifffile(path)
     except FileNotFoundError:
         raise
     except UnidentifiedImageError as error:
@@ -108,35 +94,23 @@ def _decode(path, every) -> tuple[list[np.ndarray], int]:
         if str(error).startswith(f"{path}: "):
             raise  # said already
         raise ValueError(f"{path}: cannot be read as an image ({error})") from error
-    height, width = values[0].shape[:2]
+    height, width = values.shape[:2]
     if min(height, width) < SMALLEST:
         raise ValueError(
             f"{path}: {width} x {height} pixels, at least {SMALLEST} x {SMALLEST} needed"
         )
-    if values[0].dtype != np.uint8:
-        values = _scaled(values)
-    return values, count
+    return values if values.dtype == np.uint8 else _scaled(values), count
 
 
-def _by_pillow(path, every) -> tuple[list[np.ndarray], int]:
+def _by_pillow(path) -> tuple[np.ndarray, int]:
     with Image.open(path) as file:
         count = getattr(file, "n_frames", 1)
         if file.format == "TIFF" and count == 1 and _is_imagej(file):
-            return _by_tifffile(path, every)  # one header before all frames
+            return _by_tifffile(path)  # one header before all frames
         if file.format not in ("TIFF", "GIF"):
             count = 1  # a JPEG's further pictures are previews
-        size, mode = file.size, file.mode
-        _refuse_if_large(path, size[0] * size[1], count if every else 1)
-        frames = []
-        for k in range(count if every else 1):
-            if k:
-                file.seek(k)
-                if file.size != size or file.mode.startswith(("I", "F")) != (
-                    mode.startswith(("I", "F"))
-                ):
-                    continue
-            frames.append(_values(ImageOps.exif_transpose(file)))
-        return frames, count
+        _refuse_if_large(path, file.size[0] * file.size[1])
+        return _values(ImageOps.exif_transpose(file)), count
 
 
 def _is_imagej(file) -> bool:
@@ -144,7 +118,7 @@ def _is_imagej(file) -> bool:
     return isinstance(about, str) and about.startswith("ImageJ=") and "images=" in about
 
 
-def _by_tifffile(path, every) -> tuple[list[np.ndarray], int]:
+def _by_tifffile(path) -> tuple[np.ndarray, int]:
     """TIFFs that Pillow does not know: 16-bit colours, 64-bit numbers, stacks of ImageJ.
 
     Raises UnidentifiedImageError for what is no TIFF."""
@@ -158,30 +132,26 @@ def _by_tifffile(path, every) -> tuple[list[np.ndarray], int]:
         series = file.series[0]
         shape = series.shape
         colours = "S" in series.axes and shape[series.axes.index("S")] in (3, 4)
-        _refuse_if_large(path, int(np.prod(shape[-3:-1] if colours else shape[-2:])), 1)
-        _refuse_if_large(path, int(np.prod(shape)), 1, most=MOST_PIXELS * 8)
+        _refuse_if_large(path, int(np.prod(shape[-3:-1] if colours else shape[-2:])))
+        _refuse_if_large(path, int(np.prod(shape)), most=MOST_PIXELS * 8)
         pixels = series.asarray()
         if colours:
             pixels = np.moveaxis(pixels, series.axes.index("S"), -1)[..., :3]
     pixels = pixels.reshape(-1, *pixels.shape[-3 if colours else -2 :])
-    frames = list(pixels if every else pixels[:1])
-    if pixels.dtype != np.uint8:
-        frames = [frame.astype(np.float64) for frame in frames]
-    return frames, len(pixels)
+    first = pixels[0]
+    return first if first.dtype == np.uint8 else first.astype(np.float64), len(pixels)
 
 
-def _refuse_if_large(path, pixels, count, most=None) -> None:
+def _refuse_if_large(path, pixels, most=MOST_PIXELS) -> None:
     """A montage of a volume or a decompression bomb, before any of it is decoded."""
-    if pixels > (most or MOST_PIXELS) or pixels * count > 8 * MOST_PIXELS:
-        raise ValueError(
-            f"{path}: {pixels * count:,} pixels, more than {MOST_PIXELS:,} is no single scan"
-        )
+    if pixels > most:
+        raise ValueError(f"{path}: {pixels:,} pixels, more than {MOST_PIXELS:,} is no single scan")
 
 
 def to_uint8(image: Image.Image) -> np.ndarray:
     """Turn a PIL image of any mode into uint8 (H, W) or (H, W, 3)."""
     values = _values(image)
-    return values if values.dtype == np.uint8 else _scaled([values])[0]
+    return values if values.dtype == np.uint8 else _scaled(values)
 
 
 def _values(image: Image.Image) -> np.ndarray:
@@ -194,21 +164,17 @@ def _values(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("L" if image.mode in ("L", "1", "LA") else "RGB"))
 
 
-def _scaled(frames) -> list[np.ndarray]:
-    """Floats of any range as uint8, by one scale: where there are no data, black."""
-    step = max(1, sum(frame.size for frame in frames) // 4_000_000)  # enough for percentiles
-    some = np.concatenate([frame.ravel()[::step] for frame in frames])
+def _scaled(values) -> np.ndarray:
+    """Floats of any range as uint8: where there are no data, black."""
+    some = values.ravel()[:: max(1, values.size // 4_000_000)]  # enough for percentiles
     least, most = _range_of_data(some)
     known = some[(some >= least) & (some <= most)]  # NaN is neither
     low, high = np.percentile(known, (0.1, 99.9)) if known.size else (0.0, 1.0)
     if low == high and known.size:
         low, high = known.min(), known.max()
-    scaled = []
-    for frame in frames:
-        frame = np.where((frame >= least) & (frame <= most), frame, low)
-        share = np.clip((frame - low) / max(high - low, 1e-12), 0, 1)
-        scaled.append(np.round(255 * share).astype(np.uint8))
-    return scaled
+    values = np.where((values >= least) & (values <= most), values, low)
+    share = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+    return np.round(255 * share).astype(np.uint8)
 
 
 def _range_of_data(values) -> tuple[float, float]:

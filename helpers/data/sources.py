@@ -212,9 +212,14 @@ def volumes_of(path: Path, found: listing.Listing, modality: str):
     volumes, refused, members = {}, {}, set()
     stacks = [parts for parts in found.pictures if ending(parts[-1]) in (".tif", ".tiff")
               and hospital.is_hospital_file(path.joinpath(*parts))]  # fmt: skip
+    there = {(*parts[:-1], parts[-1].lower()) for parts in found.devices}
     for parts in [*found.devices, *stacks]:
         if modality != "oct":
             refused[parts] = "of the other modality: a volume of B-scans"
+            continue
+        twin = hospital.resampled_twin(parts[-1])
+        if (*parts[:-1], twin) in there:
+            refused[parts] = "the raw form of a cube that lies beside it resampled"
             continue
         file = path.joinpath(*parts)
         try:
