@@ -215,7 +215,7 @@ def set_flow(generator, guidance=None, steps=None) -> None:
     if not hasattr(generator, "guidance"):
         raise ValueError("guidance and steps: only a flow takes them (OCT_MODEL=flow).")
     if guidance is not None:
-        if guidance < 0 or (guidance != 1 and not generator.classes):
+        if not guidance >= 1 or (guidance != 1 and not generator.classes):
             raise ValueError(
                 f"guidance={guidance:g}: choose 1 (off) or more, of a flow of classes."
             )
@@ -280,6 +280,11 @@ def main(arguments=None):
         if options.like and (options.ask or options.page or options.from_dfe):
             raise ValueError("--like: chooses among scans that are drawn freely; leave out --ask, "
                              "--page and --from-dfe.")  # fmt: skip
+        freely = options.ask or options.class_ or dials or options.shape != "drawn"
+        if options.from_dfe and (freely or (options.size and not options.whole)):
+            raise ValueError("--from-dfe: one scan for each photograph, of its class; leave out "
+                             "--ask, --class, --dial, --shape and, without --whole, --size."
+                             )  # fmt: skip
         if options.whole and not options.from_dfe:
             raise ValueError("--whole: puts translated photographs into whole scans; give "
                              "--from-dfe DIR.")  # fmt: skip
@@ -308,10 +313,13 @@ def main(arguments=None):
         else:
             if not hasattr(generator, "z_dim"):
                 raise ValueError(f"{options.run}: translates photographs; give --from-dfe DIR.")
-            own = [options.class_] if options.class_ else classes_of(generator)
+            known, asked = classes_of(generator), options.ask and read_asked(options.ask)
+            own = [options.class_] if options.class_ else known
+            if wrong := [name for name in asked or own if name not in known]:
+                raise ValueError(f"class {wrong[0]}: this generator draws {', '.join(known)}")
             paths = export(generator, options.out, options.n, options.seed, options.class_,
                            exact=options.exact, size=options.size, shape=options.shape,
-                           dials=dials, asked=options.ask and read_asked(options.ask),
+                           dials=dials, asked=asked,
                            like=options.like and drusen_of(options.like, own))  # fmt: skip
     except (ImportError, OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")

@@ -127,6 +127,7 @@ if not synthetic:
         raise ValueError(f"OCT_RUN={settings.run}: no GAN; name a folder of scans in OCT_SYNTHETIC")
     steps = Run(synthetic).metrics()[-1]["step"]  # as many for the contrast, however long
     recipe |= {"class_": "NORMAL", "steps": steps, "hours": 0.0, "patience": 0}
+    recipe = {k: v for k, v in recipe.items() if hasattr(own, k)}  # of a flow's there are more
     if len(classes_of(load_generator(synthetic))) < 2:  # several bring their contrast along
         contrast = contrast or run_of(f"{synthetic.name}-contrast", config.TrainGan(**recipe))
 

@@ -125,6 +125,8 @@ WRONG = {
     "--size=96": "size=96",
     "--model=residual2": "model='residual2': choose one of dcgan, residual, stylegan",
     "--model=dcgan --conditional=1": "conditional=1: only residual and stylegan",
+    "--dials=1 --framing=stretch": "dials=1 with .*framing=stretch",
+    "--dials=1 --model=dcgan": "dials=1 with model=dcgan",
     "--model=dcgan --penalty_every=0": "penalty_every=0",
 }
 

@@ -253,6 +253,7 @@ def test_visits_of_one_eye_differ_in_what_was_asked_alone(tmp_path):
     (["class,drusen", "DRUSEN,many"], "line 2.*many"),
     (["class,drusen", "DRUSEN,900"], "drusen=900"),
     (["class,drusen", "CNV,1"], "CNV"),
+    (["class,drusen", ",1"], "class : this generator draws"),
     (["class,drusen"], "no row"),
 ])  # fmt: skip
 def test_a_table_that_cannot_be_drawn_is_named(tmp_path, capsys, lines, why):
@@ -261,6 +262,12 @@ def test_a_table_that_cannot_be_drawn_is_named(tmp_path, capsys, lines, why):
         main([path, "--ask", asked, "--out", str(tmp_path / "out")])
     assert re.search(why, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
+
+
+def test_without_drusen_there_is_no_height_and_no_area(bank):
+    assert bank.draw(20, "DRUSEN", 0)[:, shape.AT["highest"]].mean() > 0
+    assert not bank.draw(20, "DRUSEN", 0, {"drusen": 0})[:, shape.DIALLED].any()
+    assert bank.draw(20, "DRUSEN", 0, {"drusen": 1})[:, shape.AT["highest"]].mean() > 0
 
 
 def test_what_a_table_says_is_not_said_twice(tmp_path, capsys):

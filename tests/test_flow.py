@@ -274,7 +274,7 @@ def test_generate_takes_guidance_and_steps(run, tmp_path, capsys):
             assert (picture.text["Guidance"], picture.text["Steps"]) == (guidance, steps)
             pictures.append(np.asarray(picture))
     assert not np.array_equal(*pictures)
-    for wrong in (dict(guidance=-1), dict(steps=0)):
+    for wrong in (dict(guidance=-1), dict(guidance=0.5), dict(steps=0)):
         name = next(iter(wrong))
         with pytest.raises(ValueError, match=f"{name}=.*choose"):
             set_flow(load_generator(run.folder), **wrong)

@@ -63,6 +63,13 @@ def test_pictures_depend_on_seed_and_index_alone(run):
         sample(generator, 0)
 
 
+def test_a_class_that_it_does_not_draw_is_named(run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        generate.main([str(run), "--class=NORMAL", "--n=2", f"--out={tmp_path / 'set'}"])
+    assert "class NORMAL: this generator draws DRUSEN" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
 def test_command_line_writes_a_labelled_set(run, tmp_path, capsys):
     out = tmp_path / "set"
     generate.main([str(run), "--n", "9", "--out", str(out), "--seed", "4", "--exact"])

@@ -9,9 +9,10 @@ from support.methods import CLASSES, METHODS, aligned_gan
 
 from helpers.gan import start
 from helpers.gan.start import start_from
+from helpers.generate import load_generator
 from helpers.training import checkpoint
 from helpers.training.loop import train
-from helpers.training.network_file import network_bytes, read_network
+from helpers.training.network_file import network_bytes, read_network, write_network
 
 ALIGNED = METHODS["gan aligned"]
 
@@ -92,6 +93,20 @@ def test_what_does_not_fit_is_named_by_its_setting(run, tmp_path, words):
         method = ALIGNED(tmp_path, **changes)[0]
     with pytest.raises(ValueError, match=f"start=.*{words}.*OCT_START"):
         start_from(method, run.folder)
+
+
+@pytest.mark.parametrize("model", [{}, methods.STYLE])
+def test_new_dials_change_no_picture_and_known_ones_are_not_dropped(tmp_path, model):
+    run = train(*aligned_gan(tmp_path / "run", steps=1, **model))
+    method = aligned_gan(tmp_path / "told", dials=1, **model)[0]
+    start_from(method, run.folder)
+    known, mine = load_generator(run.folder), method.networks["generator"].eval()
+    z, label, look = torch.randn(2, known.z_dim), torch.tensor([0, 1]), torch.randn(2, mine.looks)
+    with torch.no_grad():
+        torch.testing.assert_close(mine(z, label, look), known(z, label, look[:, : known.looks]))
+    write_network(tmp_path / "told.safetensors", mine.state_dict(), method.architecture)
+    with pytest.raises(ValueError, match="dials=1, this training dials=0.*OCT_DIALS=1"):
+        start_from(aligned_gan(tmp_path / "not", **model)[0], tmp_path / "told.safetensors")
 
 
 def test_a_discriminator_that_does_not_fit_is_said(run, tmp_path):

@@ -173,6 +173,9 @@ def test_other_settings_take_another_folder_and_are_named(tmp_path, data, featur
     assert again.folder == first.folder  # a longer budget continues
     assert again.metrics()[-1]["step"] == 2
     config = json.loads(first.config.read_text())
+    config["identity"]["report_images"] = 7  # as an older version kept it: of what is drawn after
+    first.config.write_text(json.dumps(config))
+    assert open_run(settings, data, {}).folder == first.folder
     assert config["identity"].pop("start") == ""
     first.config.write_text(json.dumps(config))
     assert open_run(settings, data, {}).folder.name != first.folder.name  # it was not None
@@ -469,6 +472,10 @@ def test_an_attached_output_is_continued(tmp_path, monkeypatch, mount, inside, c
         run.folder.rename(place)
     (tmp_path / "input" / "a-data-set").mkdir()
     (tmp_path / "input" / "a-data-set" / "config.json").write_text("[1]")
+    config = json.loads((attached / "config.json").read_text())
+    unset = [k for k, v in config["identity"].items() if v is None]
+    del config["identity"][unset[0]]  # as of a version that had no such setting
+    (attached / "config.json").write_text(json.dumps(config))
     files = sorted(path for path in attached.rglob("*"))
     for path in files:
         path.chmod(0o555 if path.is_dir() else 0o444)

@@ -100,6 +100,9 @@ def test_the_command_line_says_which_kind_of_run_it_needs(run, photographs, tmp_
         ([str(run), "--from-dfe", str(photographs), "--out", str(tmp_path / "c"), "--whole",
           str(run)], "knows no shapes"),
         (["simulated", "--out", str(tmp_path / "d"), "--whole", "simulated"], "give --from-dfe"),
+        *(([str(run), "--from-dfe", str(photographs), "--out", str(tmp_path / "e"), *more],
+           "one scan for each photograph")
+          for more in (["--class=DRUSEN"], ["--size=128"], ["--dial=drusen=3"])),
     ]:  # fmt: skip
         with pytest.raises(SystemExit):
             generate.main(arguments)

@@ -388,8 +388,7 @@ class Shapes:
             drawn[i] = own[alike[np.argsort(away)[:DEVICES]]].mean(0)
             drawn[i, DRAWN] = new
         drawn[:, DIALLED] = drawn[:, DIALLED].clip(0)
-        for name, value in (dials or {}).items():
-            drawn[:, AT[name]] = value
+        put_dials(drawn, dials or {})
         return drawn
 
     def check_dials(self, label, dials) -> None:
@@ -433,6 +432,15 @@ class Shapes:
         typical = own[np.argmin((((smooth - smooth.mean(0)) / spread) ** 2).sum(1))].copy()
         typical[DRAWN] = smooth.mean(0)
         return typical
+
+
+def put_dials(shapes, dials) -> None:
+    """Write dials that are asked for into shapes (N, len(FIELDS)). Of no druse there is no height
+    and no area: where one is asked to be 0, all are."""
+    for name, value in dials.items():
+        shapes[:, AT[name]] = value
+    if 0 in dials.values():
+        shapes[:, DIALLED] = 0
 
 
 def _possible(shape, own) -> bool:

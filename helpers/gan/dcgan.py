@@ -44,6 +44,7 @@ class Generator(nn.Module):
     def __init__(self, size=64, z_dim=100, width=64, rows=None):
         super().__init__()
         self.size, self.z_dim, self.rows = size, z_dim, rows or size
+        self.classes = self.looks = 0  # it can be asked for nothing
         widths = ladder(self.rows, width)
         start = (4, 4 * size // self.rows)
         layers = [nn.ConvTranspose2d(z_dim, widths[0], start, 1, 0, bias=False)]

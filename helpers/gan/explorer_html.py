@@ -131,9 +131,9 @@ class _Crop(torch.nn.Module):
         self.generator = generator
 
     def forward(self, z, label, look):
-        told = (label if self.generator.classes else None,)
+        told = (label,) if self.generator.classes else ()
         if getattr(self.generator, "looks", 0):
-            told += (look,)
+            told = (told or (None,)) + (look,)
         return self.generator(z, *told).clamp(-1, 1)
 
 

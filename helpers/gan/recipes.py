@@ -87,6 +87,11 @@ def with_recipe(settings):
     framings = {"framing": ("aligned", *OCT_FRAMINGS)}
     _check(settings, {"model": RECIPES, "size": dcgan.SIZES, **framings})
     _check(settings, {"recipe": RECIPES[settings.model]})
+    if settings.dials and (settings.framing != "aligned" or settings.model == "dcgan"):
+        raise ValueError(
+            f"dials=1 with model={settings.model}, framing={settings.framing}: only residual, "
+            "stylegan and flow are told dials, of aligned crops; set these, or dials=0."
+        )
     if settings.model == "flow":
         return _flow_recipe(settings)
     if settings.flow_steps is not None:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from helpers.data.pixels import to_float
-from helpers.data.shape import AT, DIALLED, DIALS, LOOK, look, place_back
+from helpers.data.shape import DIALLED, DIALS, LOOK, look, place_back, put_dials
 from helpers.training.precision import in_bf16
 
 SHAPE_CHOICES = ("drawn", "same", "aligned")
@@ -103,8 +103,7 @@ def sample_asked(generator, class_name, asked, seed=0, batch=64, exact=True, *, 
     for row, (_, dials) in zip(drawn, asked):
         _need_dials(generator, dials)
         generator.shapes.check_dials(name, dials)
-        for dial, value in dials.items():
-            row[AT[dial]] = value
+        put_dials(row[None], dials)
     noise = torch.cat(list(draw_noise(max(eyes) + 1, generator.z_dim, seed)))[eyes]
     size = whole_size(generator, size)
     return drawn, _placed(generator, noise.split(batch), label, drawn, exact, size, seed, False)

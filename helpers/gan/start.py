@@ -1,5 +1,6 @@
 """Begin a training where another ended: the networks of what ships, or of a run."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -49,6 +50,9 @@ def start_from(method, source) -> str:
     """
     path = generator_file(source)
     weights, about = read_network(path)
+    told, tells = (a["arguments"].get("looks", 0) for a in (method.architecture, about))
+    if tells > told > 0:
+        _refuse(source, "dials", 1, 0)
     mine, theirs = method.architecture, about
     has, wants = (_settings(architecture) for architecture in (theirs, mine))
     for name in (*has, *wants):  # what decides the most comes first
@@ -67,6 +71,8 @@ def start_from(method, source) -> str:
                 state[key] = _matched(state[key], known, wanted)
         for key in LOOKS:  # what it was not told of begins without an effect
             if key in own and key in state and own[key].shape[1] > state[key].shape[1]:
+                if key.startswith("mapping."):  # its inputs are weighted by 1 / sqrt(their number)
+                    state[key] = state[key] * math.sqrt(own[key].shape[1] / state[key].shape[1])
                 state[key] = F.pad(state[key], (0, own[key].shape[1] - state[key].shape[1]))
         fits = {key for key in own if key in state and own[key].shape == state[key].shape}
         if key := min({*own, *state} - fits, default=None):

@@ -64,9 +64,10 @@ def build_training(settings, features, progress=True):
     shapes = None
     if s.framing == "aligned":
         if s.dials and s.model != "dcgan":
-            scans = prepare(s.data, class_=which, size=RULED, framing="stretch", sides=("train",),
-                            **about)  # fmt: skip
+            scans = prepare(s.data, class_=which, size=RULED, framing="stretch",
+                            sides=("train", "test"), **about)  # fmt: skip
             learned.train.shapes = with_dials(learned.train, scans.train)
+            learned.test.shapes = with_dials(learned.test, scans.test)  # which may be edited
         shapes = shape.Shapes(learned.train.shapes, learned.train.labels)
     torch.manual_seed(s.seed)
     names = tuple(map(str, classes)) if s.conditional else ()

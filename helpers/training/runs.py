@@ -24,7 +24,8 @@ from helpers.training.processes import is_first
 # what is compared beside it.
 NOT_IDENTITY = ("preset", "data", "runs", "run", "steps", "hours", "first_hours", "session_hours",
                 "useful_images", "processes", "log_every", "validate_every", "patience", "arm",
-                "folds", "seeds", "patient", "every", "split")  # fmt: skip
+                "folds", "seeds", "patient", "every", "split", "report_images",
+                "edit_time")  # fmt: skip
 ATTACHED = Path("/kaggle/input")  # where Kaggle shows an earlier session's output, read-only
 PACKAGES = ("torch", "torchvision", "accelerate", "timm", "numpy")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of some network drives
@@ -197,7 +198,8 @@ def open_run(settings, data, networks, learned=None) -> Run:
 def _differing(found: dict, wanted: dict) -> list[str]:
     """What is not the same of two runs. A setting that an older version did not have, and that is
     left open (None) by a newer one, is."""
-    return [n for n in {**found, **wanted} if found.get(n) != wanted.get(n)]
+    names = [n for n in {**found, **wanted} if n not in NOT_IDENTITY]  # of these it had some
+    return [n for n in names if found.get(n) != wanted.get(n)]
 
 
 def _difference(found: dict, wanted: dict) -> str:
@@ -221,7 +223,7 @@ def _fetch_attached(run: Run, identity: dict) -> None:
         for inside in (f"{run.folder.parent.name}/*", "*", "."):
             for config in ATTACHED.glob(f"{mount}/{inside}/config.json"):
                 with contextlib.suppress(ValueError, KeyError, TypeError):  # someone else's config
-                    if json.loads(config.read_text())["identity"] == identity:
+                    if not _differing(json.loads(config.read_text())["identity"], identity):
                         step = newest_step(config.parent / "checkpoints")
                         if step > furthest:
                             found, furthest = config.parent, step
