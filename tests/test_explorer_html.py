@@ -96,7 +96,10 @@ def flow_of_two_classes():
 
 def plain_dcgan():
     torch.manual_seed(0)
-    return dcgan.Generator(64, 10, 4).eval().requires_grad_(False)
+    generator = dcgan.Generator(64, 10, 4)
+    for weights in generator.parameters():
+        torch.nn.init.normal_(weights, 0, 0.2)
+    return generator.eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("kind", ["residual", "flow", "dcgan"])

@@ -511,6 +511,55 @@ def test_one_page_or_a_preview_is_no_volume(tmp_path):
 # Finding, rows, frames
 
 
+def test_folders_that_the_device_calls_one_person_are_one(tmp_path):
+    for n in range(6):  # each person came twice, and every export is a folder
+        place = tmp_path / "DRUSEN" / f"export_{n:02}"
+        place.mkdir(parents=True)
+        write_xml(place, number=f"MRN{n % 3}")
+    intake = take_in(tmp_path)
+    assert len({scan.patient for scan in intake.scans}) == 3
+    assert any("3 patient ids lie in several folders" in doubt for doubt in intake.doubts)
+    for place in (tmp_path / "DRUSEN").iterdir():
+        write_xml(place, number="ANON")
+    intake = take_in(tmp_path)
+    assert len({scan.patient for scan in intake.scans}) == 6  # one id for all says nothing
+    assert any("bear one patient id" in doubt for doubt in intake.doubts)
+
+
+def test_volumes_that_name_nobody_are_doubted(tmp_path):
+    for n in range(3):
+        (tmp_path / "DRUSEN").mkdir(exist_ok=True)
+        write_tiff(tmp_path / "DRUSEN")[0].rename(tmp_path / "DRUSEN" / f"D{n}a.tif")
+    assert any("3 volumes name no patient" in doubt for doubt in take_in(tmp_path).doubts)
+
+
+@pytest.mark.parametrize("name", ["scan.dcm", "scan.dicom", "1.2.276.0.75.2.2.42.114374", "IM1"])
+def test_dicom_is_taken_in_whatever_it_is_called(tmp_path, name):
+    (tmp_path / "DRUSEN" / "P1").mkdir(parents=True)
+    write_dcm(tmp_path / "DRUSEN" / "P1", name=name)
+    intake = take_in(tmp_path)
+    assert len(intake.scans) == COUNT and not intake.left_out
+
+
+def test_a_folder_of_many_exports_is_listed_once(tmp_path, monkeypatch):
+    for n in range(8):
+        write_xml(tmp_path, stem=f"export{n}")
+    listed, iterdir = [], Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: listed.append(path) or iterdir(path))
+    for n in range(8):
+        hospital.read_volumes(tmp_path / f"export{n}.xml")
+    assert len(listed) == 1
+
+
+def test_every_how_many_is_named_by_its_setting(tmp_path, monkeypatch):
+    (tmp_path / "DRUSEN").mkdir()
+    write_tiff(tmp_path / "DRUSEN")
+    for wrong in ("five", "0"):
+        monkeypatch.setenv("OCT_EVERY", wrong)
+        with pytest.raises(ValueError, match=f"OCT_EVERY='{wrong}': a whole number"):
+            take_in(tmp_path)
+
+
 def test_a_raw_cube_beside_its_resampled_one_is_left_out(tmp_path):
     for eye in ("OD", "OS"):
         for what in ("cube_z", "cube_raw"):

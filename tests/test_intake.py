@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,7 @@ def made(source, **settings):
 
 SIX = [f"P{n:03}" for n in range(6)]
 EYES, VISITS = ("OD", "OS"), ("2019-05-01", "2020-06-11")
+YEARS = (2019, 2020, 2021)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +95,13 @@ EYES, VISITS = ("OD", "OS"), ("2019-05-01", "2020-06-11")
         [f"DRUSEN/batch {b}/{p}/{k}.png" for b in (1, 2) for p in SIX for k in range(2)],
         [f"DRUSEN/Farabi/{p}/{k}.png" for p in SIX for k in range(2)],
         [f"{p}/Spectralis/OCT/{k}.png" for p in SIX for k in range(2)],
+        [f"DRUSEN/{y}/{p}/{k}.png" for y in YEARS for p in SIX for k in range(2)],
+        [f"{y}/DRUSEN/{p}/{k}.png" for y in YEARS for p in SIX for k in range(2)],
+        [f"{y}/{p}/DRUSEN/{k}.png" for y in YEARS for p in SIX for k in range(2)],
+        [f"AMD/{s}/{p}/{k}.png" for s in ("stage1", "stage2") for p in SIX for k in range(2)],
+        [f"DRUSEN/{m}/{p}/{k}.png" for m in ("January", "May") for p in SIX for k in range(2)],
+        [f"DRUSEN/{d}/{p}/1.png" for d in ("Spectralis", "Maestro2", "Cirrus") for p in SIX],
+        [f"DRUSEN/{p}/DRUSEN-{v}-{k}.png" for p in SIX for v in (1, 2) for k in range(2)],
     ],
 )
 def test_eyes_and_visits_of_a_person_are_one_patient(paths):
@@ -118,6 +127,12 @@ def test_persons_are_found_in_names_and_in_families(tmp_path):
     topcon = [f"DRUSEN/{p:04}-{e}-{k}.png" for p in range(4) for e in "LR" for k in (0, 1)]
     assert set(people(topcon)) == {"0000", "0001", "0002", "0003"}
     assert {place.eye for place in places(topcon)[0]} == {"OD", "OS"}
+    volunteers = [f"NORMAL/V{p:02}/vol{v}/{k}.png" for p in range(4) for v in (1, 2) for k in "ab"]
+    assert set(people(volunteers)) == {"V00", "V01", "V02", "V03"}
+    published = [f"AMD{n}/TIFFs/8bitTIFFs/{k}.tif" for n in range(5) for k in "ab"]
+    assert len(people(published)) == 5
+    eyes = [f"DRUSEN/{p}/{v}_{e}.jpg" for p in SIX for v in (1, 2) for e in ("left", "right")]
+    assert set(people(eyes, modality="dfe")) == set(SIX)
     bids = [f"DRUSEN/sub-{p:02}/ses-{v}/a.png" for p in range(3) for v in (1, 2)]
     assert set(people(bids)) == {"sub-00", "sub-01", "sub-02"}
 
@@ -127,6 +142,8 @@ def test_frames_of_a_number_alone_name_nobody():
         [f"AMD/AMD_{k}.jpeg" for k in range(9)], [f"AMD/{k}-Input.jpeg" for k in range(9)],
         [f"mine/img_{k}.png" for k in range(9)], [f"OCT2017 /train/AMD/img{k}.png" for k in "12"],
         [f"{clinic}/AMD/{k}.png" for clinic in ("Farabi", "Noor") for k in range(5)],
+        [f"{s}/AMD/amd_{s}_{1001 + k}.jpg" for s in ("train", "test") for k in range(9)],
+        [f"AMD/amd_{e}_{k}.jpg" for e in EYES for k in range(9)],
     ):  # fmt: skip
         assert set(people(paths)) == {""}
 
@@ -557,6 +574,25 @@ def test_a_published_split_is_kept(tmp_path):
     assert len(split["validation"]) == 3  # nobody was published for it: some of train
     assert sum(map(len, split.values())) == 20
     assert len(made(file, cache=tmp_path / "c").test) == 5
+
+
+def test_a_published_split_is_kept_where_nobody_is_named(tmp_path):
+    sets = ("train", "train", "train", "validation", "test")
+    rows = ["path,label,patient,set"]
+    for n in range(200):
+        (tmp_path / f"s{n:03}.png").touch()
+        rows.append(f"s{n:03}.png,DRUSEN,,{sets[n % 5]}")
+    split = split_patients(take_in(sheet(tmp_path, "\n".join(rows))).scans)
+    assert {name: len(those) for name, those in split.items()} == {
+        "train": 120, "validation": 40, "test": 40}  # fmt: skip
+    assert all(scan.side == name for name, those in split.items() for scan in those)
+
+
+def test_masks_are_told_from_scans_in_no_time():
+    paths = [(f"P{k}", name) for k in range(10_000) for name in ("000.png", "000_mask.png")]
+    began = time.monotonic()
+    assert len(listing.beside(paths, "oct")) == 10_000
+    assert time.monotonic() - began < 5  # once every pair was compared: a minute
 
 
 def test_what_a_manifest_of_this_project_says_is_kept(tmp_path):

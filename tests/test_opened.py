@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.data import opened, prepare
+from helpers.data import cache, opened, prepare
 from helpers.data.sources import take_in
 from helpers.data.split import SIDES, split_patients
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 LONG_AGO = (1e9, 1e9)
 # what names come to: a change here, and those who have opened a folder keep what it came to before
 # until opened.VERSION is another
-NAMES = {1: "120b8dfe83ae0042"}
+NAMES = {2: "120b8dfe83ae0042"}
 
 
 def retina(seed):
@@ -152,6 +152,44 @@ def test_other_settings_are_another_opening(folder, monkeypatch, setting):
     calls = understood(monkeypatch)
     made(folder)
     made(folder, **setting)
+    assert len(calls) == 2
+
+
+def test_a_volume_that_was_replaced_is_read_anew_in_the_same_process(tmp_path):
+    def write(path, seed, when):
+        frames = [retina(seed + k) for k in range(2)]
+        frames[0].save(path, save_all=True, append_images=frames[1:])
+        os.utime(path, (when, when))
+
+    for p in range(4):
+        (tmp_path / "eyes" / "DRUSEN" / f"P{p}").mkdir(parents=True)
+        write(tmp_path / "eyes" / "DRUSEN" / f"P{p}" / "v.tif", 10 * p, 1e9)
+    first = made(tmp_path / "eyes")
+    write(first.train.scans[0].path.partition("#")[0], 900, 1.1e9)
+    again, fresh = made(tmp_path / "eyes"), made(tmp_path / "eyes", cache=tmp_path / "fresh")
+    assert np.array_equal(again.train.images, fresh.train.images)
+    assert again.manifest_hash == fresh.manifest_hash != first.manifest_hash
+
+
+def test_what_a_disk_refused_once_is_tried_again(folder, monkeypatch):
+    read, away = cache.read_image, str(folder / "DRUSEN" / "P01" / "0.png")
+
+    def refuses(path):
+        if str(path) == away:
+            raise ValueError(f"{path}: cannot be read") from OSError(5, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(cache, "read_image", refuses)
+    assert len(made(folder).left_out) == 2
+    monkeypatch.setattr(cache, "read_image", read)
+    assert len(made(folder).left_out) == 1  # what is no picture
+
+
+def test_what_a_missing_package_refused_is_tried_again_with_it(folder, monkeypatch):
+    calls = understood(monkeypatch)
+    made(folder)
+    monkeypatch.setattr(opened, "find_spec", lambda name: None)
+    made(folder)
     assert len(calls) == 2
 
 

@@ -9,10 +9,11 @@ from PIL import Image
 from support.methods import Thumbnails, make_domains
 
 from helpers import config
+from helpers.data import two_modalities
 from helpers.data.cache import read_scan
 from helpers.data.scan import Scan
 from helpers.data.simulated import simulate
-from helpers.data.split import Split
+from helpers.data.split import Data, Split
 from helpers.data.two_modalities import (
     balanced_index,
     eye_name,
@@ -337,6 +338,34 @@ def test_eyes_without_a_partner_are_counted_and_a_left_one_is_no_partner_of_a_ri
             split_of(["a/P1_OD.png", "a/P2_OD.png"]), split_of(["b/P1_OD.png", "b/P2_OS.png"])
         )
     assert [s.path for s in dfe.scans] == ["a/P1_OD.png"] and len(oct) == 1 and lost == 2
+
+
+def test_a_stand_in_is_a_partner_within_its_class_alone():
+    """001.png lies in the folders of all classes, and the blocks of two sources are nobody."""
+    sides = [split_of([f"{side}/{k}.png" for k in range(4)]) for side in "ab"]
+    for split, labels in zip(sides, (["NORMAL"] * 3 + ["DRUSEN"], ["NORMAL"] + ["DRUSEN"] * 3)):
+        split.scans = [replace(scan, label=label, patient=f"{label}-block0")
+                       for scan, label in zip(split.scans, labels)]  # fmt: skip
+    dfe, oct, lost = matched(*sides)
+    assert [scan.path for scan in dfe.scans] == ["a/0.png", "a/3.png"] and lost == 4
+    assert (dfe.labels == oct.labels).all()
+
+
+def test_stand_ins_of_two_sources_are_not_one_patient(cached, monkeypatch):
+    def prepared(source, modality="oct", **how):
+        blocks = [[0, 1, 2], [3], [4]] if modality == "oct" else [[2, 3, 4], [0], [1]]
+        sides = []
+        for some in blocks:
+            side = split_of([f"{modality}{k}-{n}.png" for k in some for n in range(4)])
+            side.scans = [replace(s, patient=f"DRUSEN-block{s.path[3]}") for s in side.scans]
+            sides.append(side)
+        return Data(*sides, source=source, class_="DRUSEN", manifest_hash="")
+
+    monkeypatch.setattr(two_modalities, "prepare", prepared)
+    domains = prepare_domains(
+        settings(cached, "--data=a", "--dfe=b", "--classes=DRUSEN"), progress=False
+    )
+    assert len(domains.dfe.train) == len(domains.oct.train) == 12
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class Decoded:
     shapes: np.ndarray | None
     mended: list[tuple[str, str]]
     alike: list[tuple[str, str]]
+    fleeting: bool = False  # something is missing that may be read another time
 
 
 def read_scan(scan: Scan, size: int, framing: str, seen: dict | None = None, watch=True):
@@ -96,7 +97,15 @@ def _attempt(scan: Scan, **how):
     try:
         return read_scan(scan, seen=seen, **how), seen
     except (ValueError, FileNotFoundError) as error:
-        return str(error).removeprefix(f"{scan.path}: ")
+        return str(error).removeprefix(f"{scan.path}: "), _fleeting(error)
+
+
+def _fleeting(error) -> bool:
+    """Whether the disk or the memory is to blame, not the file: another time it may be read."""
+    causes = (error, error.__cause__)
+    return any(isinstance(e, MemoryError) or getattr(e, "errno", None) for e in causes) or (
+        isinstance(error, FileNotFoundError)
+    )
 
 
 def simulated_eye(scan: Scan, size: int, pictures=("oct", "dfe")) -> simulate.Eye:
@@ -135,7 +144,7 @@ def decode(scans, hashes, cache: Path, *, size, framing, progress=True, watch=Tr
     prefer = "processes" if cores > 2 and len(scans) >= MANY else "threads"
     pool = Parallel(cores, prefer=prefer, return_as="generator", batch_size=8)
     one = delayed(partial(_attempt, size=size, framing=framing, watch=watch))
-    bad, mended, good, shapes, prints = [], [], [], [], []
+    bad, mended, good, shapes, prints, fleeting = [], [], [], [], [], False
     part = raw.with_suffix(f".{os.getpid()}.part")
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -143,8 +152,10 @@ def decode(scans, hashes, cache: Path, *, size, framing, progress=True, watch=Tr
             images = tqdm(pool(map(one, scans)), total=len(scans), desc="decoding",
                           disable=not progress)  # fmt: skip
             for number, image in enumerate(images):
-                if isinstance(image, str):
-                    bad.append((number, image))
+                if isinstance(image[0], str):
+                    bad.append((number, image[0]))
+                    missing = hashlib.sha256(scans[number].path.encode("utf-8", "surrogateescape"))
+                    fleeting |= image[1] and hashes[number] != missing.hexdigest()
                     continue
                 image, seen = image
                 if seen.get("said"):
@@ -166,8 +177,9 @@ def decode(scans, hashes, cache: Path, *, size, framing, progress=True, watch=Tr
         about = {"shape": [len(good), *size_of], "bytes": raw.stat().st_size, "left_out": bad,
                  "mended": mended, "alike": _alike(scans, good, prints),
                  "fields": len(shapes[0]) if shapes else 0}  # fmt: skip
-        part.write_text(json.dumps(about))
-        part.replace(note)
+        if not fleeting:  # without its note it is made anew
+            part.write_text(json.dumps(about))
+            part.replace(note)
     except OSError as error:
         reason = "no space is left" if error.errno == errno.ENOSPC else error.strerror
         raise OSError(
@@ -176,7 +188,7 @@ def decode(scans, hashes, cache: Path, *, size, framing, progress=True, watch=Tr
         ) from error
     finally:
         part.unlink(missing_ok=True)
-    return _open(raw, about, scans)
+    return replace(_open(raw, about, scans), fleeting=fleeting)
 
 
 def _alike(scans: list[Scan], good: list[int], prints) -> list[tuple[int, int]]:

@@ -128,7 +128,7 @@ def is_hospital_file(path) -> bool:
     """Is this a file that ``read_volumes`` should be tried on? By its suffix, in any case; an .xml
     by its first kB, a .tif by its second page, a file without suffix by DICOM's mark."""
     path = Path(path)
-    suffix = path.suffix.lower()
+    suffix = _suffix(path)
     if path.name.startswith("."):
         return False  # macOS puts a ._scan.vol beside a scan.vol
     try:
@@ -143,6 +143,11 @@ def is_hospital_file(path) -> bool:
     except OSError:
         return False
     return suffix in READERS
+
+
+def _suffix(path: Path) -> str:
+    """In small letters; none of a DICOM file that is called by its UID, 1.2.840.113619.2.55."""
+    return "" if path.suffix[1:].isdecimal() else path.suffix.lower()
 
 
 def resampled_twin(name: str) -> str | None:
@@ -163,7 +168,7 @@ def read_volumes(path) -> list[Volume]:
         raise FileNotFoundError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise Unreadable(f"{path}: the file is empty. {AGAIN}")
-    reader = READERS.get(path.suffix.lower(), _dicom if not path.suffix else None)
+    reader = READERS.get(_suffix(path), _dicom if not _suffix(path) else None)
     if reader is None:
         raise Unreadable(f"{path}: no hospital format; known are {', '.join(READERS)}.")
     try:
@@ -429,7 +434,12 @@ def _last_part(url) -> str:
 
 def _siblings(path: Path) -> dict[str, Path]:
     """The files beside ``path`` by their names in lower case, as Windows compares them."""
-    return {other.name.lower(): other for other in path.parent.iterdir() if other.is_file()}
+    return _files_in(path.parent, path.parent.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _files_in(folder: Path, _time: int) -> dict[str, Path]:
+    return {other.name.lower(): other for other in folder.iterdir() if other.is_file()}
 
 
 def _number(element, where: str) -> float | None:

@@ -31,7 +31,7 @@ BINS = {
     "data", "dataset", "raw", "scan", "scans", "png", "jpg", "jpeg", "tif", "tiff", "export",
     "exports", "spectralis", "heidelberg", "cirrus", "zeiss", "topcon", "optovue", "nidek",
     "fundus", "dfe", "cfp", "photograph", "photographs", "photos", "macula", "original",
-    "originals",
+    "originals", "tiffs", "8bittiffs",
 }  # fmt: skip
 VOLUME = re.compile(r"(vol|scan|frame|series|stack|cube|slice|img|run|\d+$)", re.IGNORECASE)
 PERSON = re.compile(r"(p|pat|patient|subj|subject|sub|id|case|person)[\s_-]*\d+$", re.IGNORECASE)
@@ -53,8 +53,12 @@ PERSON_WORD = re.compile(
     r"(?:^|[\s_.-])((?:patient|pat|subject|subj|sub|person|proband|case|id)[\s_-]?\w*?\d+"
     r"|p\d+(?=[\s_.-]))", re.IGNORECASE,
 )  # fmt: skip
+NOBODY = {*SIDE_FOLDERS, *BINS, *EYE_WORDS, "l", "r"}  # words in names that are no person
 CLASS_NAME = re.compile(r"^(?P<label>[A-Za-z]+)[-_](?P<patient>[A-Za-z0-9]+)[-_]\d+$")
 WORDS = re.compile(r"[\s_.-]+")
+SURE_PERSON = re.compile(
+    r"(p[\s_-]*\d{2,}|(pat|patient|subj|subject|sub|person)[\s_-]*\d+)$", re.IGNORECASE
+)
 FEW = 10  # names of folders that may be classes though none is known
 
 
@@ -321,13 +325,23 @@ def _people(labels, rests, layout, doubts):
             homes.setdefault(part, set()).add(tuple(parts[:k]))
     level = _person_level(unknown, columns)
     above = _people_above(rests, labels)
+    sorted_by = _sorted_by(unknown)
+    codes = [(parts[k], later[0]) for parts in unknown if parts
+             if (k := min(level, len(parts) - 1)) + 1 < len(parts) and kind(parts[k]) == "code"
+             if (later := [p for p in parts[k + 1 :] if kind(p) != "code"])
+             and len(homes[later[0]]) > 1]  # fmt: skip
+    # visits are few and persons many: V1/P001; volunteers have volumes: V01/vol1, V02/vol1
+    by_visit = len({below for _, below in codes}) > len({code for code, _ in codes})
     names, visits, where, joined = [], [], Counter(), set()
     for (_, below), parts, upper in zip(rests, unknown, above):
         k = min(level, len(parts) - 1)
         later = [p for p in parts[k + 1 :] if kind(p) != "code"] if parts else []
         visits.append("")
-        if later and kind(parts[k]) == "code" and len(homes[later[0]]) > 1:
+        if by_visit and later and kind(parts[k]) == "code" and len(homes[later[0]]) > 1:
             names.append(later[0])  # V1/P001 and V2/P001
+        elif parts and parts[0] in sorted_by and (person := next(filter(_is_person, parts), "")):
+            names.append(person)  # 2019/P001 and 2020/P001
+            joined.add(parts[0])
         elif parts:
             names.append(parts[k])  # P001 of two batches may be one person
             joined |= {parts[0]} if k else set()
@@ -347,12 +361,27 @@ def _people(labels, rests, layout, doubts):
     return names, visits
 
 
+def _is_person(name: str) -> bool:
+    return bool(SURE_PERSON.match(_bare(name, EYE_WORDS, False)))
+
+
+def _sorted_by(unknown) -> set[str]:
+    """Folders above those that are called like persons, of which there are more: years, stages."""
+    below = [parts for parts in unknown if len(parts) > 1 and not _is_person(parts[0])]
+    tops = {parts[0] for parts in below}
+    people = {part for parts in below for part in parts if _is_person(part)}
+    return tops if len(people) > len(tops) else set()
+
+
 def _person_level(unknown, columns) -> int:
     """The topmost level of unknown folders names the person, but for groups: of sites, batches."""
     level = 0
     while level + 1 in columns:
         upper, lower = columns[level], columns[level + 1]
-        named = all(GROUP.match(name) for name in upper)
+        named = all(GROUP.match(name) for name in upper) or (
+            all(re.fullmatch(YEAR, name) or STAGE.search(name) for name in upper)
+            and len(lower) > len(upper)
+        )
         words = len(upper) < 3 and not any(re.search(r"\d", name) for name in upper)
         homes = {}
         for parts in unknown:
@@ -384,6 +413,7 @@ def _people_above(rests, labels):
     found = []
     for parts in tops:
         numbered = [p for p in parts if p in with_number]
+        numbered = list(filter(_is_person, numbered)) or numbered  # P001 of 2019/P001
         people = len(plain) > 2 and few and parts[:1]
         found.append("/".join(numbered) or ("/".join(people) if people else ""))
     return found
@@ -417,10 +447,14 @@ def _from_names(files, patients, modality, layout):
     no folder names, by what stands before OD/OS, L/R or a date, or by a word as patient12."""
     rule = OCT2017_NAME if modality == "oct" else ODIR_NAME
     found, guessed, ruled = list(patients), {}, None
+    by_rule = [named and named["patient"] for named in (rule.match(stem_of(f[-1])) for f in files)]
+    folders = {name for name, by in zip(patients, by_rule) if by and name}
+    # P01/1_left.jpg, P01/2_left.jpg: fewer numbers than folders of persons count pictures or visits
+    count = len(folders) >= len(set(filter(None, by_rule))) or any(map(_is_person, folders))
     for k, file in enumerate(files):
         stem = stem_of(file[-1])
-        if named := rule.match(stem):
-            found[k], ruled = named["patient"], k
+        if by_rule[k] and by_rule[k].lower() not in NOBODY and not (found[k] and count):
+            found[k], ruled = by_rule[k], k
         elif not found[k] and (name := _person_in_name(stem)):
             guessed[k] = name
     if ruled is not None:
@@ -449,8 +483,9 @@ def _from_names(files, patients, modality, layout):
 
 @cache
 def _person_in_name(stem: str) -> str:
-    if (named := CLASS_NAME.match(stem)) and is_condition(named["label"]):
-        return named["patient"]
+    named = CLASS_NAME.match(stem)
+    if named and is_condition(named["label"]) and named["patient"].lower() not in NOBODY:
+        return named["patient"]  # but not the train of OCT-C8's amd_train_1001
     dated = DATE.sub("@", stem.strip())
     words = [word for word in WORDS.split(dated) if word]
     for k, word in enumerate(words):

@@ -77,7 +77,9 @@ def walk(source) -> Listing:
                 found.left_out.append(("/".join(below), reason))
             elif kind in PICTURES:
                 found.pictures.append(below)
-            elif kind in DEVICES or (kind in (".xml", "") and is_hospital_file(entry.path)):
+            elif kind in DEVICES or (
+                (kind in (".xml", "") or kind[1:].isdecimal()) and is_hospital_file(entry.path)
+            ):
                 found.devices.append(below)
             elif kind in (".csv", ".tsv"):
                 found.tables.append(below)
@@ -117,9 +119,9 @@ def _own(names: set[str], parts: tuple) -> str:
 def beside(pictures: list[tuple[str, ...]], modality: str) -> dict[tuple[str, ...], str]:
     """Which pictures are no scans of ``modality`` by their names, and why: masks beside the scans,
     pages, pictures of the other modality. If that is all there is, none."""
-    stems, why = {}, {}
-    for parts in pictures:
-        stems.setdefault(stem_of(parts[-1]).lower(), []).append(parts)
+    at = {(parts[:-1], stem_of(parts[-1]).lower()) for parts in pictures}
+    scans = {stem for folders, stem in at if not _mask_folders(folders)[1]}
+    why = {}
     own, other = OCT_WORDS, PHOTOGRAPH_WORDS
     if modality == "dfe":
         own, other = other, own
@@ -135,7 +137,7 @@ def beside(pictures: list[tuple[str, ...]], modality: str) -> dict[tuple[str, ..
         words = _words(stem)
         if stem in PAGES:
             why[parts] = "a page or a drawing by its name"
-        elif _is_mask(parts, stem, words, stems):
+        elif _is_mask(parts, stem, words, at, scans):
             why[parts] = "a mask beside a scan"
         elif not (words if words & told else of_folder[parts[:-1]]) & own:
             why[parts] = "of the other modality by its name"
@@ -147,7 +149,7 @@ def _words(part: str) -> frozenset[str]:
     return frozenset(re.split(r"[\W_]+", part.lower().strip()))
 
 
-def _is_mask(parts, stem: str, words: frozenset, stems: dict) -> bool:
+def _is_mask(parts, stem: str, words: frozenset, at: set, scans: set) -> bool:
     """scan_mask.png beside scan.png; layers/scan.png where there is images/scan.png; all that
     lies in a folder called masks."""
     for word in words & (MASKS | LAYERS):
@@ -155,10 +157,10 @@ def _is_mask(parts, stem: str, words: frozenset, stems: dict) -> bool:
             stem.removesuffix(word).rstrip(" _.-"),
             stem.removeprefix(word).lstrip(" _.-"),
         ):
-            if bare != stem and any(other[:-1] == parts[:-1] for other in stems.get(bare, ())):
+            if bare != stem and (parts[:-1], bare) in at:
                 return True
     masks, layers = _mask_folders(parts[:-1])
-    return masks or (layers and any(not _mask_folders(other[:-1])[1] for other in stems[stem]))
+    return masks or (layers and stem in scans)
 
 
 @cache

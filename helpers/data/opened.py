@@ -10,6 +10,7 @@ import os
 import time
 import warnings
 from dataclasses import astuple
+from importlib.util import find_spec
 from pathlib import Path
 
 from helpers.data import look, pixels, shape
@@ -17,8 +18,9 @@ from helpers.data.cache import reopen
 from helpers.data.scan import Scan
 from helpers.data.split import SIDES, Data, Split
 
-VERSION = 1  # of what names, spreadsheets and the split make of a folder
+VERSION = 2  # of what names, spreadsheets and the split make of a folder
 SETTLED = 5  # seconds: what was written more recently may change again within one tick of a clock
+READERS = ("pydicom", "defusedxml", "pylibjpeg", "imagecodecs")  # without which files are refused
 ASKED = ("OCT_PATIENT", "OCT_EVERY", "OCT_SPLIT")  # what a folder is read by besides arguments
 
 
@@ -52,6 +54,7 @@ def record_of(source, cache: Path, settings: list) -> Path | None:
         return None
     versions = [VERSION, pixels.VERSION, shape.VERSION, look.VERSION]
     asked = [os.environ.get(name) for name in ASKED]
+    asked += [find_spec(name) is not None for name in READERS]
     key = json.dumps([os.path.abspath(source), str(source), state, settings, versions, asked])
     return (
         cache / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:24]}.opened"

@@ -70,7 +70,7 @@ def prepare(
                 + "".join(f" ({warning.message})" for warning in caught)
             )
         public = str(source) in NAMED  # nobody can take a picture out of it
-        bad, lost, twins, without = [], set(), set(), set()
+        bad, lost, twins, without, fleeting = [], set(), set(), set(), False
         while True:
             split = split_patients([s for s in scans if s.path not in without], seed=seed)
             side_of = {scan: side for side, those in split.items() for scan in those}
@@ -88,6 +88,7 @@ def prepare(
             )  # fmt: skip
             warnings.simplefilter("always")  # threads that decode may leave another filter behind
             failed += decoded.bad
+            fleeting |= decoded.fleeting
             bad += failed
             lost |= {path for path, _ in failed}
             good = [scan for scan in kept if scan.path not in lost]
@@ -124,7 +125,7 @@ def prepare(
     ).hexdigest()
     data = Data(**splits, source=str(source), class_=class_, manifest_hash=digest[:16], notes=notes,
                 left_out=bad, classes=classes)  # fmt: skip
-    if record:
+    if record and not fleeting:
         opened.remember(record, data, Path(decoded.images.filename))
     return data
 
@@ -186,8 +187,8 @@ def _hash(text: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
+def _file_hash(path: str, _size: int, _time: int) -> str:
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -286,7 +287,9 @@ def content_hashes(
         try:
             if scan.dataset == "volume":  # its file is read once
                 path, _, number = scan.path.rpartition("#")
-                return _hash(f"{_file_hash(Path(path))}#{number}"), ""
+                about = os.stat(path)  # a notebook goes on where a file was replaced
+                whole = _file_hash(path, about.st_size, about.st_mtime_ns)
+                return _hash(f"{whole}#{number}"), ""
             content = Path(scan.path).read_bytes()
         except FileNotFoundError:
             return _hash(scan.path), ""  # it is named where it is decoded

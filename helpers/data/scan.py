@@ -19,8 +19,9 @@ PICTURES = {
     ".j2k", ".pgm", ".ppm",
 }  # fmt: skip
 DEVICES = {
-    ".dcm": "DICOM", ".vol": "Heidelberg volume", ".e2e": "Heidelberg", ".sdb": "Heidelberg",
-    ".fda": "Topcon", ".fds": "Topcon", ".img": "Zeiss", ".oct": "Optovue or Bioptigen",
+    ".dcm": "DICOM", ".dicom": "DICOM", ".vol": "Heidelberg volume", ".e2e": "Heidelberg",
+    ".sdb": "Heidelberg", ".fda": "Topcon", ".fds": "Topcon", ".img": "Zeiss",
+    ".oct": "Optovue or Bioptigen",
 }  # fmt: skip
 
 CLASSES = ("NORMAL", "DRUSEN", "DME", "CNV")

@@ -10,7 +10,7 @@ import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +121,8 @@ def simulated(patients: int, modality: str, size: int) -> list[Scan]:
 def packed(path: Path, modality: str) -> list[Scan]:
     """The scans of a .npz, a data set in one file: see ``take_in``."""
     try:
-        images, labels, patients = (_arrays(str(path))[k] for k in ("images", "labels", "patients"))
+        arrays = _arrays(str(path), *_changed(path))
+        images, labels, patients = (arrays[k] for k in ("images", "labels", "patients"))
     except Exception as error:  # KeyError, ValueError, OSError, BadZipFile, EOFError
         raise ValueError(
             f"{shown(path)}: needs the arrays images, labels and patients ({error})"
@@ -138,8 +139,13 @@ def packed(path: Path, modality: str) -> list[Scan]:
     ]  # fmt: skip
 
 
-@cache
-def _arrays(path: str) -> dict[str, np.ndarray]:
+def _changed(path) -> tuple[int, int]:
+    about = os.stat(path)
+    return about.st_size, about.st_mtime_ns
+
+
+@lru_cache(maxsize=4)
+def _arrays(path: str, _size: int, _time: int) -> dict[str, np.ndarray]:
     with np.load(path) as file:
         return dict(file)
 
@@ -147,7 +153,7 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
 def packed_image(path: str) -> np.ndarray:
     """The pixels of FILE.npz#INDEX."""
     file, _, index = path.rpartition("#")
-    return _arrays(file)["images"][int(index)]
+    return _arrays(file, *_changed(file))["images"][int(index)]
 
 
 def folder(path: Path, modality: str, pattern: str | None = None) -> Intake:
@@ -191,6 +197,8 @@ def folder(path: Path, modality: str, pattern: str | None = None) -> Intake:
     if pattern:
         places = layout.with_pattern(files, places, pattern)
         intake.layout["person"] = f"OCT_PATIENT={pattern}"
+    else:
+        places = one_person(files, places, volumes, intake.doubts)
     for parts, place in zip(files, places):
         if place.label is None:
             intake.left_out.append(("/".join(parts), "lies outside of every class folder"))
@@ -204,6 +212,39 @@ def folder(path: Path, modality: str, pattern: str | None = None) -> Intake:
                 Scan(file, modality, name, place.label, place.patient, eye=place.eye)
             )
     return intake
+
+
+def one_person(files, places, volumes, doubts) -> list[layout.Place]:
+    """Places in which folders whose volumes bear one patient id of the device are one patient; and
+    a doubt where neither folder nor file names anybody."""
+    names, nobody = {}, 0
+    for parts, place in zip(files, places):
+        for volume in volumes.get(parts, ()):
+            if volume.patient_known and place.patient:
+                names.setdefault(volume.patient, {})[place.patient] = None
+            nobody += not (volume.patient_known or place.patient)
+    if nobody:
+        doubts.append(
+            f"{nobody} volumes name no patient, and no folder does; each file is taken for a "
+            "patient of its own, though both eyes of a person may lie in two. Put each patient "
+            "into a subfolder, or say by OCT_PATIENT='regular expression' what names the person."
+        )
+    several = [list(those) for those in names.values() if len(those) > 1]
+    if not several:
+        return places
+    some = " and ".join(map(shown, several[0][:3]))
+    if len(names) == 1:
+        doubts.append(f"the volumes of all folders bear one patient id: are {some} one person?")
+        return places
+    doubts.append(f"{len(several)} patient ids lie in several folders, which are taken for one "
+                  f"person each: {some}")  # fmt: skip
+    same = {}
+    for those in several:
+        joined = {same.get(name, name) for name in those}
+        first = min(joined)
+        same |= {name: first for name, to in same.items() if to in joined}
+        same |= dict.fromkeys((*those, *joined), first)
+    return [replace(place, patient=same.get(place.patient, place.patient)) for place in places]
 
 
 def volumes_of(path: Path, found: listing.Listing, modality: str):
@@ -239,8 +280,11 @@ def scans_of(volume, file: str, modality: str, place) -> list[Scan]:
         raise ValueError(f"OCT_SPLIT={split!r}: choose patients or volumes.")
     if split == "volumes":
         patient = f"{patient} {volume.volume}"
+    every = os.environ.get("OCT_EVERY") or "1"
+    if not every.isdecimal() or int(every) < 1:
+        raise ValueError(f"OCT_EVERY={every!r}: a whole number from 1 up; 1 takes all B-scans.")
     scans = []
-    for row in hospital.manifest_rows(volume, file, int(os.environ.get("OCT_EVERY") or 1)):
+    for row in hospital.manifest_rows(volume, file, int(every)):
         line = " ".join(f"{row[end]:.1f}" for end in ("x0", "y0", "x1", "y1") if row[end] != "")
         scans.append(
             Scan(row["path"], modality, "volume", place.label, patient, volume.width,
@@ -306,20 +350,21 @@ def stand_in_patients(scans: list[Scan], doubts: list[str]) -> list[Scan]:
     unknown, known = {}, [scan for scan in scans if scan.patient]
     for scan in scans:
         if not scan.patient:
-            home = [p for p in Path(scan.path).parent.parts
-                    if layout.kind(p) not in ("side", "eye", "visit")]  # fmt: skip
-            unknown.setdefault(scan.label, {}).setdefault(tuple(home), []).append(scan)
-    for label, homes in unknown.items():
+            home = tuple(p for p in Path(scan.path).parent.parts
+                         if layout.kind(p) not in ("side", "eye", "visit"))  # fmt: skip
+            unknown.setdefault(scan.label, {}).setdefault((home, scan.side), []).append(scan)
+    for label, groups in unknown.items():
+        homes = {home for home, _ in groups}
         shared = len(os.path.commonpath(["/".join(home) for home in homes]).split("/"))
-        for home, group in homes.items():
+        for (home, side), group in groups.items():  # no block of two published sides
             below = "/".join(home[shared:]) if len(homes) > 1 else ""
-            name = shown(f"{label}-{below}-block" if below else f"{label}-block")
+            name = shown("-".join([label, *filter(None, (below, side)), "block"]))
             known += [
                 replace(scan, patient=f"{name}{frame // BLOCK}", frame=frame)
                 for scan, frame in zip(group, _frames(group))
             ]
     if unknown:
-        count = sum(len(group) for homes in unknown.values() for group in homes.values())
+        count = sum(len(group) for groups in unknown.values() for group in groups.values())
         doubts.append(
             f"{count} images name no patient; blocks of {BLOCK} consecutive frames stand in. Put "
             "each patient into a subfolder, write a manifest.csv, or say by OCT_PATIENT='regular "

@@ -17,7 +17,7 @@ from helpers.data.batches import balanced_index, batches
 from helpers.data.bscan import band
 from helpers.data.cache import simulated_eye
 from helpers.data.prepare import prepare
-from helpers.data.scan import Scan
+from helpers.data.scan import BLOCK_PATIENT, Scan
 from helpers.data.split import SIDES, Data, Split, findings
 
 LEAST = 2  # images of each side, to train on
@@ -115,12 +115,18 @@ def prepare_domains(
         for k, modality in enumerate(("dfe", "oct")):
             data[modality] = replace(data[modality], **{side: v[k] for side, v in sides.items()})
     else:
+        # stand-ins are called alike in any two sources, and are nobody
         held = {
-            p for d in data.values() for split in (d.validation, d.test) for p in split.patients
+            p
+            for d in data.values()
+            for split in (d.validation, d.test)
+            for p in split.patients
+            if not BLOCK_PATIENT.search(p)
         }
         for modality, source in data.items():  # the sources need not be split alike
             data[modality] = replace(source, train=without(source.train, held))
         both = set(data["dfe"].train.patients) & set(data["oct"].train.patients)
+        both = {p for p in both if not BLOCK_PATIENT.search(p)}
         dfe_only = set(sorted(both)[::2])
         data["dfe"] = replace(data["dfe"], train=without(data["dfe"].train, both - dfe_only))
         data["oct"] = replace(data["oct"], train=without(data["oct"].train, dfe_only))
@@ -195,8 +201,10 @@ def by_name(scans: list[Scan]) -> dict[str, int]:
 
 
 def one_person(photograph: Scan, scan: Scan) -> bool:
-    """Whether the two may show one patient: the same name, or a stand-in for an unknown one."""
-    return photograph.patient == scan.patient or "block" in photograph.patient + scan.patient
+    """Whether the two may show one patient: the same name, or a stand-in for an unknown one and the
+    same class, for 001.png lies in the folders of all classes."""
+    unknown = any(BLOCK_PATIENT.search(one.patient) for one in (photograph, scan))
+    return photograph.label == scan.label if unknown else photograph.patient == scan.patient
 
 
 def as_right_eyes(data: Data) -> Data:
