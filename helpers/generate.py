@@ -86,10 +86,11 @@ def export(
 
     The PNGs are 8-bit grey (colour for three channels); each carries text chunks that say it is
     synthetic, with which weights and which seed it was made. images.csv has file, class, seed,
-    index, weights_sha256, size. A generator of several classes writes n of each, from the same
-    noise, unless class_name chooses one; one of a single class is labelled class_name. class_name
-    and weights_hash default to what load_generator found; size, shape and dials as in
-    sample_batches. Of a generator with dials images.csv has what each scan was asked for besides.
+    index, weights_sha256, size; shape, unless it is drawn; of a flow guidance and steps. A
+    generator of several classes writes n of each, from the same noise, unless class_name chooses
+    one; one of a single class is labelled class_name. class_name and weights_hash default to what
+    load_generator found; size, shape and dials as in sample_batches. Of a generator with dials
+    images.csv has what each scan was asked for besides.
     asked: {class: [(eye, dials), ...]}, see sample_asked, in place of n, class_name and dials, of
     ``read_asked``; images.csv then says which eye it is.
     like: {class: DIALS (N, 3) of patients}, of ``like.drusen_of``: of POOL times n scans those are
@@ -113,7 +114,11 @@ def export(
                                            dials=dials, **how), like[c], n, seed)
                   for c in classes]  # fmt: skip
         kept = {c: places.tolist() for c, (places, *_) in zip(classes, chosen)}
-    rows = [(f"{folder_name(c)}/{i:06d}.png", c, seed, i, weights_hash, side)
+    more = {} if shape == "drawn" else {"shape": shape}
+    if hasattr(generator, "guidance"):
+        more |= {"guidance": f"{generator.guidance:g}", "steps": generator.steps}
+    head += more
+    rows = [(f"{folder_name(c)}/{i:06d}.png", c, seed, i, weights_hash, side, *more.values())
             for c in classes for i in kept[c]]  # fmt: skip
     if like:
         drawn = [[to_float(levels)] for _, levels, _ in chosen]

@@ -274,6 +274,9 @@ def test_generate_takes_guidance_and_steps(run, tmp_path, capsys):
             assert (picture.text["Guidance"], picture.text["Steps"]) == (guidance, steps)
             pictures.append(np.asarray(picture))
     assert not np.array_equal(*pictures)
+    with pytest.raises(SystemExit):  # which would overwrite what was made otherwise
+        generate.main([*arguments, "--out", str(plain), "--steps", "3"])
+    assert "not empty" in capsys.readouterr().err
     for wrong in (dict(guidance=-1), dict(guidance=0.5), dict(steps=0)):
         name = next(iter(wrong))
         with pytest.raises(ValueError, match=f"{name}=.*choose"):
