@@ -8,6 +8,8 @@ from support.methods import Thumbnails
 
 from helpers.data.scan import Scan
 from helpers.data.simulated.simulate import make_eye
+from helpers.data.sources import take_in
+from helpers.data.split import split_patients
 from helpers.evaluate import cross_fit
 from helpers.evaluate.cross_fit import auroc_within_folds, deal_patients, summarise
 
@@ -107,8 +109,27 @@ def test_every_patient_is_tested_once_and_the_same_command_trains_nothing_again(
     assert cross_fit.cross_fit(eyes, tmp_path / "out", **how)["arms"] == report["arms"]
     assert weights.stat().st_mtime_ns == before
     tested = [line for k in range(2) for line in (tmp_path / "out" / f"fold-{k}.csv").read_text()
-              .splitlines() if line.endswith(",test")]  # fmt: skip
+              .splitlines() if ",test," in line]  # fmt: skip
     assert len(tested) == len({line.split(",")[0] for line in tested}) == 24
+
+
+def test_frames_beside_tested_ones_teach_nothing(tmp_path):
+    """Of stand-ins: a volume of 31 frames has two numbers in its names, its own and the frame's."""
+    for volume in range(10):
+        for frame in range(31):
+            place = tmp_path / "eyes" / "DRUSEN" / f"v{volume}_{frame:03}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.touch()
+    scans = take_in(tmp_path / "eyes").scans
+    assert all("block" in scan.patient for scan in scans)
+    fold = cross_fit.deal_patients(scans, 2, 0)
+    places = {scan.path: place for place, scan in enumerate(scans)}
+    for number in range(2):
+        cross_fit.write_fold(tmp_path / "fold.csv", scans, fold, number)
+        sides = split_patients(take_in(tmp_path / "fold.csv").scans)
+        at = {places[scan.path]: side for side, those in sides.items() for scan in those}
+        assert len(at) > 200
+        assert all(at.get(place + 1, side) == side for place, side in at.items())
 
 
 def test_what_cannot_be_crossed_is_named(eyes, tmp_path):

@@ -3,6 +3,7 @@
 import json
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from support.methods import Thumbnails
 
 from helpers import config
+from helpers.data.prepare import prepare
 from helpers.data.simulated.simulate import make_eye
 from helpers.evaluate import parts as module
 from helpers.evaluate.parts import evaluate, main, measure_memorisation
@@ -267,14 +269,18 @@ def test_an_out_that_is_a_file_is_refused_before_anything_is_measured(tmp_path, 
 
 def test_privacy_is_asked_of_every_class_and_the_worst_answer_counts():
     part = {"copied_share": 0.0, "expected_share": 0.01, "excess": {"low": 0, "high": 0.02},
-            "missed": {}}  # fmt: skip
+            "missed": {}, "class": "CNV"}  # fmt: skip
     leaks = part | {"class": "NORMAL", "copied_share": 0.3, "excess": {"low": 0.2, "high": 0.4}}
-    line = answer({"memorisation": part | {"other_class": leaks}}, "copied")
-    assert line["answer"].startswith("yes: look") and "NORMAL: 30.0 %" in line["measured"]
-    line = answer({"memorisation": leaks | {"other_class": part | {"class": "NORMAL"}}}, "copied")
-    assert line["answer"].startswith("yes: look") and line["measured"].startswith("30.0 %")
     unknown = {"class": "NORMAL", "copied_share": None, "reason": "no training scans are known"}
-    line = answer({"memorisation": part | {"other_class": unknown}}, "copied")
+
+    def copied(one, *others):
+        return answer({"memorisation": one | {"other_classes": others}}, "copied")
+
+    line = copied(part, part, leaks)
+    assert line["answer"].startswith("yes: look") and "NORMAL: 30.0 %" in line["measured"]
+    line = copied(leaks, part)
+    assert line["answer"].startswith("yes: look") and line["measured"].startswith("30.0 %")
+    line = copied(part, unknown)
     assert line["answer"] == "not measured" and "NORMAL: no training scans" in line["beside"]
 
 
@@ -284,7 +290,7 @@ def test_a_generator_of_two_classes_has_seen_both_and_neither_chooses_with_unsee
     """The split of a run holds for every class that it learned, not for that alone it names."""
     settings = with_recipe(config.resolve(config.TrainGan, [
         "--data=simulated", "--n-simulated=8", "--classes=NORMAL,DRUSEN", "--size=64", "--steps=1",
-        "--width=4", "--framing=aligned", "--conditional=1", f"--runs={tmp_path}",
+        "--width=4", "--framing=aligned", "--conditional=1", f"--runs={tmp_path}", "--run=both",
     ], {}))  # fmt: skip
     run = train_gan(settings, Thumbnails(), progress=False)
     sides = read_sides("simulated", run.folder, n=4, cache=tmp_path / "cache", progress=False)
@@ -294,5 +300,44 @@ def test_a_generator_of_two_classes_has_seen_both_and_neither_chooses_with_unsee
         sides_of = [set(part.patients) for part in (real.training, real.validation, real.test)]
         assert not any(a & b for a, b in combinations(sides_of, 2))
     found = measure_memorisation(sides, Pixels(), progress=False)
-    assert found["other_class"]["class"] == "NORMAL"
-    assert found["other_class"]["n_training"] == len(sides.other_real.training)
+    (other,) = found["other_classes"]
+    assert other["class"] == "NORMAL" and other["n_training"] == len(sides.other_real.training)
+    turned = read_sides("simulated", run.folder, class_="normal", n=4, cache=tmp_path / "cache",
+                        progress=False)  # fmt: skip
+    assert turned.real.class_ == turned.synthetic.class_ == "NORMAL"
+    assert turned.other_synthetic.class_ == "DRUSEN"
+    for real in (turned.real, turned.other_real):
+        assert real.seen is real.training and real.validation is not None
+
+
+def test_a_third_class_is_searched_for_copies_and_none_is_its_own_contrast(tmp_path, eyes):
+    for name, images in eyes.items():
+        lay(tmp_path / "real" / name, images[:18], patients=6)
+        lay(tmp_path / "made" / name, images[18:30])
+    fresh = [make_eye(seed, "CNV", size=64, pictures=("oct",)).oct for seed in range(40, 76)]
+    lay(tmp_path / "real" / "CNV", fresh[:18], patients=6)
+    lay(tmp_path / "made" / "CNV", fresh[:18])  # copies
+    keep = dict(cache=tmp_path / "cache", size=64, progress=False)
+    sides = read_sides(tmp_path / "real", tmp_path / "made", class_="drusen", **keep)
+    assert sides.synthetic.class_ == "DRUSEN" and sides.other_synthetic.class_ == "NORMAL"
+    assert [made.class_ for _, made in sides.further] == ["CNV"]
+    found = measure_memorisation(sides, Pixels(), progress=False)
+    assert answer({"memorisation": found}, "copied")["answer"].startswith("yes")
+    assert any("nobody says what the generator was trained on" in note for note in sides.notes)
+    with pytest.raises(ValueError, match="has CNV, DRUSEN, NORMAL and no DME.*Say --class"):
+        lay(tmp_path / "real" / "DME", fresh[18:], patients=6)
+        read_sides(tmp_path / "real", tmp_path / "made", class_="DME", **keep)
+
+
+def test_a_run_is_judged_in_the_framing_that_it_learned(tmp_path):
+    settings = with_recipe(config.resolve(config.TrainGan, [
+        "--data=simulated", "--n-simulated=4", "--class=DRUSEN", "--size=64", "--steps=1",
+        "--width=4", "--framing=band", "--conditional=0", f"--runs={tmp_path}", "--run=band",
+    ], {}))  # fmt: skip
+    run = train_gan(settings, Thumbnails(), progress=False)
+    keep = dict(n=4, cache=tmp_path / "cache", progress=False)
+    found = read_sides("simulated", run.folder, **keep).real.seen.images
+    whole = read_sides("simulated", run.folder, **keep, size=256).real.seen.images
+    band = prepare("simulated", class_="DRUSEN", size=256, framing="band", n_simulated=4,
+                   cache=tmp_path / "cache", progress=False)  # fmt: skip
+    assert np.array_equal(found, band.train.images) and np.array_equal(whole, found)

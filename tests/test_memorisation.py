@@ -94,6 +94,15 @@ def test_the_reported_share_follows_the_planted_one(eyes, share):
     assert (report["excess"]["low"] > 0) == (share == 0.2)
 
 
+def test_copies_of_scans_that_were_not_compared_are_not_excluded(eyes):
+    training, unseen, others = eyes
+    synthetic = others.copy()
+    synthetic[::10] = training[: len(synthetic[::10])]  # a tenth
+    report = memorisation_report(synthetic, training, unseen, limit=len(training) // 4)
+    assert report["excess"]["high"] >= 0.1
+    assert f"only {len(training) // 4} of {len(training)} training scans" in report["warnings"][0]
+
+
 def test_the_alignment_lays_the_training_scan_over_its_copy(eyes):
     training, unseen, _ = eyes
     copy = np.roll(training[9, 0, :, ::-1], (-8, 16), (0, 1))

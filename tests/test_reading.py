@@ -408,6 +408,23 @@ def test_report_never_takes_a_simulated_reader_for_a_human(test, capsys):
     assert any("Zheng" in name for name in names)
 
 
+def test_of_two_files_of_a_reader_the_longer_counts_and_humans_agree_among_themselves(large):
+    ann = [row | {"reader": "Ann", "kind": "human"}
+           for row in reading_analysis.simulate_reader(large, 1, 0)]  # fmt: skip
+    report = reading_analysis.analyse(large, [ann, ann[:30]])  # saved half-way, and at the end
+    assert report["readers"]["Ann"]["answered"] == len(ann)
+    assert not any("two files" in said for said in report["warnings"])
+    turned = {"real": "synthetic", "synthetic": "real"}
+    other = [row | {"reader": "ann ", "answer": turned[row["answer"]]} for row in ann[:50]]
+    report = reading_analysis.analyse(large, [ann, other])
+    assert report["readers"].keys() == {"Ann"}
+    assert any("two files of Ann differ" in said for said in report["warnings"])
+    bea = [row | {"reader": "Bea"} for row in ann]
+    simulated = reading_analysis.simulate_reader(large, 0, 3)
+    report = reading_analysis.analyse(large, [ann, bea, simulated])
+    assert report["fleiss"]["readers"] == 2 and report["fleiss"]["answer"] == 1
+
+
 def test_the_readers_file_holds_no_key(test):
     kit = start(test, "Ann")
     press(kit, "s1n " * 12)

@@ -147,6 +147,8 @@ def test_threshold_and_paired_difference():
     assert paired["value"] == pytest.approx(alone[0]["value"] - alone[1]["value"])
     assert paired["high"] - paired["low"] < 0.7 * (alone[0]["high"] - alone[0]["low"])
     assert auroc_difference(labels, a, a, CLASSES, patients)["high"] == 0
+    one = np.where(labels == "AMD", "one person", patients)
+    assert auroc_difference(labels, a, b, CLASSES, one)["low"] is None
     seeds = scores(labels, np.stack([a, b]), CLASSES, patients)["auroc"]
     assert seeds["value"] == pytest.approx(np.mean([x["value"] for x in alone]))
     assert seeds["seeds"] == pytest.approx([x["value"] for x in alone])

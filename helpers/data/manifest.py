@@ -185,7 +185,7 @@ def _scan(path: Path, row: dict, modality: str, at: str, floats: set[str]) -> Sc
     file = row["path"] if virtual else str(found_file(path.parent, row["path"]))
     digits = re.findall(r"\d+", Path(file).stem)
     frame = number(row, "frame", at)
-    if BLOCK_PATIENT.search(patient):
+    if frame is None and BLOCK_PATIENT.search(patient):
         frame = int(digits[-1]) if digits else frame
     width, height = (number(row, name, at) for name in ("width", "height"))
     um_x, um_y = (number(row, name, at) for name in ("um_per_px_x", "um_per_px_y"))

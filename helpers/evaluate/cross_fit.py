@@ -76,12 +76,13 @@ def write_fold(path: Path, scans, fold: dict[str, int], number: int, seed=0) -> 
     for patients in classes.values():
         wanted = max(1, round(VALIDATION * len(patients))) - len(validating & patients)
         validating |= set(_shuffled(patients - validating, seed + 1)[: max(0, wanted)])
-    rows = [["path", "label", "patient", "dataset", "split"]]
+    rows = [["path", "label", "patient", "dataset", "split", "frame"]]
     for scan in scans:
         side = "validation" if scan.patient in validating else "train"
         side = "test" if fold[scan.patient] == number else side
         place = scan.path if scan.dataset == "simulated" else str(Path(scan.path).resolve())
-        rows.append([place, scan.label, scan.patient, scan.dataset, side])
+        rows.append([place, scan.label, scan.patient, scan.dataset, side,
+                     "" if scan.frame is None else scan.frame])  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)

@@ -5,7 +5,6 @@ may be at chance in the next one, whatever it learned from. So real and syntheti
 side, asked about the same scans of patients whom neither they nor the generator have met.
 """
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,8 @@ from helpers.data.cache import read_scan
 from helpers.data.pixels import at_size
 from helpers.data.sources import take_in
 from helpers.evaluate.sides import Sides
-from helpers.measures.intervals import between, interval
-from helpers.measures.scores import resampled_aurocs
+from helpers.measures.intervals import between
+from helpers.measures.scores import auroc_difference, scores
 from helpers.measures.usefulness import joined, scans
 
 QUESTION = "Does it hold in another clinic?"
@@ -63,13 +62,15 @@ def measure_outside(sides: Sides, source, features, *, synthetic=False, resample
                             ready(sides.other_synthetic.images, other.class_)),
     }  # fmt: skip
     learned["both"] = joined(*learned.values())
-    asked, areas = features(at_size(images, size), progress), {}
-    aurocs = partial(resampled_aurocs, resamples=resamples, seed=seed)
+    asked, said = features(at_size(images, size), progress), {}
     for arm, taught in learned.items():
         head = fit(taught.images, taught.labels, classes, patients=taught.patients, seed=seed)
-        areas[arm] = aurocs(truth, head(asked), classes, patients, real.class_)
-    arms = {arm: interval(area, 0.95) for arm, area in areas.items()}
-    minus = {a: interval(areas[a] - areas["real"], 0.95) for a in ("synthetic", "both")}
+        said[arm] = head(asked)
+    about = (classes, patients, real.class_)
+    how = dict(resamples=resamples, seed=seed)
+    arms = {arm: scores(truth, p, *about, **how)["auroc"] for arm, p in said.items()}
+    minus = {a: auroc_difference(truth, said[a], said["real"], *about, **how)
+             for a in ("synthetic", "both")}  # fmt: skip
     return {"auroc": arms["synthetic"], "arms": arms, "minus_real": minus, "class": ill,
             "scans": len(truth), "patients": len(set(patients)), "left_out": left_out}  # fmt: skip
 

@@ -129,12 +129,13 @@ def measure_memorisation(sides: Sides, features: Features, *, seed=0, progress=T
     """
     settings = dict(seed=seed, progress=progress)
     found = _memorised(sides, features, **settings)
+    others, found["other_classes"] = list(sides.further), []
     if sides.contrast == "conditional":
-        others = Sides(sides.other_real, sides.other_synthetic)
-        other = _memorised(others, features, **settings)
-        name = sides.other_real.class_
-        found["warnings"] += [f"{name}: {said}" for said in other.pop("warnings")]
-        found["other_class"] = {"class": name, **other}
+        others.insert(0, (sides.other_real, sides.other_synthetic))
+    for real, made in others:
+        other = _memorised(Sides(real, made), features, **settings)
+        found["warnings"] += [f"{real.class_}: {said}" for said in other.pop("warnings")]
+        found["other_classes"].append({"class": real.class_, **other})
     return found
 
 

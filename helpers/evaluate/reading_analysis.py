@@ -171,6 +171,24 @@ def _quartets(mailed, real) -> dict:
     return {**found, "p_guessing": float(binomtest(right, len(mailed), 0.25).pvalue)}
 
 
+def _same(name: str) -> str:
+    return " ".join(name.casefold().split())
+
+
+def _by_reader(readings) -> tuple[dict, list[str]]:
+    """{reader: the file with most answers}, and a word where two of one name do not agree."""
+    found, doubts = {}, []
+    for rows in readings:
+        name = next((n for n in found if _same(n) == _same(rows[0]["reader"])), rows[0]["reader"])
+        before = {row["image"]: row["answer"] for row in found.get(name, ())}
+        if any(before.get(row["image"], row["answer"]) != row["answer"] for row in rows):
+            doubts.append(f"two files of {name} differ; the one with more answers counts. If they "
+                          "are two people, give them two names.")  # fmt: skip
+        if len(rows) > len(before):
+            found[name] = rows
+    return found, doubts
+
+
 def _reader_report(test, key, rows) -> dict:
     truth = np.array([key[row["image"]]["truth"] == "synthetic" for row in rows], bool)
     said = np.array([row["answer"] == "synthetic" for row in rows], bool)
@@ -229,15 +247,22 @@ def analyse(test, simulated=()) -> dict:
     folder = test.folder / "readers"
     files = sorted([*folder.glob("*.csv"), *folder.glob("*.json")])
     readings = [read_answers(test, path) for path in files] + list(simulated)
-    readings = {rows[0]["reader"]: rows for rows in readings if rows}
+    readings, twice = _by_reader(rows for rows in readings if rows)
     readers = {name: _reader_report(test, key, rows) for name, rows in readings.items()}
-    mailed = [read_mailed(test, path) for path in files if path.suffix == ".json"]
+    mailed = {}
+    for sent in (read_mailed(test, path) for path in files if path.suffix == ".json"):
+        size = [sum(map(len, (one["singles"], one["quartets"], one["ratings"])))
+                for one in (sent, mailed.get(_same(sent["reader"]), sent))]  # fmt: skip
+        if size[0] >= size[1]:
+            mailed[_same(sent["reader"])] = sent
+    mailed = list(mailed.values())
     for sent in mailed:
-        if sent["quartets"] and sent["reader"] in readers:
+        name = next((name for name in readers if _same(name) == _same(sent["reader"])), None)
+        if sent["quartets"] and name:
             found = _quartets(sent["quartets"], _opened(test)["real_of_quartets"])
-            readers[sent["reader"]]["quartets"] = found
+            readers[name]["quartets"] = found
     humans = sum(report["kind"] == "human" for report in readers.values())
-    warnings = []
+    warnings = list(twice)
     if not humans:
         warnings.append("no human reader yet: how real the scans look is not known")
     if humans < len(readers):
@@ -254,7 +279,8 @@ def analyse(test, simulated=()) -> dict:
             for field in ("answer", "diagnosis")
         }
         pairs.append({"readers": [a, b], "scans": len(common), **kappa})
-    every = [{row["image"]: row for row in rows} for rows in readings.values()]
+    every = [{row["image"]: row for row in rows} for name, rows in readings.items()
+             if not humans or readers[name]["kind"] == "human"]  # fmt: skip
     common = sorted(set.intersection(*map(set, every))) if len(every) > 1 else []
     together = {
         field: fleiss_kappa([[rows[scan][field] for rows in every] for scan in common])

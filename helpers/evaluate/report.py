@@ -198,7 +198,7 @@ def _measures(report, name):
 def _memorisation(report, name):
     part = report[name]
     rows = _memorised(part)
-    if other := part.get("other_class"):
+    for other in part.get("other_classes", ()):
         rows += [(f"{other['class']}:", "", ""), *_memorised(other)]
     return "Memorisation: nearest training scan of every synthetic one", rows
 

@@ -4,6 +4,7 @@ Folders may be flat or nested, of one class or several, of mixed sizes, or nearl
 doubtful about them is a note, and only an empty or unreadable side is an error.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -91,7 +92,10 @@ def read_real(source, class_, *, size, framing="stretch", n_simulated=600, folde
         scans = intake.scans
         chosen, class_ = choose_class(scans, class_, str(source))
         if len({scan.patient for scan in chosen}) < 3:
-            return _few(chosen, class_, Counter(s.label for s in scans), folder, size, framing)
+            few = _few(chosen, class_, Counter(s.label for s in scans), folder, size, framing)
+            if run is not None and not learned:  # nobody trains on so few patients
+                few.seen = None
+            return few
         data = prepare(source, class_=class_, cache=folder, synthetic=synthetic, intake=intake,
                        **keep)  # fmt: skip
     sides = dict(training=data.train, validation=data.validation, test=data.test, seen=data.train)
@@ -100,6 +104,9 @@ def read_real(source, class_, *, size, framing="stretch", n_simulated=600, folde
         sides |= dict(validation=None, test=_together(data.validation, data.test), seen=None)
     if run is None:
         sides["seen"] = _together(data.train, sides["test"])
+        notes.append("nobody says what the generator was trained on: where these patients are "
+                     "among it, 'unseen' is not true, and usefulness, distances and coverage are "
+                     "too kind")  # fmt: skip
     elif sides["seen"] is None:
         notes.append("the run was trained on other scans than these: none of them is 'seen'")
     return Real(class_, **sides, manifest=data.manifest_hash, classes=data.classes, notes=notes)
@@ -202,6 +209,7 @@ class Sides:
     other_synthetic: Synthetic | None = None
     contrast: str = "none"  # synthetic | conditional | real | none
     control: Synthetic | None = None  # of a generator that saw none of these patients
+    further: list = field(default_factory=list)  # (Real, Synthetic) of classes drawn besides
 
     @property
     def notes(self) -> list[str]:
@@ -249,15 +257,27 @@ def read_sides(real, synthetic, *, class_="DRUSEN", contrast=None, control=None,
     keep = dict(folder=cache, progress=progress)
     made = read_synthetic(synthetic, class_, n=n, seed=seed, device=device, **keep)
     names = {m.class_: m for m in made}
-    target = names.get(class_, made[0])
+    asked = class_.strip().lower()
+    target = next((m for m in made if m.class_.lower() == asked), made[0])
     size = max(size, target.images.shape[-1])
     if target.run and target.run["identity"]:  # of as many simulated patients the split is its own
         n_simulated = target.run["identity"].get("n_simulated", n_simulated)
+        own = target.run["identity"].get("framing", framing)  # aligned crops come as whole scans
+        framing = "stretch" if own == "aligned" else own
     keep.update(size=size, framing=framing, n_simulated=n_simulated)
     keep["synthetic"] = bool(allow_synthetic)
     wanted = class_ if target.run is None else target.class_
-    sides = Sides(read_real(real, wanted, run=target.run, **keep), target)
+    learned = False
+    if target.run and target is not made[0]:  # its manifest is that of the class it is judged by
+        with contextlib.suppress(ValueError):  # which this source may lack
+            learned = read_real(real, made[0].class_, run=target.run, **keep).seen is not None
+    sides = Sides(read_real(real, wanted, run=target.run, learned=learned, **keep), target)
     if target.class_ != sides.real.class_:
+        if target.class_ in sides.real.classes:
+            raise ValueError(
+                f"{synthetic} has {', '.join(names)} and no {class_}: its {target.class_} would be "
+                f"compared with real {sides.real.class_}. Say --class."
+            )
         target.notes.append(f"images called {target.class_} are compared with {sides.real.class_}")
     if control is not None:
         found = read_synthetic(control, class_, n=n, seed=seed, device=device, folder=cache)
@@ -267,7 +287,7 @@ def read_sides(real, synthetic, *, class_="DRUSEN", contrast=None, control=None,
         found = read_synthetic(contrast, "NORMAL", n=n, seed=seed, device=device, folder=cache)
         sides.other_synthetic = next((m for m in found if m.class_ in others), found[0])
         sides.contrast = "synthetic"
-    elif common := [label for label in others if label in names]:
+    elif common := [label for label in others if label in names and names[label] is not target]:
         sides.other_synthetic = names["NORMAL" if "NORMAL" in common else common[0]]
         sides.contrast = "conditional"
     elif others:
@@ -280,4 +300,10 @@ def read_sides(real, synthetic, *, class_="DRUSEN", contrast=None, control=None,
         # the split is that of the whole source, so a generator of both has trained on its part here
         learned = sides.contrast == "conditional" and sides.real.seen is not None
         sides.other_real = read_real(real, label, run=run, learned=learned, **keep)
+    for label in others:  # privacy is asked of all that was drawn
+        drawn = names.get(label)
+        if drawn is not None and drawn is not target and drawn is not sides.other_synthetic:
+            learned = drawn.run is not None and sides.real.seen is not None
+            further = read_real(real, label, run=drawn.run, learned=learned, **keep)
+            sides.further.append((further, drawn))
     return sides

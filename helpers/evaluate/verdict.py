@@ -148,14 +148,14 @@ def _apart(measure):
 
 def _of_each_class(rule, part):
     """A question of privacy, asked of every class that was learned; the worst answer counts."""
-    line, other = rule(part), part.get("other_class")
-    if other is None:
-        return line
-    more = rule(other)
-    answer = min(line["answer"], more["answer"], key=_how_bad)
-    joined = {kind: "; ".join(filter(None, (line[kind], f"{other['class']}: {more[kind]}")))
-              for kind in ("measured", "beside") if more[kind]}  # fmt: skip
-    return line | {"answer": answer} | joined
+    line = rule(part)
+    for other in part.get("other_classes", ()):
+        more = rule(other)
+        answer = min(line["answer"], more["answer"], key=_how_bad)
+        joined = {kind: "; ".join(filter(None, (line[kind], f"{other['class']}: {more[kind]}")))
+                  for kind in ("measured", "beside") if more[kind]}  # fmt: skip
+        line = line | {"answer": answer} | joined
+    return line
 
 
 def _how_bad(answer):

@@ -51,9 +51,10 @@ def _draws(members, resamples, rng):
     return rng.multinomial(count, np.full(count, 1 / count), size=resamples)
 
 
-def _within(x, members, draws):
-    """Mean kernel within one set for every resample, (resamples,)."""
-    kernel = polynomial_kernel(x, x)
+def _within(x, members, draws, y=None):
+    """Mean kernel within one set for every resample, (resamples,); of y, whose rows show the same
+    scans, between both, without a scan's own pair."""
+    kernel = polynomial_kernel(x, x if y is None else y)
     np.fill_diagonal(kernel, 0)
     sums = members @ kernel @ members.T
     sizes = members.sum(1)
@@ -76,7 +77,9 @@ def _across(x, y, x_members, y_members, x_draws, y_draws):
     return np.einsum("rg,rg->r", x_draws @ sums, y_draws) / weight
 
 
-def resampled_distances(x, y, x_groups=None, y_groups=None, *, resamples=1000, seed=0):
+def resampled_distances(
+    x, y, x_groups=None, y_groups=None, *, resamples=1000, seed=0, paired=False
+):
     """Kernel distances of `resamples` bootstrap samples, drawing whole groups; (resamples,).
 
     Groups are patients (equal names, one patient); None takes every image by itself, which is
@@ -87,20 +90,25 @@ def resampled_distances(x, y, x_groups=None, y_groups=None, *, resamples=1000, s
     rng = np.random.default_rng(seed)
     x_members, y_members = _members(x_groups, len(x)), _members(y_groups, len(y))
     x_draws, y_draws = _draws(x_members, resamples, rng), _draws(y_members, resamples, rng)
-    across = _across(x, y, x_members, y_members, x_draws, y_draws)
+    if paired:  # the same patients on both sides, and no scan beside its own picture
+        y_draws = x_draws
+        across = _within(x, x_members, x_draws, y)
+    else:
+        across = _across(x, y, x_members, y_members, x_draws, y_draws)
     within = _within(x, x_members, x_draws) + _within(y, y_members, y_draws)
     return 1000 * (within - 2 * across)
 
 
 def kernel_distance_interval(
-    x, y, x_groups=None, y_groups=None, *, level=0.95, resamples=1000, seed=0
+    x, y, x_groups=None, y_groups=None, *, level=0.95, resamples=1000, seed=0, paired=False
 ):
-    """(low, high) of kernel_distance(x, y) by bootstrap over groups (patients).
+    """(low, high) of kernel_distance(x, y, paired) by bootstrap over groups (patients).
 
     ValueError with fewer than two groups on a side. Below about five patients it should
     not be trusted.
     """
-    values = resampled_distances(x, y, x_groups, y_groups, resamples=resamples, seed=seed)
+    values = resampled_distances(x, y, x_groups, y_groups, resamples=resamples, seed=seed,
+                                 paired=paired)  # fmt: skip
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

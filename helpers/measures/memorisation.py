@@ -233,6 +233,7 @@ def memorisation_report(
     unseen_names = _some(unseen_patients, chosen[2])
     names = training_names if alone else unseen_names
     trained = np.arange(len(chosen[1]) + len(chosen[2])) < len(chosen[1])
+    compared = len(chosen[1]) / len(training)  # a copy of another training scan is not noticed
     patients = np.array([  # a scan of nobody known is a patient of its own
         str(name) for side, known, rows in (("training", training_names, chosen[1]),
                                             ("unseen", unseen_names, chosen[2]))
@@ -250,6 +251,7 @@ def memorisation_report(
         free = np.isfinite(reference)
         reference = reference[free]
         result = copies(nearest, reference, None if names is None else np.asarray(names)[free])
+        result["excess"] = {k: min(1.0, v / compared) for k, v in result["excess"].items()}
         if not alone:
             result |= preference(made[:, trained], made[:, ~trained], seed=seed)
             result["membership"] = membership(
@@ -295,6 +297,15 @@ def memorisation_report(
         alignment, synthetic_images, to_training, pixels["threshold"], chosen
     )
     report["warnings"] = _warnings(pixels, alone, names)
+    if compared < 1:
+        report["warnings"].insert(
+            0,
+            (
+                f"only {len(chosen[1])} of {len(training)} training scans were compared: about "
+                f"{1 - compared:.0%} of all copies lie among the others and go unnoticed; what is "
+                "beyond expected is scaled up to all of them, the share below the threshold is not"
+            ),
+        )
     return report
 
 

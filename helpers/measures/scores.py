@@ -72,7 +72,9 @@ def auroc_difference(
         _values(labels, _stacked(p, labels, classes), list(classes), positive, 0.5, weights)
         for p in (probabilities, others)
     )
-    return interval(a["auroc"].mean(0) - b["auroc"].mean(0), level)
+    found = interval(a["auroc"].mean(0) - b["auroc"].mean(0), level)
+    alone = any(len(set(patients[labels == c])) == 1 for c in classes)  # as in ``scores``
+    return found | {"low": None, "high": None} if alone else found
 
 
 def resampled_aurocs(labels, probabilities, classes, patients, positive, *, resamples, seed):

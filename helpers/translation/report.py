@@ -182,13 +182,12 @@ def _realism(drawn, domains, features, modality="oct"):
     described = {"drawn": features(drawn), "unseen": features(np.asarray(real.test.images))}
     some = np.asarray(real.train.images)[:: len(real.train) // 500 + 1]
     taken = getattr(domains, "dfe" if modality == "oct" else "oct").test.patients
+    paired = list(taken) == list(real.test.patients)  # row by row the same eyes
     low, high = kernel_distance_interval(
-        described["drawn"], described["unseen"], taken, real.test.patients
+        described["drawn"], described["unseen"], taken, real.test.patients, paired=paired
     )
-    value, floor = (
-        kernel_distance(found, described["unseen"])
-        for found in (described["drawn"], features(some))
-    )
+    value = kernel_distance(described["drawn"], described["unseen"], paired=paired)
+    floor = kernel_distance(features(some), described["unseen"])
     return {"value": value, "low": low, "high": high, "floor": floor}
 
 
