@@ -382,7 +382,7 @@ for name, scans in drawn.items():
 # fine scan whatever it is shown scores the same with it. And a **ceiling**. For the class, that is
 # a classifier of equal effort on the photographs themselves: what a photograph does not show, no
 # translation can bring. For drusen it is the ruler on the true scans. For the kernel distance it is
-# a floor, real training scans, and neither is near it: 132 and 219, not 0. The thickness is
+# a floor, real training scans, and neither is near it: 133 and 219, not 0. The thickness is
 # flattered: a band takes its scale from the true scan. The judges of OCT are linear heads on
 # another network than training used,
 # and learned from scans of patients who taught the translator nothing; none reads an eye whose true
