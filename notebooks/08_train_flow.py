@@ -390,10 +390,10 @@ plots.compact(figure)
 #
 # | you have | take |
 # |---|---|
-# | minutes of a CPU | the GAN: as useful (AUROC 0.93 and 0.93), nearer (76 and 109) |
-# | many scans to draw | the GAN: 0.3 s for 100 crops, the flow 3.5 s |
+# | minutes of a CPU | the GAN: nearer with every seed (69 to 76; 96 to 113), no less useful |
+# | many scans to draw | the GAN: 0.3 s for 100 crops, the flow 2 to 4 s |
 # | a need of more drusen | a flow with guidance 3: as many and as high as real ones; recall 0.02 |
-# | a fear of copies | the flow, perhaps: 0 of 100 called copies, the GAN 4, expected 1 |
+# | a fear of copies | the flow: nothing called a copy, of the GAN 2 to 4 % (expected 1 %) |
 # | a real scan to change | a flow: the GAN cannot |
 # | few scans of a class | not measured: train both, and ask the audit above |
 # | hours, or a GPU | not measured |
