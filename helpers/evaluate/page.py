@@ -105,7 +105,7 @@ def _by_criterion(report) -> list[tuple[str, list[dict]]]:
 
 COLUMNS = ((0.06, 25, "question"), (0.28, 21, "answer"), (0.48, 24, "measured"),
            (0.71, 31, "beside"))  # fmt: skip
-LINE = 0.0118  # of the page's height
+LINE = 0.0123  # of the page's height
 
 
 def write_pdf(report, figure, path) -> Path:

@@ -147,18 +147,21 @@ def _apart(measure):
 
 
 def _of_each_class(rule, part):
-    """A question of privacy, asked of every class that was learned; the worst answer counts."""
+    """A question of privacy, asked of every class that was drawn; the worst answer counts, and the
+    yardstick beside it is that class's."""
     line = rule(part)
     for other in part.get("other_classes", ()):
-        more = rule(other)
-        answer = min(line["answer"], more["answer"], key=_how_bad)
-        joined = {kind: "; ".join(filter(None, (line[kind], f"{other['class']}: {more[kind]}")))
-                  for kind in ("measured", "beside") if more[kind]}  # fmt: skip
-        line = line | {"answer": answer} | joined
+        more, name = rule(other), other["class"]
+        if more["measured"]:
+            known = [line["measured"]] if line["measured"] else []
+            line["measured"] = "; ".join([*known, f"{name}: {more['measured']}"])
+        if _how_bad(more["answer"]) < _how_bad(line["answer"]):
+            line |= {"answer": more["answer"], "beside": f"{name}: {more['beside']}"}
     return line
 
 
-def _how_bad(answer):
+def _how_bad(answer) -> int:
+    """Its place in WORST_FIRST."""
     return next(k for k, word in enumerate(WORST_FIRST) if answer.startswith(word))
 
 
