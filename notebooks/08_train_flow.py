@@ -330,9 +330,9 @@ print(f"correlation with the eye it was: {same:.2f}, with the next eye: {next_:.
 # %% [markdown]
 # ## Measure
 #
-# The kernel distance beside its yardsticks (blur and noise), and drusen by the ruler. To compare:
-# on the same eyes real NORMAL scans are at 93 and the GAN of notebook 02 at 48, so the flow of this
-# page (172; ten minutes, 64 px) is not there yet.
+# The kernel distance beside its yardsticks, and drusen by the ruler. To compare: on the same eyes
+# the GAN of notebook 02 is at 57, so the flow of this page (ten minutes, 64 px) is not there yet:
+# it is a little farther than healthy eyes are.
 
 # %%
 from pathlib import Path
