@@ -124,8 +124,8 @@ def measure_memorisation(sides: Sides, features: Features, *, seed=0, progress=T
 
     With a run those are its training scans, and the test patients show how near scans are that
     nobody copied; without one, all real scans, each compared with other patients' ones. Copies are
-    planted in several disguises, to see what share of them would be missed. Of a generator that
-    draws the contrast, too, `other_class` is the same of the patients of that class.
+    planted in several disguises, to see what share of them would be missed. `other_classes` is
+    a list of the same for the patients of every other class that was drawn.
     """
     settings = dict(seed=seed, progress=progress)
     found = _memorised(sides, features, **settings)
