@@ -193,7 +193,8 @@ class ColumnGenerator(nn.Module):
             return nn.Sequential(convolution, nn.GroupNorm(4, channels), *grain, nn.LeakyReLU(0.2))
 
         def noisy(convolution):
-            return block(convolution, *([Grain(convolution.out_channels)] if grain else []))
+            noise = [NoiseInjection(convolution.out_channels)] if grain else []
+            return block(convolution, *noise)
 
         layers = [block(nn.Conv2d(inputs + 2, width, 5, 1, 2))]
         layers += [block(nn.Conv2d(a, b, (4, 5), (2, 1), (1, 2)))
@@ -220,7 +221,7 @@ class ColumnGenerator(nn.Module):
         return self.decoder(self.features(images)[-1])
 
 
-class Grain(nn.Module):
+class NoiseInjection(nn.Module):
     """x + white noise, as loud in each of the maps (B, C, H, W) as is learned (StyleGAN's "B",
     Karras, Laine & Aila, CVPR 2019). In use it is the same noise for all images: what is drawn is a
     function of what is shown.
