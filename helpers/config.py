@@ -194,7 +194,7 @@ class Distil(Training):
     direction: str = "oct_to_dfe"  # the teacher's modality, then the student's; or dfe_to_oct
     losses: str = "cpm=2,csa=1"  # of cpm, csa, kd, dkd, fitnets, rkd, sp, simkd; empty: none
     partners: str = "label"  # label (of the same label) | independent | eye (pairs)
-    temperature: float = 4.0  # of kd and dkd
+    temperature: float = 4.0  # of cpm, csa, kd and dkd
     gate: bool = False  # distil only classes in which the teacher beats the student on the batch
     teacher: str = ""  # a trained classifier: its run's folder or file; empty: trained here
     teacher_learns: bool = False  # the teacher goes on learning beside the student

@@ -32,13 +32,13 @@
 # | where could it help at all? | simulated eyes, with every knob turned | pairs of both pictures |
 # | are OCT and DFE complementary? | errors of both on the same eyes, late fusion | chance |
 #
-# **What came out** (all numbers: results/distillation.md): on real eyes **no loss of the eight
-# helps by a point**. Fine-tuned, the best of them gained 0.5 points of mAP over the student alone
-# (−1.5 to +2.3), imitating the teacher's answers (KD) lost 0.6 (−1.9 to +0.8), while fine-tuning
-# itself is worth 5.6. (mAP: the mean over classes of the average precision, 100 points at best.)
-# The teacher reads its scans far better than the student its photographs (95.6 points on 23 other
-# people, and 53.1), and that does not help: unpaired, it can say what is true of a class and
-# nothing about the eye in the photograph.
+# **What came out** (all numbers: results/distillation.md): on real eyes **none of the eight losses
+# is shown to help by a point**; whether one does, these data cannot say. Fine-tuned, the best of
+# them gained 0.5 points of mAP over the student alone (−1.5 to +2.3), imitating the teacher's
+# answers (KD) lost 0.6 (−1.9 to +0.8), while fine-tuning itself is worth 5.6. (mAP: the mean over
+# classes of the average precision, 100 points at best.) The teacher reads its scans far better than
+# the student its photographs (95.6 points on 23 other people, and 53.1), and that does not help:
+# unpaired, it can say what is true of a class and nothing about the eye in the photograph.
 #
 # | preset | data | where | time |
 # |---|---|---|---|
@@ -193,7 +193,7 @@ known = study.classes_of(masters, classes)  # the teacher's modality may lack so
 arms = study.arms_of(settings, classes, known)
 quick = study.screening(settings, PACKAGED[0])  # its features, whatever is fine-tuned later
 pulls = study.pull_of(seen_by(features, learning, "train"), masters, classes, quick)
-figure = figures.pull(pulls, caption="Weighted as in the paper: CPM 2, CSA 1, KD 1.")
+figure = figures.pull(pulls, caption="Weighted CPM 2 and CSA 1, as in the paper, and KD 1.")
 plots.compact(figure)
 
 # %% [markdown]
@@ -451,7 +451,7 @@ cells = gain_map(
 figure = figures.gain_maps(
     cells, caption="Gain in mAP over the student alone, in points, by what a DFE shows of the "
     "disease, and by how many labelled photographs of each class there are. Bold: the interval "
-    "over test eyes excludes zero.",
+    "over test eyes excludes zero, and every seed says the same.",
 )  # fmt: skip
 plots.compact(figure)
 
@@ -493,7 +493,8 @@ print(config.short_path(target))
 #   loss does to a backbone is seen in one arm only, the chosen one, and in plain KD.
 # - Intervals are over patients. They leave out what another training would give; that is why seeds
 #   stand beside them, and cells of the map are bold only if all seeds agree.
-# - The gate asks how good the teacher is on scans it has learned by heart, and hence seldom shuts.
+# - The gate asks how good the teacher is on scans it has learned by heart, and the student on
+#   photographs that it is learning by heart.
 # - In the simulation the errors of both modalities are independent given the disease, because noise
 #   is drawn for each apart. Real eyes with a cloudy lens are hard for both.
 # - Grad-CAM shows where evidence lies, coarsely, not whether it is the right evidence.

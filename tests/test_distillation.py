@@ -119,6 +119,16 @@ def test_multilabel_partners_agree_in_what_the_teachers_side_has():
         assert torch.equal(own[1][:, :2], other[1][:, :2])
 
 
+def test_classes_that_the_teachers_side_lacks_come_as_often_as_the_others():
+    """Multilabel in kind, yet of one class each: what the student is shown is not the teacher's."""
+    labels = np.eye(3, dtype=np.float32)[[0] * 6 + [1] * 6 + [2] * 6]
+    theirs = np.array([[1, 0, 0]] * 5, np.float32)
+    beside, alone = drawn("label", labels, theirs, 99), drawn("label", labels, labels, 99)
+    shown = torch.cat([own[1] for own, _ in beside]).mean(0)
+    assert shown.tolist() == pytest.approx([1 / 3] * 3, abs=0.03)
+    assert all(torch.equal(a[0], b[0]) for (a, _), (b, _) in zip(beside, alone))
+
+
 def test_a_resumed_stream_goes_on_and_ranks_share_it():
     labels, theirs = np.arange(12) % 3, np.arange(9) % 3
     whole = drawn("label", labels, theirs, 10)
@@ -244,6 +254,18 @@ def test_a_learning_teacher_learns_and_a_frozen_one_does_not(scans, teacher):
         assert torch.equal(before, method.teacher.head.weight) != bool(learns)
         assert ("loss_teacher" in record) == bool(learns)
     assert torch.equal(teacher.network.head.weight, before)  # the one given is left alone
+
+
+def test_a_gate_asks_a_learning_teacher_without_dropout(scans, teacher):
+    s = settings_of("--losses=kd=1", "--gate=1", "--teacher_learns=1", "--dropout=0.5")
+    method = Distillation(s, CLASSES, teacher)
+    method.teacher.dropout.p = 0.5
+    shown = torch.from_numpy(scans.images[:40])
+    side, _ = method._ask_teacher(shown, one_hot(torch.from_numpy(scans.labels[:40]), 3),
+                                  OneProcess)  # fmt: skip
+    clean = method.teacher.head(method.teacher.embed(shown))
+    torch.testing.assert_close(side.plain, clean)
+    assert not torch.allclose(side.logits, clean) and not side.plain.requires_grad
 
 
 def test_multilabel_students_learn_classes_that_the_teacher_lacks():
@@ -394,6 +416,11 @@ def test_pairs_are_screened_with_a_teacher_of_the_same_folds(scans):
     assert abs(report["auroc"]["value"] - 0.5) < 0.12
     with pytest.raises(ValueError, match="the same eyes"):
         out_of_fold(eyes, scans, CLASSES, s, ["KD"])
+
+
+def test_settings_that_distil_nothing_are_no_arm_of_their_own():
+    for losses, own in (("", False), ("cpm=2,csa=1", False), ("rkd=1", True)):
+        assert ("as set" in arms_of(settings_of(f"--losses={losses}"), CLASSES, CLASSES)) == own
 
 
 def test_every_arm_is_a_valid_setting(teacher):

@@ -50,6 +50,13 @@ def cheap(monkeypatch):
     monkeypatch.setattr(module, "Features", Pixels)
 
 
+class Widths(Pixels):
+    """Features that say nothing but how wide a picture is."""
+
+    def _batch(self, images):
+        return np.full((len(images), self.dimension), np.shape(images)[-1], np.float32)
+
+
 def lay(folder, images, patients=None, size=None):
     """PNGs in folder, or in a subfolder for each patient."""
     for i, image in enumerate(images):
@@ -159,6 +166,15 @@ def test_without_a_run_all_real_scans_may_have_been_seen(tmp_path, eyes):
     sides = read_sides(real, made, cache=tmp_path / "cache", size=64, progress=False)
     assert len(sides.real.seen) == 12 == len(sides.real.training) + len(sides.real.test)
     assert not set(sides.real.training.patients) & set(sides.real.test.patients)
+
+
+def test_kinds_of_scans_are_told_at_one_size(tmp_path, eyes):
+    real = lay(tmp_path / "real", eyes["DRUSEN"], patients=12)
+    made = lay(tmp_path / "made", eyes["NORMAL"], size=32)
+    sides = read_sides(real, made, cache=tmp_path / "cache", size=64, progress=False)
+    parts = module.measure_distances(sides, Widths(), progress=False)
+    assert parts["coverage"]["value"] == parts["coverage"]["floor"]
+    assert parts["coverage"]["value"]["coverage"] == 1 and parts["consistency"]["left_out"] == 0
 
 
 @pytest.mark.slow

@@ -212,12 +212,14 @@ class Distillation:
             elif images.ndim == 4:
                 images = images.contiguous(memory_format=torch.channels_last)
             features = self.teacher.embed(images)
-            logits = self.teacher.head(self.teacher.dropout(features)).float()
-        features, logits, labels = (
-            gather_rows(part.float(), accelerator) for part in (features, logits, labels)
+            logits = self.teacher.head(self.teacher.dropout(features))
+            plain = self.teacher.head(features.detach())  # one that learns drops features
+        features, logits, plain, labels = (
+            gather_rows(part.float(), accelerator) for part in (features, logits, plain, labels)
         )
-        logits, labels = logits[:, self.theirs], labels[:, self.own]
-        side = Side(features, features, logits, labels, logits, self.settings.multilabel)
+        logits, plain = logits[:, self.theirs], plain[:, self.theirs].detach()
+        labels = labels[:, self.own]
+        side = Side(features, features, logits, labels, plain, self.settings.multilabel)
         return side, self.classification(logits, labels)
 
     def classification(self, logits, labels) -> torch.Tensor:

@@ -35,7 +35,7 @@ def gains(report, *, caption="", path=None):
 
 
 def gain_maps(cells, *, caption="", path=None):
-    """``distillation_world.gain_map``'s cells: a column of panels for each arm, a row for each
+    """``world.gain_map``'s cells: a column of panels for each arm, a row for each
     share of the disease that OCT shows and of labels that are wrong.
 
     Across: how much of the disease a photograph shows; up: labelled photographs of each class.
@@ -83,7 +83,7 @@ def gain_maps(cells, *, caption="", path=None):
 
 
 def pull(report, *, caption="", path=None):
-    """``distillation_study.pull_of``: the length of each loss's gradient against temperature."""
+    """``study.pull_of``: the length of each loss's gradient against temperature."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(WIDTH * 0.6, 2.6))
         for (name, shares), colour in zip(report.items(), (ACCENT, REAL, PALE)):
@@ -135,7 +135,7 @@ def looks(images, maps, titles, *, caption="", path=None):
 
 
 def errors(reports, *, caption="", path=None):
-    """``measures.complementarity`` reports by title: shares of eyes wrong in one, the other, both,
+    """``complementarity`` reports by title: shares of eyes wrong in one, the other, both,
     beside what chance would make of both, and in the mean of both."""
     names = {"first": "OCT", "second": "DFE", "both": "both", "chance": "chance", "fused": "fused"}
     with plt.rc_context(STYLE):

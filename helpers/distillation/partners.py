@@ -72,11 +72,13 @@ def distillation_batches(
     codes = np.unique(np.concatenate(both), axis=0, return_inverse=True)[1].reshape(-1)
     own, theirs = codes[: len(labels)], codes[len(labels) :]
 
-    def order(codes, labels):
+    def order(labels):  # by all its classes, those that the other side lacks too
+        rows = labels.reshape(len(labels), -1)
+        kinds = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
         single = labels.ndim == 1 or (labels.sum(1) == 1).all()
-        return np.tile(balanced_index(codes) if single else np.arange(len(codes)), EPOCHS)
+        return np.tile(balanced_index(kinds) if single else np.arange(len(kinds)), EPOCHS)
 
-    index, seeds = order(own, labels), (seed, seed)
+    index, seeds = order(labels), (seed, seed)
     if partners == "eye":
         if len(labels) != len(their_labels):
             raise ValueError(f"partners='eye': {len(labels)} and {len(their_labels)} are no pairs")
@@ -90,7 +92,7 @@ def distillation_batches(
             here = own[index] == code
             their_index[here] = rng.choice(rows[code] if len(rows[code]) else anything, here.sum())
     else:
-        their_index, seeds = order(theirs, their_labels), (seed, seed + 10_000)
+        their_index, seeds = order(their_labels), (seed, seed + 10_000)
     return zip(
         batches(images, batch_size, labels=labels, index=index, seed=seeds[0], **where),
         batches(their_images, batch_size, labels=their_labels, index=their_index, seed=seeds[1],

@@ -23,8 +23,8 @@ def compared(scans, predicted, classes, settings, *, prevalence=None, eyes=None,
     """{arm: ``diagnosis`` with "seeds", the mAP of each, and "gain", the paired difference to
     ``base`` in mAP and in every class's average precision}.
 
-    predicted: {arm: probabilities (S, N, K)} of ``scans``, a ``Scans``. Where classes exclude each
-    other, what students say who were shown all of them equally often is brought to the
+    predicted: {arm: probabilities (S, N, K)} of ``scans``, a ``Labelled``. Where classes exclude
+    each other, what students say who were shown all of them equally often is brought to the
     ``prevalence`` (K,) among those they learned from before it counts as a decision. With ``eyes``
     (N,), names, the answers to an eye's images are averaged, and eyes are counted.
     """

@@ -46,7 +46,7 @@ def arms_of(settings, classes, known) -> list[str]:
     """The names of ARMS that make sense: with several labels an image, and where the teacher knows
     only some of the ``classes``, some do not. ValueError for ``settings.arm`` that is none."""
     some = [name for name in ARMS if not (settings.multilabel and name in ONE_LABEL)]
-    if settings.losses == Distil.losses:
+    if settings.losses in (Distil.losses, ""):  # that is FDDM, or the student alone
         some.remove("as set")
     if list(known) != list(classes):
         some.remove("SimKD")
@@ -184,7 +184,8 @@ def of_classes(scans: Labelled, classes, wanted) -> Labelled:
 def pull_of(student: Labelled, teacher: Labelled, classes, settings,
             temperatures=(0.1, 0.25, 0.5, 1, 2, 4, 8, 16)):  # fmt: skip
     """How hard each loss pulls at a student: {loss: {T: |its gradient| / |the gradient of the
-    cross-entropy|}}, weighted as in the paper, over the weights of embedding and head.
+    cross-entropy|}}, over the weights of embedding and head. CPM and CSA weigh what the paper gives
+    them, KD, which is not of the paper, 1.
 
     Of a student (and its projector) that has learned with all three losses for a tenth of
     ``settings.steps``; means over 8 batches.

@@ -42,8 +42,9 @@ def measure_distances(sides: Sides, features: Features, *, seed=0, progress=True
                                 progress=progress, **other)  # fmt: skip
     except ValueError as error:
         return {"kernel_distance": {**PARTS["kernel_distance"], "reason": str(error)}}
-    made, test = features(synthetic, progress), features(real.test.images, progress)
-    training = features(real.training.images, progress)
+    made, test, training = (
+        features(sides.equal[name], progress) for name in ("synthetic", "test", "training")
+    )  # kinds are told at one size: with more pixels a real scan has detail that none of these can
     parts["coverage"] = coverage.coverage_report(made, training, test, seed=seed)
     parts["consistency"] = _every_patient(made, training, test, real.test.patients, seed)
     return parts

@@ -76,7 +76,7 @@ def effect_curves(found: np.ndarray, directions: Directions, errors: dict, *, ca
 
 
 def mode_shares(sides: dict, *, caption="", path=None):
-    """Share of each mode, with intervals, side by side. sides: {name: measures.modes.shares}, the
+    """Share of each mode, with intervals, side by side. sides: {name: coverage.shares}, the
     synthetic one named "synthetic"."""
     count = len(next(iter(sides.values()))["share"])
     shades = iter((REAL, PALE, "#d8d8d8"))
