@@ -8,6 +8,7 @@ and is dropped outside: ``class_`` is ``OCT_CLASS`` and ``--class``.
 
 import dataclasses
 import inspect
+import math
 import os
 import re
 import sys
@@ -192,7 +193,7 @@ class Distil(Training):
     max_images: int = 0  # images of each modality and side of the split, at most; 0: all
     run: str = "distillation"  # name of the run's folder
     direction: str = "oct_to_dfe"  # the teacher's modality, then the student's; or dfe_to_oct
-    losses: str = "cpm=2,csa=1"  # of cpm, csa, kd, dkd, fitnets, rkd, sp, simkd; empty: none
+    losses: str = "cpm=2,csa=1"  # of cpm, csa, kd, dkd, fitnets, rkd, sp, simkd; or none
     partners: str = "label"  # label (of the same label) | independent | eye (pairs)
     temperature: float = 4.0  # of cpm, csa, kd and dkd
     gate: bool = False  # distil only classes in which the teacher beats the student on the batch
@@ -318,6 +319,7 @@ PRESET_VALUES = {
     },
 }  # fmt: skip
 PATHS = ("data", "dfe", "runs", "synthetic", "contrast_run", "teacher", "existing_runs", "start")
+SOURCES = ("simulated", "oct2017", "odir")  # of images, by name
 INTAKE = ("patient", "every", "split")
 NOTEBOOKS = (Explore, TrainGan, TrainCyclegan, Distil, Evaluate, TrainPix2pix, ExploreStyles,
              TrainFlow)  # fmt: skip
@@ -377,7 +379,7 @@ def resolve(settings_class, argv: list[str] | None = None, environ=None):
     for name in PATHS:
         if getattr(settings, name, ""):
             value = getattr(settings, name)
-            several = value.split(",") if name == "existing_runs" else [value]
+            several = re.split(r"\s*,\s*", value.strip()) if name == "existing_runs" else [value]
             setattr(settings, name, ",".join(_from_root(one, name) for one in several))
     return settings
 
@@ -451,14 +453,18 @@ def _convert(shown: str, text: str, kind):
     try:
         if kind is bool:
             return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
+        if kind is float and not math.isfinite(float(text)):
+            raise ValueError
         return kind(text)
     except (KeyError, ValueError):
-        takes = {int: "a whole number", float: "a number", bool: "1 or 0"}[kind]
+        takes = {int: "a whole number", float: "a finite number", bool: "1 or 0"}[kind]
         raise ValueError(f"{shown}={text!r}: this setting takes {takes}.") from None
 
 
 def _from_root(value: str, name: str) -> str:
     """Names of sources stay; paths become absolute."""
+    if name in ("data", "dfe") and value in SOURCES:  # ./oct2017 is the folder
+        return value
     path = Path(value).expanduser()
     is_path = name == "runs" or "/" in value or value.endswith(".csv") or (root() / path).exists()
     return str(root() / path) if is_path else value

@@ -42,7 +42,7 @@ def places(root=ROOT) -> list[Path]:
 def write(root=ROOT, repository: str | None = None) -> list[Path]:
     """Write ``repository`` (owner/name; None: as it stands) everywhere; the files changed."""
     if repository:
-        if not re.fullmatch(r"[\w-]+/[\w.-]+", repository):
+        if not re.fullmatch(r"[\w-]+/[\w.-]+(?<!\.git)", repository):  # a badge needs the page
             raise ValueError(f"REPO={repository!r}: give it as owner/name.")
         path = root / "pyproject.toml"
         path.write_text(PROJECT.sub(rf"\g<1>{repository}", path.read_text()))

@@ -4,7 +4,8 @@
     python kaggle_kernel_metadata/push.py 02 --user name      make kaggle NB=02 KAGGLE_USER=name
     python kaggle_kernel_metadata/push.py --pack runs/offline make kaggle-offline
 
-As long as the repository has no address, helpers goes along as a data set of that user.
+make adds --settings OCT_PRESET=kaggle. As long as the repository has no address, helpers goes along
+as a data set of that user.
 
 Kaggle's client validates a kernel only while it pushes one, and merely prints some of what it
 finds wrong. So a check is a push with the network taken out, in which every printed word counts.
@@ -27,7 +28,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import links
-from requests.exceptions import HTTPError
+from requests.exceptions import HTTPError, RequestException
 
 ROOT = Path(__file__).resolve().parents[1]
 USER = "KAGGLE_USER"  # stands in the committed files where a user's name goes
@@ -46,7 +47,8 @@ from glob import glob
 
 NAME = "synthetic-retinal-oct"
 places = ["/kaggle/input", "/kaggle/input/datasets/*", "unpacked"]
-if "COLAB_RELEASE_TAG" in os.environ and not os.path.exists(f"{NAME}.zip"):
+colab = "COLAB_RELEASE_TAG" in os.environ and "KAGGLE_KERNEL_RUN_TYPE" not in os.environ
+if colab and not os.path.exists(f"{NAME}.zip"):  # Kaggle's image is Colab's, its tag included
     from google.colab import files
 
     files.upload()  # choose synthetic-retinal-oct.zip
@@ -214,7 +216,10 @@ def share(api, user: str, root=ROOT) -> None:
         try:
             api.dataset_status(reference)
             answer = api.dataset_create_version(str(packed), links.tag(root), quiet=True)
-        except HTTPError:  # no such data set yet
+        except HTTPError as error:
+            if getattr(error.response, "status_code", 404) not in (403, 404):
+                raise
+            # no such data set yet
             answer = api.dataset_create_new(str(packed), quiet=True)
     if answer.status == "error" or answer.error:
         raise ValueError(f"Kaggle would not take the data set {reference}: {answer.error}")
@@ -261,7 +266,7 @@ def check_settings(stem: str, settings: str) -> None:
     from helpers import config
 
     pairs = settings.split()
-    if wrong := [pair for pair in pairs if "=" not in pair]:
+    if wrong := [pair for pair in pairs if "=" not in pair or not pair.startswith("OCT_")]:
         raise ValueError(f"SETTINGS: {wrong[0]!r} is no OCT_NAME=value.")
     given = [f"--{name.removeprefix('OCT_').lower().replace('_', '-')}={value}"
              for name, value in (pair.split("=", 1) for pair in pairs)]  # fmt: skip
@@ -315,6 +320,8 @@ def main(argv=None) -> None:
                    attach=attach))  # fmt: skip
     except ValueError as error:
         sys.exit(str(error))
+    except RequestException as error:
+        sys.exit(f"Kaggle cannot be reached, or refuses: {error}")
 
 
 if __name__ == "__main__":

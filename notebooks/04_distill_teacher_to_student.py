@@ -268,7 +268,7 @@ def trained(name, method, draw, own):
     own.run = f"{settings.run}-{name}"
     run = open_run(own, domains.oct, method.networks)
     launch(train, method, draw, run, own, processes=settings.processes)
-    if not run.finished(own.steps, own.hours):
+    if not run.finished(own.steps, own.hours, getattr(own, "patience", 0)):
         raise RuntimeError(f"{own.run} was interrupted: run this cell again to finish it.")
     return run
 

@@ -24,6 +24,8 @@ def test_types():
     assert (settings.mirror, settings.lr, settings.steps) == (True, 1e-4, 7)
     with pytest.raises(ValueError, match="OCT_SIZE='big'.*whole number"):
         resolve(TrainGan, [], {"OCT_SIZE": "big"})
+    with pytest.raises(ValueError, match="OCT_HOURS='inf'.*a finite number"):
+        resolve(TrainGan, [], {"OCT_HOURS": "inf"})
     with pytest.raises(ValueError, match="--mirror='maybe'.*1 or 0"):
         resolve(TrainGan, ["--mirror=maybe"], {})
 
@@ -48,6 +50,9 @@ def test_relative_paths_start_at_the_root(tmp_path, monkeypatch):
     assert settings.runs == str(tmp_path / "runs")
     assert settings.data == str(tmp_path / "scans/mine")
     assert resolve(TrainGan, ["--data=oct2017"], {}).data == "oct2017"
+    (tmp_path / "simulated").mkdir()  # as generate --out simulated makes it
+    assert resolve(TrainGan, [], {}).data == "simulated"
+    assert resolve(TrainGan, ["--data=./simulated"], {}).data == str(tmp_path / "simulated")
 
 
 def test_a_recipe_fills_what_is_left_open():

@@ -149,6 +149,12 @@ def test_a_sample_keeps_every_scan_on_its_side(folder):
         assert len(sample) == min(2, len(side)) and set(sample.scans) <= set(side.scans)
 
 
+@pytest.mark.parametrize("name", ["simulated", "npz", "volume"])
+def test_a_folder_may_have_the_name_of_what_is_no_folder(folder, name):
+    levels = made(folder).train.images
+    assert np.array_equal(made(folder.rename(folder.with_name(name))).train.images, levels)
+
+
 def test_images_lie_beside_their_scans(folder):
     data = made(folder)
     for split in (data.train, data.validation, data.test):

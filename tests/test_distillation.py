@@ -419,7 +419,7 @@ def test_pairs_are_screened_with_a_teacher_of_the_same_folds(scans):
 
 
 def test_settings_that_distil_nothing_are_no_arm_of_their_own():
-    for losses, own in (("", False), ("cpm=2,csa=1", False), ("rkd=1", True)):
+    for losses, own in (("", False), ("none", False), ("cpm=2,csa=1", False), ("rkd=1", True)):
         assert ("as set" in arms_of(settings_of(f"--losses={losses}"), CLASSES, CLASSES)) == own
 
 

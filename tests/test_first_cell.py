@@ -68,8 +68,9 @@ def machine(tmp_path):
         (tools / name).symlink_to(find_spec(name).submodule_search_locations[0])
     (tmp_path / "wheels").mkdir()
     plan = tmp_path / "plan.json"
-    signals = {"kaggle": {"KAGGLE_KERNEL_RUN_TYPE": "Interactive"},
-               "colab": {"COLAB_RELEASE_TAG": "release-colab"}, "home": {}}  # fmt: skip
+    colab = {"COLAB_RELEASE_TAG": "release-colab"}  # Kaggle's image is built on Colab's
+    signals = {"kaggle": {"KAGGLE_KERNEL_RUN_TYPE": "Interactive", **colab},
+               "colab": colab, "home": {}}  # fmt: skip
 
     def run(where, packages, code="", cell=None):
         site = tmp_path / "site"

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import jupytext
 import pytest
-from requests.exceptions import HTTPError
+from requests.exceptions import ConnectionError, HTTPError
 
 import helpers
 
@@ -241,6 +241,7 @@ def test_push_refuses_what_would_fail_later(pushed, addressed):
         ("OCT_HUORS=1", "huors"),
         ("OCT_SIZE=big", "size"),
         ("OCT_SIZE", "OCT_SIZE"),
+        ("SIZE=64", "'SIZE=64' is no OCT_NAME=value"),  # nobody would read it
         ("OCT_NCE=2", "nce"),
     ):  # fmt: skip  a setting of notebook 03
         with pytest.raises(ValueError, match=said):
@@ -254,6 +255,24 @@ def test_push_refuses_what_would_fail_later(pushed, addressed):
     pushed.answer.error = "Maximum weekly GPU quota reached"
     with pytest.raises(ValueError, match="weekly GPU quota"):
         push.push("02_train_dcgan", "jane")
+
+
+@pytest.mark.slow
+def test_what_kaggle_or_the_network_refuses_is_said(pushed, monkeypatch):
+    from kaggle.api.kaggle_api_extended import KaggleApi
+
+    def refuse(self, name):
+        raise error
+
+    def new(*_, **__):
+        raise AssertionError("that it cannot be asked for does not make it new")
+
+    monkeypatch.setattr(KaggleApi, "dataset_status", refuse)
+    monkeypatch.setattr(KaggleApi, "dataset_create_new", new)
+    for error in (HTTPError("401 Unauthorized", response=SimpleNamespace(status_code=401)),
+                  ConnectionError("no route")):  # fmt: skip
+        with pytest.raises(SystemExit, match=f"cannot be reached, or refuses: {error}"):
+            push.main(["02", "--user", "jane"])
 
 
 def test_push_wants_the_tag_to_be_published(monkeypatch):
@@ -316,5 +335,6 @@ def test_the_address_stands_in_one_place_and_everything_follows(tmp_path):
     holds_together(root, links.address(), "v0.2.0")
     assert f"git+https://github.com/{links.address()}@v0.2.0\n" in (root / "README.md").read_text()
     assert "\nversion: 0.2.0\n" in (root / "CITATION.cff").read_text()
-    with pytest.raises(ValueError, match="owner/name"):
-        links.write(root, "https://github.com/jane/oct")
+    for wrong in ("https://github.com/jane/oct", "jane/oct.git"):
+        with pytest.raises(ValueError, match="owner/name"):
+            links.write(root, wrong)

@@ -160,6 +160,21 @@ def test_what_fails_in_a_process_is_said_where_it_was_launched(launched):
 
 
 @pytest.mark.slow
+def test_a_launch_after_an_interrupted_training_returns():
+    code = (
+        "import os, signal\n"
+        "from helpers.training.processes import interruptible, launch\n"
+        "with interruptible():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "launch(print, 'trained', processes=2)\n"
+        "print('returned')\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.stdout.count("trained") == 2 and "returned" in done.stdout, done.stderr[-3000:]
+
+
+@pytest.mark.slow
 def test_one_ctrl_c_lets_every_process_save_and_returns_at_once(launched):
     assert "saved ['saved0', 'saved1']" in launched, launched[-3000:]
     (waited,) = [line for line in launched.splitlines() if line.startswith("waited")]

@@ -491,6 +491,51 @@ def test_an_attached_output_is_continued(tmp_path, monkeypatch, mount, inside, c
     assert same_networks(run, whole) and sorted(attached.rglob("*")) == files
 
 
+def test_an_attached_output_that_was_copied_in_part_is_copied_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "ATTACHED", tmp_path / "input")
+    train(*METHODS["gan best"](tmp_path / "input" / "my-notebook" / "runs", steps=6))
+    copyfile = runs.shutil.copyfile
+
+    def full(source, target):
+        copyfile(source, target)
+        if "-000000006-" in target.name:
+            os.truncate(target, 1000)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs.shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space left on device.*the same command continues"):
+        METHODS["gan best"](tmp_path / "runs", steps=8)
+    monkeypatch.setattr(runs.shutil, "copyfile", copyfile)
+    _, _, run, _ = METHODS["gan best"](tmp_path / "runs", steps=8)
+    assert capsys.readouterr().out.count("Going on from step 6") == 2
+    assert checkpoint.load_latest(run.checkpoints)[0] == 6
+
+
+def test_an_end_for_lack_of_patience_is_an_end(tmp_path, capsys):
+    """Also for who asks the run whether it is finished, as notebook 04 does."""
+
+    def few():
+        method, *rest = METHODS["distillation"](tmp_path, steps=40, validate_every=8, patience=1)
+        method.validate = lambda module: 1.0
+        return train(method, *rest)
+
+    run = few()
+    assert run.metrics()[-1]["step"] == 2 and run.finished(40, 0, patience=1)
+    assert not run.finished(40, 0, patience=2) and not run.finished(40, 0)
+    few()
+    assert "is finished; showing it" in capsys.readouterr().out
+
+
+def test_the_bar_of_processes_forked_from_a_notebook_is_text(monkeypatch):
+    """A widget would not reach the page, and the kernel would warn of every attempt."""
+    monkeypatch.setitem(sys.modules, "ipykernel", None)
+    with loop.progress(2)(disable=True) as bar:
+        assert type(bar) is loop.plain_tqdm
+    assert loop.progress(1) is loop.tqdm
+    monkeypatch.delitem(sys.modules, "ipykernel")
+    assert loop.progress(2) is loop.tqdm
+
+
 @pytest.mark.parametrize("name", ["config.json", "finished.json", "metrics.jsonl"])
 def test_a_file_that_was_cut_short_is_named_and_the_run_goes_on(tmp_path, name):
     run = train(*METHODS["gan best"](tmp_path, steps=4))
@@ -510,7 +555,9 @@ def test_a_file_that_was_cut_short_is_named_and_the_run_goes_on(tmp_path, name):
     assert max(steps) == 6 and steps == sorted(steps)
 
 
-@pytest.mark.parametrize("budget_of", [dict(steps=0, hours=-1), dict(steps=-3, hours=1)])
+@pytest.mark.parametrize(
+    "budget_of", [dict(steps=0, hours=-1), dict(steps=-3, hours=1), dict(patience=-1)]
+)
 def test_a_negative_budget_is_refused(tmp_path, budget_of):
     method, draw, run, settings = METHODS["gan best"](tmp_path)
     with pytest.raises(ValueError, match="a budget is not negative"):

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from helpers.data.scan import BLOCK_PATIENT, Scan, condition, shown
+from helpers.data.scan import BLOCK_PATIENT, Scan, condition, dataset_of, shown
 
 # other spellings of a manifest's columns
 COLUMNS = {
@@ -194,7 +194,7 @@ def _scan(path: Path, row: dict, modality: str, at: str, floats: set[str]) -> Sc
         if value is not None and value <= 0:
             raise ValueError(f"{at}: {name} is {row[name]}, and has to be above 0")
     return Scan(
-        file, modality, row.get("dataset") or path.resolve().parent.name, condition(shown(label)),
+        file, modality, row.get("dataset") or dataset_of(path.parent), condition(shown(label)),
         patient, width and int(width), height and int(height), um_x, um_y,
         None if frame is None else int(frame),
         one_of(row, "split", SIDE_NAMES, at),

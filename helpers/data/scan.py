@@ -37,6 +37,15 @@ STAGE = re.compile(
 )
 
 
+VIRTUAL = ("simulated", "npz", "volume")  # data sets whose scans are no picture files
+
+
+def dataset_of(folder: Path) -> str:
+    """A folder's name as that of a data set, which must not be taken for one of ``VIRTUAL``."""
+    name = folder.resolve().name.strip()
+    return f"{name}/" if name in VIRTUAL else name
+
+
 @dataclass(frozen=True)
 class Scan:
     """One image before it is decoded.

@@ -24,6 +24,7 @@ from helpers.data.scan import (
     PICTURES,
     Scan,
     condition,
+    dataset_of,
     ending,
     in_source,
     natural_order,
@@ -182,7 +183,7 @@ def folder(path: Path, modality: str, pattern: str | None = None) -> Intake:
     left_out = [
         *refused.items(), *not_scans.items(), *((parts, "a table") for parts in found.tables),
     ]  # fmt: skip
-    name = path.resolve().name.strip()
+    name = dataset_of(path)
     intake = Intake(str(path), modality, [])
     intake.left_out = [*found.left_out, *(("/".join(parts), why) for parts, why in left_out)]
     if not files:

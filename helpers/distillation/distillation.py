@@ -47,9 +47,10 @@ class Side:
 
 
 def loss_weights(text: str) -> dict[str, float]:
-    """ "cpm=2,csa=1" as a dictionary; "" is the student alone. ValueError for an unknown loss."""
+    """ "cpm=2,csa=1" as a dictionary; "none" or "" is the student alone. ValueError for an unknown
+    loss."""
     found = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    for part in filter(None, (part.strip() for part in text.split(",") if text != "none")):
         name, _, weight = part.partition("=")
         if name not in BY_CLASS + BY_SAMPLE:
             raise ValueError(
@@ -104,7 +105,7 @@ class Distillation:
         if not 0 <= s.momentum < 1:
             raise ValueError(f"momentum={s.momentum}: choose a number from 0 to below 1.")
         if self.weights and teacher is None:
-            raise ValueError(f"losses={s.losses!r} need a teacher: give one, or losses='' for none")
+            raise ValueError(f"losses={s.losses!r} need a teacher: give one, or losses=none")
         if s.multilabel and "dkd" in self.weights:
             raise ValueError("losses: dkd needs one label per image; use kd with multilabel=1.")
         arguments = {"backbone": s.backbone, "size": s.size, "classes": list(classes),

@@ -14,7 +14,7 @@ from helpers.classifiers.fit import fit, run_steps, seeded
 from helpers.classifiers.networks import Classifier
 from helpers.config import Distil
 from helpers.data.split import Labelled
-from helpers.distillation.distillation import Distillation, Side, distil
+from helpers.distillation.distillation import Distillation, Side, distil, loss_weights
 from helpers.distillation.partners import distillation_batches, one_hot
 
 ALONE = "student alone"
@@ -46,7 +46,8 @@ def arms_of(settings, classes, known) -> list[str]:
     """The names of ARMS that make sense: with several labels an image, and where the teacher knows
     only some of the ``classes``, some do not. ValueError for ``settings.arm`` that is none."""
     some = [name for name in ARMS if not (settings.multilabel and name in ONE_LABEL)]
-    if settings.losses in (Distil.losses, ""):  # that is FDDM, or the student alone
+    if not loss_weights(settings.losses) or settings.losses == Distil.losses:
+        # that is the student alone, or FDDM
         some.remove("as set")
     if list(known) != list(classes):
         some.remove("SimKD")

@@ -14,8 +14,11 @@ It never names a method. A method is a plain object with
 """
 
 import math
+import sys
 from contextlib import suppress
+from functools import partial
 
+from tqdm import tqdm as plain_tqdm
 from tqdm.auto import tqdm
 
 from helpers.training.budget import Budget
@@ -44,11 +47,15 @@ def train(method, draw, run: Run, settings) -> Run:
     OSError naming the run's folder if it cannot be written at the beginning or at the end.
     """
     s = settings
-    if s.steps < 0 or s.hours < 0:
-        raise ValueError(f"steps={s.steps}, hours={s.hours:g}: a budget is not negative; 0: none.")
+    patience = getattr(s, "patience", 0)
+    if s.steps < 0 or s.hours < 0 or patience < 0:
+        raise ValueError(
+            f"steps={s.steps}, hours={s.hours:g}, patience={patience}: a budget is not negative; "
+            "0: none."
+        )
     if not (s.steps or s.hours):
         raise ValueError("steps=0 and hours=0: give a training budget with one of them.")
-    if run.finished(s.steps, s.hours):
+    if run.finished(s.steps, s.hours, patience):
         if is_first():
             print(
                 f"{run.folder.name} is finished; showing it. Other settings or OCT_RUN train anew."
@@ -66,7 +73,9 @@ def train(method, draw, run: Run, settings) -> Run:
     log_every = max(1, s.log_every // t.batch_size)  # settings count images, so that they mean
     judge_every = max(1, s.validate_every // t.batch_size)  # the same at every batch size
 
-    bar = tqdm(total=s.steps or None, disable=not main, unit="step", smoothing=0.05)
+    bar = progress(t.accelerator.num_processes)(
+        total=s.steps or None, disable=not main, unit="step", smoothing=0.05
+    )
     with interruptible() as asked:
         over, interrupted, late = any_process(
             [budget.over(at.step) or t.out_of_patience(), False, False], t.accelerator
@@ -111,7 +120,7 @@ def train(method, draw, run: Run, settings) -> Run:
             saved = t.save(best=t.validate_and_keep())
     if main and over and saved:
         early = (s.steps and at.step >= s.steps) or t.patience_over
-        run.finish(at.step, at.seconds, at.best, 0 if early else s.hours)
+        run.finish(at.step, at.seconds, at.best, 0 if early else s.hours, at.worse)
     elif main:
         why = "Interrupted" if interrupted else "This sitting is over"
         print(f"{why} at step {at.step}. {run.folder.name} is usable; the same command continues "
@@ -123,6 +132,14 @@ def train(method, draw, run: Run, settings) -> Run:
         )
     t.accelerator.wait_for_everyone()
     return run
+
+
+def progress(processes: int):
+    """The bar to make. A widget does not reach the page from a process that was forked off the
+    notebook's kernel, which would warn of each attempt: there it is a line, twice a minute."""
+    if processes > 1 and "ipykernel" in sys.modules:
+        return partial(plain_tqdm, mininterval=30)
+    return tqdm
 
 
 def _status(record: dict, best: float, minutes: float) -> str:

@@ -48,6 +48,7 @@ def launch(function, *arguments, processes: int = 0) -> None:
 
     def work() -> None:
         torch.set_num_threads(1)  # OpenMP's threads do not live on in a forked process
+        _TOLD_TO_STOP.clear()  # an earlier training of this notebook was; this one may go on
         function(*arguments)
         if _TOLD_TO_STOP:  # then the launcher waits for the end of this process, not for an answer
             sys.stdout.flush()

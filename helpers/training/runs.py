@@ -93,20 +93,24 @@ class Run:
             text = "".join(json.dumps(record) + "\n" for record in kept)
             write_whole(self._metrics, text.encode())
 
-    def finish(self, step: int, seconds: float, best: float, hours: float) -> bool:
-        """Note that training ended by its budget; ``hours`` is the one that it used up, or 0."""
-        summary = {"steps": step, "seconds": round(seconds, 1), "best": best, "hours": hours}
+    def finish(self, step: int, seconds: float, best: float, hours: float, worse=0) -> bool:
+        """Note that training ended by its budget; ``hours`` is the one that it used up, or 0;
+        ``worse`` counts the validations since the best one."""
+        summary = {"steps": step, "seconds": round(seconds, 1), "best": best, "hours": hours,
+                   "worse": worse}  # fmt: skip
         return self.write(self._finished, (json.dumps(summary, indent=2) + "\n").encode())
 
-    def finished(self, steps: int, hours: float) -> bool:
-        """Whether training ended by a budget that ``steps`` and ``hours`` do not exceed."""
+    def finished(self, steps: int, hours: float, patience: int = 0) -> bool:
+        """Whether training ended by a budget that ``steps`` and ``hours`` do not exceed, or after
+        as many validations without a better one as ``patience`` allows (0: any number)."""
         if not self._finished.exists():
             return False
         done = read_json(self._finished, "the training goes on from its checkpoints")
         if not {"seconds", "steps"} <= done.keys():
             return False
         used = max(done["seconds"] / 3600, done.get("hours", 0))
-        return bool((steps and done["steps"] >= steps) or (hours and used >= hours))
+        impatient = patience and done.get("worse", 0) >= patience
+        return bool((steps and done["steps"] >= steps) or (hours and used >= hours) or impatient)
 
 
 def read_json(path: Path, remedy: str) -> dict:
@@ -231,11 +235,15 @@ def _fetch_attached(run: Run, identity: dict) -> None:
         return
     print(f"Going on from step {furthest} of {found}, copied to {run.folder}.")
     (run.folder / "finished.json").unlink(missing_ok=True)
-    for file in found.rglob("*"):
+    # checkpoints last, since a copy that breaks off is known by their absence
+    for file in sorted(found.rglob("*"), key=lambda file: file.parent.name == "checkpoints"):
         place = file.relative_to(found)
         if file.is_file() and place.name != "lock" and place.parts[0] != "synthetic":
-            (run.folder / place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, run.folder / place)  # not its mode: what is attached is read-only
+            target = run.folder / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(f"{target.name}.part")
+            shutil.copyfile(file, part)  # not its mode: what is attached is read-only
+            part.replace(target)
 
 
 def _lock(run: Run) -> None:

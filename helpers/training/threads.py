@@ -11,7 +11,8 @@ class Threads:
 
     Two threads on two cores of which one is taken wait for each other at every layer: measured, a
     DCGAN's step took ten times as long as on one thread. There are never more of them than were set
-    before; the last number stays, for whatever comes after a training.
+    before; the last number stays, for whatever comes after a training. Another number sums in
+    another order: a run is repeated bit for bit with one thread alone (OMP_NUM_THREADS=1).
     """
 
     fitted, most = 0, 0  # what was set last, here, and the number before the first time
