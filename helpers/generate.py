@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from helpers.data.manifest import rows_of
 from helpers.data.marks import describe_png, write_png
 from helpers.data.pixels import to_float, to_levels
 from helpers.data.scan import folder_name
@@ -186,27 +187,24 @@ def export(
 
 def read_asked(path) -> dict[str, list[tuple[str, dict[str, float]]]]:
     """A table of scans to draw, a .csv with the column ``class`` and, as wanted, ``eye`` (any name:
-    rows of one eye are its visits; without it each row is another eye) and the names of DIALS, of
-    which empty ones are left open: {class: [(eye, {dial: value})]}, in the table's order.
+    rows of one eye and class are its visits; without it each row is another eye) and the names of
+    DIALS, of which empty ones are left open: {class: [(eye, {dial: value})]}, in the table's order.
+    Separators and encodings as ``manifest.rows_of`` reads them.
     Raises ValueError naming the file and the line, FileNotFoundError if there is none."""
     asked, names = {}, ("class", "eye", *DIALS)
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        head = [name.strip() for name in table.fieldnames or ()]
-        if "class" not in head or set(head) - set(names):
-            raise ValueError(f"{path}: needs the column class and knows {', '.join(names[1:])}; it "
-                             f"has {', '.join(head) or 'none'}")  # fmt: skip
-        for number, row in enumerate(table):
-            row = {(k or "").strip(): (v or "").strip() for k, v in row.items()
-                   if not isinstance(v, list)}  # fmt: skip
-            if not any(row.values()):
-                continue
-            try:
-                dials = {name: float(row[name]) for name in DIALS if row.get(name)}
-            except ValueError as error:
-                raise ValueError(f"{path}, line {table.line_num}: {error}") from None
-            eye = row.get("eye") or f"of row {number + 1}"
-            asked.setdefault(row["class"], []).append((eye, dials))
+    header, rows = rows_of(Path(path))
+    head = [name.lower() for name in header]
+    if "class" not in head or set(head) - set(names) or len(set(head)) < len(head):
+        raise ValueError(f"{path}: needs the column class and knows {', '.join(names[1:])}, each "
+                         f"once; it has {', '.join(head)}")  # fmt: skip
+    for number, (line, values) in enumerate(rows):
+        row = dict(zip(head, values))
+        try:
+            dials = {name: float(row[name].replace(",", ".")) for name in DIALS if row.get(name)}
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: {error}") from None
+        eye = row.get("eye") or f"of row {number + 1}"
+        asked.setdefault(row["class"], []).append((eye, dials))
     if not asked:
         raise ValueError(f"{path}: no row asks for a scan")
     return asked
@@ -220,7 +218,7 @@ def set_flow(generator, guidance=None, steps=None) -> None:
     if not hasattr(generator, "guidance"):
         raise ValueError("guidance and steps: only a flow takes them (OCT_MODEL=flow).")
     if guidance is not None:
-        if not guidance >= 1 or (guidance != 1 and not generator.classes):
+        if not 1 <= guidance < np.inf or (guidance != 1 and not generator.classes):
             raise ValueError(
                 f"guidance={guidance:g}: choose 1 (off) or more, of a flow of classes."
             )
@@ -259,7 +257,8 @@ def main(arguments=None):
                         help="drusen=N a scan, highest=%% of the scan's height, area=%% of the "
                         "scan, each within what the class has")  # fmt: skip
     parser.add_argument("--ask", metavar="FILE.csv", help="in place of --n, a row for each scan: "
-                        "class, eye (its rows are visits), drusen, highest, area")  # fmt: skip
+                        "class, eye (its rows of one class are visits), drusen, highest, "
+                        "area")  # fmt: skip
     parser.add_argument(
         "--like",
         metavar="DATA",
@@ -296,9 +295,11 @@ def main(arguments=None):
         generator = load_generator(options.run, device)
         set_flow(generator, options.guidance, options.steps)
         if options.page:
-            if options.from_dfe or options.ask or options.class_ or dials:
+            if options.from_dfe or freely:
                 raise ValueError("--page: every class and dial is chosen in it; leave out "
-                                 "--from-dfe, --ask, --class and --dial.")  # fmt: skip
+                                 "--from-dfe, --ask, --class, --dial and --shape.")  # fmt: skip
+            if Path(options.page).suffix not in (".html", ".htm"):  # what is there is written over
+                raise ValueError(f"--page {options.page}: name a FILE.html.")
             page = write_html(generator, options.page, options.runtime, size=options.size)
             return print(f"{page} ({page.stat().st_size / 1e6:.1f} MB) opens in any browser")
         if options.from_dfe:

@@ -17,7 +17,7 @@ from helpers.gan.dials import RULED, louder, read_dials, with_dials
 from helpers.gan.recipes import with_recipe
 from helpers.gan.sampling import draw_noise, has_dials, sample, sample_asked
 from helpers.gan.start import start_from
-from helpers.generate import export, load_generator, main
+from helpers.generate import export, load_generator, main, read_asked
 from helpers.measures.layers import measure
 from helpers.training.network_file import write_network
 
@@ -255,6 +255,8 @@ def test_visits_of_one_eye_differ_in_what_was_asked_alone(tmp_path):
     (["class,drusen", "CNV,1"], "CNV"),
     (["class,drusen", ",1"], "class : this generator draws"),
     (["class,drusen"], "no row"),
+    (["class,eye,drusen", "DRUSEN,a,1,5"], "visits.csv, line 2: 4 values"),
+    (["class,drusen,drusen", "DRUSEN,1,3"], "each once"),
 ])  # fmt: skip
 def test_a_table_that_cannot_be_drawn_is_named(tmp_path, capsys, lines, why):
     path, asked = str(generator_file(tmp_path)), str(table(tmp_path, *lines))
@@ -262,6 +264,31 @@ def test_a_table_that_cannot_be_drawn_is_named(tmp_path, capsys, lines, why):
         main([path, "--ask", asked, "--out", str(tmp_path / "out")])
     assert re.search(why, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("text", "coding"), [
+    ("Class;Eye;drusen\nDRUSEN;M\xfcller;1,5\n", "cp1252"),
+    ("class\teye\tdrusen\nDRUSEN\tM\xfcller\t1.5\n", "utf-16"),
+])  # fmt: skip
+def test_a_table_of_any_spreadsheet_is_read(tmp_path, text, coding):
+    (tmp_path / "asked.csv").write_bytes(text.encode(coding))
+    assert read_asked(tmp_path / "asked.csv") == {"DRUSEN": [("M\xfcller", {"drusen": 1.5})]}
+
+
+def test_the_range_that_is_said_can_be_asked_for():
+    values = np.ones((9, len(shape.FIELDS)), np.float32)
+    values[:, shape.AT["highest"]] = np.linspace(0.126, 3.987, 9)
+    bank = shape.Shapes(values, ["DRUSEN"] * 9)
+    with pytest.raises(ValueError, match="have 0.126 to 3.99"):
+        bank.check_dials("DRUSEN", {"highest": 4.0})
+    bank.check_dials("DRUSEN", {"highest": 3.99})
+
+
+def test_a_size_that_cannot_be_drawn_leaves_no_folder(tmp_path, capsys):
+    path, out = str(generator_file(tmp_path)), tmp_path / "out"
+    with pytest.raises(SystemExit):
+        main([path, "--n=1", "--size=20", f"--out={out}"])
+    assert "size=20" in capsys.readouterr().err and not out.exists()
 
 
 def test_without_drusen_there_is_no_height_and_no_area(bank):

@@ -21,6 +21,7 @@ from helpers.data import shape
 from helpers.data.marks import is_synthetic
 from helpers.data.shape import AT
 from helpers.gan import dcgan, flow
+from helpers.gan.explorer import Aligned
 from helpers.gan.explorer_html import to_onnx, write_html
 from helpers.gan.sampling import draw_noise
 
@@ -76,6 +77,14 @@ def test_what_is_missing_is_named(generator, runtime, tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit):
         generate.main([file, "--page", str(page), "--class", "DRUSEN"])
     assert "leave out" in capsys.readouterr().err
+    (tmp_path / "notes.txt").write_text("mine")
+    for wrong, word in (["--page", str(tmp_path / "notes.txt")], "FILE.html"), (
+        ["--page", str(page), "--shape", "same"], "--shape"
+    ), (["--page", str(page), "--size", "20"], "64 px"):  # fmt: skip
+        with pytest.raises(SystemExit):
+            generate.main([file, *wrong, "--runtime", str(runtime)])
+        assert word in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").read_text() == "mine"
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(SystemExit):
         generate.main([file, "--page", str(page), "--runtime", str(runtime)])
@@ -134,7 +143,11 @@ class Noise:
 def test_a_browser_draws_what_python_draws_and_hands_out_a_labelled_set(
     generator, runtime, tmp_path
 ):
-    page = write_html(generator, tmp_path / "page.html", runtime, eyes=5)
+    narrow = {"bow": (99.0, 100.0)}
+    with pytest.MonkeyPatch.context() as patch:
+        ranges = Aligned.ranges
+        patch.setattr(Aligned, "ranges", lambda eye, label: ranges(eye, label) | narrow)
+        page = write_html(generator, tmp_path / "page.html", runtime, eyes=5)
     text = page.read_text()
     assert "shows no patient" in text and "Not for clinical use" in text and "1.2.3" in text
     assert not re.search(r"https?:|src=|href=\"|fetch\(|XMLHttpRequest", text)
@@ -156,13 +169,15 @@ def test_a_browser_draws_what_python_draws_and_hands_out_a_labelled_set(
     for row in rows:
         name, eye, grain = row["class"], int(row["eye"]), int(row["speckle"])
         own = generator.shapes.draw(1, name, eye)[0]
-        assert float(row["highest"]) == pytest.approx(own[AT["highest"]], abs=0.006)
+        for field, times in (("highest", 1), ("bow", 100)):  # bow: beyond its slider's end
+            assert float(row[field]) == pytest.approx(times * own[AT[field]], abs=0.006)
         if name == "NORMAL":
             own[AT["drusen"]], own[AT["tilt"]] = 0.5, 0.02
         told = shape.look(own[None], generator.metadata.get("louder", (1, 1, 1)))[0, 3]
         noise = next(draw_noise(1, generator.z_dim, eye))[:, 8:].reshape(1, 64, 64)
         crop = (noise / 4 + told / 8).clamp(-1, 1).numpy()
-        wanted = shape._place_one(crop, own, 256, Noise(2**31 + grain, 3 * 2**30 + grain))
+        speckle = eye + 5 * grain  # every eye's own
+        wanted = shape._place_one(crop, own, 256, Noise(2**31 + speckle, 3 * 2**30 + speckle))
         path = tmp_path / "set" / row["file"]
         assert is_synthetic(path)
         with Image.open(path) as picture:

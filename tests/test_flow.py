@@ -277,7 +277,7 @@ def test_generate_takes_guidance_and_steps(run, tmp_path, capsys):
     with pytest.raises(SystemExit):  # which would overwrite what was made otherwise
         generate.main([*arguments, "--out", str(plain), "--steps", "3"])
     assert "not empty" in capsys.readouterr().err
-    for wrong in (dict(guidance=-1), dict(guidance=0.5), dict(steps=0)):
+    for wrong in (dict(guidance=-1), dict(guidance=0.5), dict(guidance=np.inf), dict(steps=0)):
         name = next(iter(wrong))
         with pytest.raises(ValueError, match=f"{name}=.*choose"):
             set_flow(load_generator(run.folder), **wrong)
@@ -375,6 +375,10 @@ def test_inpainting_leaves_the_rest_untouched(run):
     assert torch.equal(drawn[..., kept], crops[..., kept])
     assert (drawn - crops)[..., window].abs().mean() > 0.05 and drawn.abs().max() <= 1
     assert torch.equal(inpaint(generator, crops, window, labels, looks, steps=3), drawn)
+    alone = inpaint(generator, crops[:1], window, labels[:1], looks[:1], steps=3)
+    torch.testing.assert_close(alone, drawn[:1])
+    with pytest.raises(ValueError, match="again=0"):
+        inpaint(generator, crops, window, again=0)
     with pytest.raises(ValueError, match="columns=.*there are none"):
         inpaint(generator, crops, slice(70, 80))
 

@@ -85,3 +85,5 @@ def test_a_set_like_the_patients_of_a_folder(scans, tmp_path, monkeypatch, capsy
         assert word in capsys.readouterr().err
     with pytest.raises(ValueError, match="DME"):
         drusen_of(scans, ["DME"])
+    with pytest.raises(ValueError, match="no scan of DME to train on; it has DRUSEN.*--class"):
+        drusen_of(scans, ["DRUSEN", "DME"])

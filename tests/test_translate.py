@@ -51,6 +51,17 @@ def test_every_photograph_becomes_a_scan_of_its_class(run, photographs, tmp_path
         translate_folder(load_generator(run), photographs, tmp_path / "out", progress=False)
 
 
+def test_no_scan_is_written_over_another(run, photographs, tmp_path):
+    one, other = sorted((photographs / "DRUSEN").iterdir())
+    for name, picture in (("p1/1", one), ("p1/1_2", other), ("p2/1", other)):
+        place = tmp_path / "more" / "DRUSEN" / f"{name}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(picture.read_bytes())
+    paths = translate_folder(load_generator(run), tmp_path / "more", tmp_path / "out",
+                             progress=False)  # fmt: skip
+    assert [path.name for path in paths] == ["1.png", "1_2.png", "1_3.png"]
+
+
 def test_a_translator_of_right_eyes_gets_left_ones_mirrored(tmp_path):
     arguments = dict(kind="column", to=["oct"], size=64, width=4)
     about = {"network": "translator", "arguments": arguments, "dfe_framing": "full",

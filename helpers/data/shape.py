@@ -38,6 +38,7 @@ CARRIED = 0.4  # thicknesses over which the background forgets the crop's edge
 BANDWIDTH = 1.0  # of drawn shapes, in standard deviations of the shapes in a neighbourhood
 NEAR, LEAST_NEAR = 0.1, 12  # share of a class that is a neighbourhood, and scans at least
 TOGETHER = 1 / 3  # of a dial's range, that a scan with all that is asked may lie away
+SMALLEST = 64  # px of a whole scan
 DEVICES = 5  # scans whose speckle is averaged for a drawn one
 
 # what is drawn smoothly: the curve (Legendre, shares of the height), the thickness (share of the
@@ -245,8 +246,8 @@ def place_back(crops, shapes, size: int, seed=0, first=0) -> np.ndarray:
     device, drawn anew with ``seed`` and the scan's number, from ``first`` on; the detail that the
     crop is too coarse for is put back as speckle.
     """
-    if size < 64:
-        raise ValueError(f"size={size}: a whole scan needs 64 px or more")
+    if size < SMALLEST:
+        raise ValueError(f"size={size}: a whole scan needs {SMALLEST} px or more")
     number = range(first, first + len(shapes))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         scans = pool.map(
@@ -399,10 +400,9 @@ class Shapes:
             if name not in DIALS:
                 raise ValueError(f"dial {name}: there are {', '.join(DIALS)}")
             known = own[:, AT[name]]
-            low, high = float(known.min()), float(known.max())
-            if not low <= value <= high:
-                raise ValueError(f"dial {name}={value:g}: scans of {who} have {low:.3g} to "
-                                 f"{high:.3g}")  # fmt: skip
+            low, high = (f"{end:.3g}" for end in (known.min(), known.max()))
+            if not float(low) <= value <= float(high):  # what is said can be asked for
+                raise ValueError(f"dial {name}={value:g}: scans of {who} have {low} to {high}")
         if len(dials) < 2:
             return
         asked = np.array(list(dials.values()), float)

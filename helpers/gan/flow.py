@@ -365,14 +365,18 @@ def inpaint(generator, crops, columns: slice, labels=None, looks=None, *, seed=0
     RePaint (Lugmayr et al., CVPR 2022) on the straight path: after each of ``steps`` the columns
     that are kept are put back as they are at that time, (1 - t) x0 + t x1, so that what is drawn
     has to fit. Each step is taken ``again`` times, with noise added in between to go back (its
-    section 4.2): that is when the two sides come to agree. ValueError if there are no ``columns``.
+    section 4.2): that is when the two sides come to agree. Row i depends on the seed and i alone.
+    ValueError if there are no ``columns``, ``steps`` or turns.
     """
+    if min(steps, again) < 1:
+        raise ValueError(f"steps={steps}, again={again}: choose at least 1 of each.")
     drawn = torch.zeros(crops.shape[-1], dtype=torch.bool, device=crops.device)
     drawn[columns] = True
     if not drawn.any():
         raise ValueError(f"columns={columns}: there are none of a crop of {crops.shape[-1]}.")
     noise = noise_like(crops, seed)
-    fresh = torch.Generator().manual_seed(seed + 1)
+    back = crops[:, None].expand(-1, steps * (again - 1), *crops.shape[1:])
+    fresh = list(noise_like(back, seed + 1).unbind(1))  # of every turn
     field = partial(_guided, generator, labels, looks)
     x, at = noise, times(steps)
     for now, then in zip(at, at[1:]):
@@ -380,8 +384,7 @@ def inpaint(generator, crops, columns: slice, labels=None, looks=None, *, seed=0
             if turn:  # back from then to now: x shrinks to its share, and noise fills up
                 share = now / then
                 left = math.sqrt(max(0.0, (1 - now) ** 2 - (share * (1 - then)) ** 2))
-                more = torch.randn(crops.shape, generator=fresh).to(crops.device)
-                back = share * x + left * more
+                back = share * x + left * fresh.pop()
                 x = torch.where(drawn, back, (1 - now) * noise + now * crops)
             x = step(field, x, now, then)
             x = torch.where(drawn, x, (1 - then) * noise + then * crops)

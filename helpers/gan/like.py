@@ -14,7 +14,6 @@ from scipy.spatial.distance import cdist
 
 from helpers.data.pixels import to_levels
 from helpers.data.prepare import prepare
-from helpers.data.shape import DIALS
 from helpers.gan.dials import RULED, read_dials
 
 POOL = 4  # scans drawn for each that is kept
@@ -25,14 +24,18 @@ def drusen_of(source, classes) -> dict[str, np.ndarray]:
     """DIALS (N, 3) of the training patients' scans of ``source``, as in ``prepare``, by class.
 
     Test patients are left out: they may have to judge the set. ValueError naming a class of which
-    the source has no scan that the ruler can read.
+    the source has no scan, or none that the ruler can read.
     """
     train = prepare(source, class_="+".join(classes), size=RULED, sides=("train",), progress=False,
                     most=MOST * len(classes)).train  # fmt: skip
     found = {}
     for name in classes:
         own = np.asarray(train.images)[train.labels == name]
-        read = read_dials(own) if len(own) else np.empty((0, len(DIALS)), np.float32)
+        if not len(own):
+            raise ValueError(f"like={source}: no scan of {name} to train on; it has "
+                             f"{', '.join(sorted(set(train.labels)))}. Choose one by --class."
+                             )  # fmt: skip
+        read = read_dials(own)
         found[name] = read[np.isfinite(read).all(1)]
         if not len(found[name]):
             raise ValueError(f"like={source}: no scan of {name} that the ruler can read.")

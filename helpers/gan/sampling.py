@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from helpers.data.pixels import to_float
-from helpers.data.shape import DIALLED, DIALS, LOOK, look, place_back, put_dials
+from helpers.data.shape import DIALLED, DIALS, LOOK, SMALLEST, look, place_back, put_dials
 from helpers.training.precision import in_bf16
 
 SHAPE_CHOICES = ("drawn", "same", "aligned")
@@ -34,13 +34,16 @@ def classes_of(generator):
 
 def whole_size(generator, size=0) -> int:
     """px of the scans that leave a generator: its own, or of one of aligned crops ``size``, by
-    default at least 256. ValueError for a size asked of one that draws whole scans."""
+    default at least 256. ValueError for a size asked of one that draws whole scans, and for one
+    too small, before anything is drawn or written."""
     if getattr(generator, "shapes", None) is None:
         if size and size != generator.size:
             raise ValueError(
                 f"size={size}: this generator draws whole scans of {generator.size} px"
             )
         return generator.size
+    if size and size < SMALLEST:
+        raise ValueError(f"size={size}: a whole scan needs {SMALLEST} px or more")
     return size or max(256, generator.size)
 
 

@@ -98,8 +98,10 @@ def translate_folder(
             crops = crops_of_bands(np.stack(levels)[..., 0])
             levels = place_back(crops, drawn_shapes[start : start + 16], size, seed, start)
         for (scan, _, note), picture in zip(part, levels):
-            stem = Path(scan.path).stem
-            name = stem if (scan.label, stem) not in taken else f"{stem}_{len(rows)}"
+            name = stem = Path(scan.path).stem
+            number = len(rows)
+            while (scan.label, name) in taken:  # a photograph may be called like that too
+                name, number = f"{stem}_{number}", number + 1
             taken.add((scan.label, name))
             file = Path(folder_name(scan.label)) / f"{name}.png"
             (folder / file.parent).mkdir(parents=True, exist_ok=True)
