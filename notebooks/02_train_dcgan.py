@@ -132,7 +132,7 @@ classes, labels = np.unique(learned.train.labels, return_inverse=True)
 yardstick, every = {}, full.validation
 if full.other_class:
     other = scans(full.other_class, whole, most=1000, sides=("test",))
-    yardstick = {"other_class": other.test.images, "other_class_name": other.class_}
+    yardstick = {"other_class": other.test, "other_class_name": other.class_}
 if settings.conditional:
     every = scans(which, whole, sides=("validation",), most=2000).validation
 print(describe(learned))

@@ -347,7 +347,7 @@ if full.other_class:
     other = prepare(settings.data, class_=full.other_class, size=full.test.images.shape[-1],
                     sides=("test",), most=1000, n_simulated=settings.n_simulated,
                     cache=Path(settings.runs) / "cache", progress=False)  # fmt: skip
-    yardstick = {"other_class": other.test.images, "other_class_name": other.class_}
+    yardstick = {"other_class": other.test, "other_class_name": other.class_}
 report = complete(distance_report(synthetic, full.train, full.test, features=features, **yardstick))
 _ = print_table(report)
 for name, images in {"real": full.test.images, "synthetic": to_levels(synthetic)}.items():

@@ -153,6 +153,20 @@ def test_images_of_an_eye_are_pooled():
     assert who.tolist() == ["a", "b"]
 
 
+def test_of_two_classes_one_is_as_uncertain_as_the_other():
+    labels, patients = np.repeat([0, 1], [10, 5]), [*range(10), *[99] * 5]
+    score = np.random.default_rng(0).random(15)
+    found = diagnosis(labels, np.stack([1 - score, score], 1), ["A", "B"], patients)["classes"]
+    assert found["A"]["auroc"] == pytest.approx(found["B"]["auroc"])
+    assert found["A"]["auroc"]["low"] is None
+
+
+def test_of_one_patient_errors_have_no_interval():
+    labels, first = made(20, digits=0, seed=1)
+    found = complementarity(labels, first, first, CLASSES, ["a"] * 20, resamples=5)
+    assert found["both"]["low"] is found["both"]["high"] is None is not found["both"]["value"]
+
+
 @pytest.mark.slow
 def test_complementary_readers_gain_by_fusion_and_twins_do_not():
     labels, first = made(1500, digits=0, seed=1)

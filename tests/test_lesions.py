@@ -47,6 +47,13 @@ def test_true_scans_are_found_right_and_those_of_others_are_not(eyes, scans):
     assert own["detected"]["low"] <= own["detected"]["value"] <= own["detected"]["high"]
 
 
+def test_of_one_patient_there_is_no_interval(eyes, scans):
+    report = lesion_report(scans[:2], scans[:2], [e.truth for e in eyes[:2]], [0, 0], resamples=5)
+    for part in ("translated", "shuffled", "gain"):
+        assert report[part]["detected"]["value"] is not None
+        assert report[part]["detected"]["low"] is report[part]["detected"]["high"] is None
+
+
 def test_what_is_moved_along_the_scan_is_lost(eyes, scans):
     truths = [eye.truth for eye in eyes]
     moved = scans.roll(round(900 / truths[0].oct_um_per_px[0]), 3)

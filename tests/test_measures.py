@@ -142,13 +142,28 @@ def patients(rng, count, each=8, d=12):
     return rng.normal(0, 0.7, (count, d))[groups] + rng.normal(0, 0.7, (len(groups), d)), groups
 
 
+def test_several_scans_of_a_patient_do_not_keep_one_population_apart():
+    rng = np.random.default_rng(6)
+    apart, careless, same = [], [], []
+    for _ in range(200):
+        (x, mine), (y, theirs) = patients(rng, 8), patients(rng, 12)
+        apart.append(kernel_distance(x, y, mine, theirs))
+        careless.append(kernel_distance(x, y))
+        same.append(kernel_distance(x, x, mine, mine, paired=True))
+    assert abs(np.mean(apart)) < 4 * np.std(apart) / np.sqrt(200)
+    assert np.mean(careless) > 10 * np.std(careless) / np.sqrt(200)
+    assert same == pytest.approx([0] * 200, abs=1e-6)
+    one = kernel_distance(x, y, np.zeros(len(x)), theirs)  # of one patient alone, its own scans
+    assert one == pytest.approx(kernel_distance(x, y, None, theirs))
+
+
 def test_interval_covers_and_resampling_is_not_biased():
     rng = np.random.default_rng(3)
     estimates, means, intervals = [], [], []
     for seed in range(120):
         y, groups = patients(rng, 12)
         x = rng.normal(0.5, 1, (60, 12))
-        estimates.append(kernel_distance(x, y))
+        estimates.append(kernel_distance(x, y, None, groups))
         means.append(np.mean(resampled_distances(x, y, None, groups, resamples=200, seed=seed)))
         intervals.append(kernel_distance_interval(x, y, None, groups, resamples=200, seed=seed))
     alone = np.mean(
@@ -172,7 +187,9 @@ def test_log_ratio_interval_tells_the_nearer_generator():
     near, far, far_too = (rng.normal(m, 1, (80, 12)) for m in (0.3, 0.6, 0.6))
     value, low, high = log_ratio_interval(near, far, real, groups)
     assert low < value < high < 0
-    assert value == pytest.approx(np.log(kernel_distance(near, real) / kernel_distance(far, real)))
+    assert value == pytest.approx(
+        np.log(kernel_distance(near, real, None, groups) / kernel_distance(far, real, None, groups))
+    )
     _, low, high = log_ratio_interval(far, far_too, real, groups)
     assert low < 0 < high
     with pytest.raises(ValueError, match="No ratio"):
@@ -182,10 +199,12 @@ def test_log_ratio_interval_tells_the_nearer_generator():
 @pytest.mark.slow
 def test_report_moves_the_right_way(features):
     training, test = split(10, 256, 1, 5), split(10, 256, 2, 5)
+    other = split(8, 256, 4, 4)
+    other.images = layers(8, 256, 4, rows=(0.2, 0.9))
     small = layers(10, 256, 3).reshape(10, 1, 64, 4, 64, 4).mean((3, 5)).astype(np.uint8)
     report = distance_report(
         small, training, test,
-        other_class=layers(8, 256, 4, rows=(0.2, 0.9)), other_class_name="NORMAL",
+        other_class=other, other_class_name="NORMAL",
         features=features, resamples=50,
     )  # fmt: skip
     json.dumps(report, allow_nan=False)

@@ -76,6 +76,12 @@ def test_scans_of_few_patients_say_less():
     assert width(alone) == pytest.approx(width(by_scan), abs=0.05)
 
 
+def test_of_one_patient_a_share_has_no_interval():
+    found = shares(np.array([0, 0, 1]), 2, ["a"] * 3)
+    assert found["share"][1] == pytest.approx(1 / 3)
+    assert np.isnan(found["low"]).all() and np.isnan(found["high"]).all()
+
+
 def test_patients_with_more_scans_count_as_much_more():
     found = shares(np.array([0] * 30 + [1, 1]), 2, ["a"] * 30 + ["b", "c"])
     assert found["share"] == pytest.approx([30 / 32, 2 / 32])

@@ -55,3 +55,7 @@ def test_one_class_is_refused_in_words():
     for taught, asked in ((two, one), (one, two)):
         with pytest.raises(ValueError, match="two classes on both sides, not A"):
             probe_auroc(*taught, *asked)
+    with pytest.raises(ValueError, match="not 0"):  # classes may be numbers
+        probe_auroc(two[0], (two[1] == "A").astype(int), one[0], np.zeros(50, int))
+    with pytest.raises(ValueError, match="not none"):
+        probe_auroc(*two, one[0], ["C"] * 50)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from helpers.data import shape
-from helpers.data.pixels import at_size
+from helpers.data.pixels import at_size, resize
 from helpers.data.simulated import simulate
 from helpers.measures import layers
 
@@ -164,3 +164,9 @@ def test_compare_has_the_floor_beside_it(aligned):
     found = shape.compare(model.draw(50, "A"), aligned[1][:12], aligned[1][12:])
     assert set(shape.LOOK) < set(found)
     assert all(0 <= value <= 1 for both in found.values() for value in both)
+
+
+def test_too_few_pixels_are_refused_in_words():
+    eye = simulate.make_eye(3, "DRUSEN", size=512, pictures=("oct",))
+    with pytest.raises(ValueError, match="too few pixels of the retina"):
+        shape.align(resize(eye.oct, 16, 16), 128, 128)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, median_filter
 
+from helpers.data.pixels import at_size
 from helpers.data.simulated import oct_picture
 from helpers.data.simulated.simulate import CONDITIONS, make_eye
 from helpers.measures import texture
@@ -143,3 +144,9 @@ def test_compare_has_a_floor_and_counts(scans, plain):
     assert row["effect"] > 0.9 and row["low"] > 0.5 and row["n_synthetic"] == 6
     assert abs(row["floor"]) < 0.7 and row["floor_low"] <= row["floor"] <= row["floor_high"]
     assert row["synthetic_median"] > row["real_median"]
+
+
+@pytest.mark.parametrize("size", (16, 18, 26, 27))
+def test_pictures_of_few_pixels_are_measured(scans, size):
+    found = texture.measure(at_size(scans[:2], size))
+    assert np.isfinite(found["checkerboard_4px"]).all()

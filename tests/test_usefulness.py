@@ -221,6 +221,9 @@ def test_an_artefact_of_the_source_is_found_and_explains_a_real_contrast(cohort)
     assert "looks synthetic" in report["contrast"]["what_it_can_fake"]
     assert any("told from real ones" in w for w in report["warnings"])
     assert report["arms"]["real_to_synthetic"]["recognised"].keys() == {"AMD"}
+    assert report["n"]["synthetic"]["NORMAL"]["scans"] == 0  # real ones are no synthetic ones
+    assert report["worth"]["synthetic"] == len(amd.labels)
+    assert report["worth"]["text"].startswith(f"{len(amd.labels)} synthetic scans beside ")
     sound = people(rng, 400, 1)
     report = report_of(cohort, sound.take(sound.labels == "AMD"), contrast="real")
     assert report["auroc"]["value"] > 0.8 > report["controls"]["source_auroc"]["value"]
@@ -320,6 +323,8 @@ def test_an_interval_that_has_no_end_is_said():
     """A worth beyond the largest number of real scans that was tried."""
     assert between({"value": 88.0, "low": 72.0, "high": None}, 0) == "88 (72 or more)"
     assert between({"value": 88.0, "low": 72.0, "high": 90.4}, 0) == "88 (72 to 90)"
+    assert between({"value": 30.0, "low": None, "high": 50.0}, 0) == "30 (50 or less)"
+    assert between({"value": 30.0, "low": None, "high": None}, 0) == "30"
 
 
 def test_worth_is_read_off_the_curve():
@@ -333,6 +338,10 @@ def test_worth_is_read_off_the_curve():
     assert worth(test, stacks, [10, 50, 200], stacks[1], 1000, names)["value"] == pytest.approx(50)
     above = worth(test, stacks, [10, 50, 200], two_columns(test.labels == "AMD")[None], 9, names)
     assert above["value"] is None and "more than all 200" in above["text"] and above["above"] == 1
+    alone = scans(test.images, test.labels, np.where(test.labels == "AMD", "one", test.patients))
+    found = worth(alone, stacks, [10, 50, 200], between, 1000, names)
+    assert 50 < found["value"] < 200 and found["low"] is found["high"] is found["below"] is None
+    assert "no interval: one patient only of AMD" in found["text"]
 
 
 def test_subsets_are_nested_balanced_and_of_few_patients(cohort):

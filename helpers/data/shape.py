@@ -84,7 +84,7 @@ def align(grey, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     float32 (len(FIELDS),).
 
     The RPE lies in one row of the crop, ABOVE / (ABOVE + BELOW) of it from the top; the columns are
-    those of the scan. Raises ValueError if no RPE is found.
+    those of the scan. Raises ValueError if no RPE is found, or too few pixels of a retina.
     """
     height, width = grey.shape
     curve, share = find_rpe(grey)
@@ -202,6 +202,8 @@ def _measure_detail(values, level, crop) -> None:
     strength = [lost[step == k].std() if (step == k).sum() > 50 else np.nan for k in range(LEVELS)]
     strength = np.array(strength)
     known = np.flatnonzero(np.isfinite(strength))
+    if not len(known):
+        raise ValueError(f"too few pixels of the retina ({level.shape[1]} x {level.shape[0]})")
     values[_at("detail at")] = np.interp(np.arange(LEVELS), known, strength[known])
     values[_at("detail")] = _likeness(lost, np.ones(lost.shape, bool))
 

@@ -14,7 +14,8 @@ def complementarity(labels, first, second, classes, patients=None, *, resamples=
     that each gets wrong; ``both``, wrong in both (what a judge who always knew whom to believe
     would get wrong); ``chance``, what ``both`` would be if errors within a class had nothing to do
     with each other; ``fused``, the share wrong of the mean of both; ``map`` of the two and of
-    their mean, and ``gain``, mAP of the mean minus that of the better one.
+    their mean, and ``gain``, mAP of the mean minus that of the better one. Of one patient there is
+    no interval: low and high are None.
     """
     truth = as_matrix(labels, len(classes)).argmax(1)
     patients = np.arange(len(truth)) if patients is None else np.asarray(patients)
@@ -31,6 +32,8 @@ def complementarity(labels, first, second, classes, patients=None, *, resamples=
         for of in (as_matrix(truth, len(classes)).T[np.unique(truth)])
     )  # fmt: skip
     report = {name: interval(values, 0.95) for name, values in shares.items()}
+    if len(set(patients)) < 2:
+        report = {name: found | {"low": None, "high": None} for name, found in report.items()}
     about = dict(resamples=resamples, seed=seed)
     report["map"] = {
         name: diagnosis(labels, p, classes, patients, **about)["map"]

@@ -111,7 +111,7 @@ def _response(images, trained, unseen, test, yard, features, progress):
     copies = memorisation_report(images, trained, unseen.images, unseen_patients=unseen.patients)
     share = copies["copied_share"]
     return {
-        "kernel distance": kernel_distance(rows, test),
+        "kernel distance": kernel_distance(rows, test, None, unseen.patients),
         "precision": kinds["precision"],
         "coverage": kinds["coverage"],
         "speckle size, lateral": _median(grain["speckle_lateral"]),

@@ -35,7 +35,7 @@ def measure_distances(sides: Sides, features: Features, *, seed=0, progress=True
     real, synthetic = sides.real, sides.synthetic.images
     other = {}
     if sides.other_real is not None:
-        other = {"other_class": sides.other_real.test.images,
+        other = {"other_class": sides.other_real.test,
                  "other_class_name": sides.other_real.class_}  # fmt: skip
     try:
         parts = distance_report(synthetic, real.training, real.test, features=features, seed=seed,
@@ -194,6 +194,7 @@ def evaluate(real, synthetic, out, *, classifier="linear", with_inception=True, 
             sides.synthetic.images,
             sides.real.test.images,
             sides.real.training.images,
+            patients=(sides.real.test.patients, sides.real.training.patients),
             progress=progress,
         )
     parts["anatomy"] = measure_shifts(sides, layers, **settings)

@@ -115,7 +115,7 @@ def shares(groups, count, patients=None, seed=0) -> dict:
     """Share of each of `count` modes among the scans of `groups` (N,), with 95 % intervals.
 
     Bootstrap over patients, or over scans where `patients` is None. Returns {"share": (count,),
-    "low": (count,), "high": (count,)}.
+    "low": (count,), "high": (count,)}; low and high are NaN where there is one patient only.
     """
     units = (
         np.arange(len(groups)) if patients is None else np.unique(patients, return_inverse=True)[1]
@@ -126,6 +126,8 @@ def shares(groups, count, patients=None, seed=0) -> dict:
     drawn = table[draws].sum(1)
     drawn = drawn / drawn.sum(1, keepdims=True)
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    if len(table) < 2:
+        low, high = np.full((2, count), np.nan)
     return {"share": table.sum(0) / table.sum(), "low": low, "high": high}
 
 

@@ -36,7 +36,8 @@ def diagnosis(
     reaches ``thresholds`` (a number or K, chosen on other patients) is said; kappa and calibration
     are means over classes. ``said`` (N, K) or (S, N, K): probabilities for these three, where they
     differ, as ``with_prevalence``. A class without positive or without negative samples counts in
-    no mean and is None; one of fewer than two patients has no interval, nor have the means then.
+    no mean and is None; one that a single patient has, or lacks, has no interval, nor have the
+    means then.
     """
     truth, stack, weights = _prepared(labels, probabilities, classes, patients, resamples, seed)
     _, decided, _ = _prepared(labels, probabilities if said is None else said, classes, patients, 0,
@@ -60,9 +61,11 @@ def diagnosis(
 
 
 def few_patients(labels, patients=None) -> np.ndarray:
-    """Which classes of labels 0/1 (N, K) are had by exactly one patient, bool (K,)."""
+    """Which classes of labels 0/1 (N, K) exactly one patient has, or lacks, bool (K,): of two
+    classes either ranks against the other, so that one is as uncertain as the other."""
     patients = np.arange(len(labels)) if patients is None else np.asarray(patients)
-    return np.array([len(set(patients[has])) == 1 for has in labels.astype(bool).T])
+    return np.array([1 in (len(set(patients[has])), len(set(patients[~has])))
+                     for has in labels.astype(bool).T])  # fmt: skip
 
 
 def resampled_precisions(

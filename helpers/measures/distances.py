@@ -10,7 +10,7 @@ def polynomial_kernel(x, y):
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def kernel_distance(x, y, paired=False):
+def kernel_distance(x, y, x_groups=None, y_groups=None, *, paired=False):
     """Unbiased squared maximum mean discrepancy between feature sets, times 1000.
 
     x (N, d), y (M, d): features, at least two rows each. The kernel is cubic (Binkowski et al.
@@ -18,20 +18,35 @@ def kernel_distance(x, y, paired=False):
     unbiased it can fall a little below zero. torchmetrics offers the same for equal set sizes
     only.
 
+    x_groups (N,), y_groups (M,): patients, or None, every row by itself. Scans of one patient are
+    more alike than those of two, so with their pairs two sets of one population would lie above
+    zero: pairs of one patient are left out, unless there is no other patient.
+
     paired=True: row i of both sets shows the same scan (before and after blurring, say). Such
-    rows depend on each other, so their pairs are left out of the cross term (Gretton et al. 2012,
-    lemma 6, equation 4); with them a small set would seem closer than it is.
+    rows depend on each other, so their pairs, and those of a patient, are left out of the cross
+    term (Gretton et al. 2012, lemma 6, equation 4); with them a small set would seem closer than it
+    is.
     """
     n, m = len(x), len(y)
     if min(n, m) < 2:
         raise ValueError(f"A kernel distance needs two images on each side, not {n} and {m}")
     if paired and n != m:
         raise ValueError(f"Paired sets have equal sizes, not {n} and {m}")
-    kxx, kyy, kxy = polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y)
-    within_x = (kxx.sum() - np.trace(kxx)) / (n * (n - 1))
-    within_y = (kyy.sum() - np.trace(kyy)) / (m * (m - 1))
-    across = (kxy.sum() - np.trace(kxy)) / (n * (n - 1)) if paired else kxy.mean()
+    x_apart, y_apart = _apart(x_groups, n), _apart(y_groups, m)
+    within_x = polynomial_kernel(x, x)[x_apart].mean()
+    within_y = polynomial_kernel(y, y)[y_apart].mean()
+    across = polynomial_kernel(x, y)
+    across = across[x_apart].mean() if paired else across.mean()
     return float(1000 * (within_x + within_y - 2 * across))
+
+
+def _apart(groups, n) -> np.ndarray:
+    """Which pairs of n rows show two patients, bool (n, n); of one patient alone, two rows."""
+    groups = np.arange(n) if groups is None else np.asarray(groups)
+    if len(groups) != n:
+        raise ValueError(f"{n} images but {len(groups)} group names")
+    apart = groups[:, None] != groups
+    return apart if apart.any() else ~np.eye(n, dtype=bool)
 
 
 def _members(groups, n):
@@ -52,23 +67,16 @@ def _draws(members, resamples, rng):
 
 
 def _within(x, members, draws, y=None):
-    """Mean kernel within one set for every resample, (resamples,); of y, whose rows show the same
-    scans, between both, without a scan's own pair."""
-    kernel = polynomial_kernel(x, x if y is None else y)
-    np.fill_diagonal(kernel, 0)
-    sums = members @ kernel @ members.T
-    sizes = members.sum(1)
-    pairs = np.outer(sizes, sizes)
-    np.fill_diagonal(pairs, sizes * (sizes - 1))
-
-    def total(matrix):
-        # Copies of one patient must not pair with each other, or resampling would raise the
-        # similarity within the set. (G - 1) / G is how often two patients are drawn together.
-        own = np.diag(matrix).copy()
-        between = np.einsum("rg,rg->r", draws @ matrix, draws) - (draws**2) @ own
-        return between + (len(own) - 1) / len(own) * (draws @ own)
-
-    return total(sums) / np.where(total(pairs) > 0, total(pairs), np.nan)
+    """Mean kernel between patients of one set for every resample, (resamples,); of y, whose rows
+    show the same scans, between both."""
+    sums = members @ polynomial_kernel(x, x if y is None else y) @ members.T
+    pairs = np.outer(members.sum(1), members.sum(1))
+    # A patient is paired with others alone, as in ``kernel_distance``: not with its copies either,
+    # or resampling would raise the similarity within the set.
+    for matrix in (sums, pairs):
+        np.fill_diagonal(matrix, 0)
+    total, count = (np.einsum("rg,rg->r", draws @ matrix, draws) for matrix in (sums, pairs))
+    return total / np.where(count > 0, count, np.nan)
 
 
 def _across(x, y, x_members, y_members, x_draws, y_draws):
@@ -84,8 +92,8 @@ def resampled_distances(
 
     Groups are patients (equal names, one patient); None takes every image by itself, which is
     right for generated ones. A plain bootstrap of this distance is biased upwards, because a
-    sample drawn twice is its own perfect match. Here the copies of a group are never paired with
-    one another, so the mean over resamples stays at the estimate. All kernels are computed once.
+    sample drawn twice is its own perfect match. Here a group is paired with others alone, so the
+    mean over resamples stays at the estimate. All kernels are computed once.
     """
     rng = np.random.default_rng(seed)
     x_members, y_members = _members(x_groups, len(x)), _members(y_groups, len(y))
@@ -102,7 +110,7 @@ def resampled_distances(
 def kernel_distance_interval(
     x, y, x_groups=None, y_groups=None, *, level=0.95, resamples=1000, seed=0, paired=False
 ):
-    """(low, high) of kernel_distance(x, y, paired) by bootstrap over groups (patients).
+    """(low, high) of ``kernel_distance`` by bootstrap over groups (patients).
 
     ValueError with fewer than two groups on a side. Below about five patients it should
     not be trusted.
@@ -122,7 +130,8 @@ def log_ratio_interval(a, b, real, real_groups=None, *, level=0.95, resamples=10
     It says nothing of the spread between training seeds. ValueError when an estimate is not above
     zero: then there is no ratio to speak of.
     """
-    estimates = kernel_distance(a, real), kernel_distance(b, real)
+    estimates = (kernel_distance(a, real, None, real_groups),
+                 kernel_distance(b, real, None, real_groups))  # fmt: skip
     if min(estimates) <= 0:
         raise ValueError(f"No ratio of kernel distances {estimates[0]:.2f} and {estimates[1]:.2f}")
     rng = np.random.default_rng(seed)
@@ -160,8 +169,8 @@ def distance_report(
 
     synthetic: uint8 or float [-1, 1] images (N, C, S, S). training, test: Splits of the same Data
     at full size, 256 px or more (test patients were not used to train or to choose anything).
-    other_class: real images of another class, at full size too. features: a `Features`, made here
-    if None. More than `limit` images of a kind are thinned out at random.
+    other_class: a Split of real scans of another class, at full size too. features: a `Features`,
+    made here if None. More than `limit` images of a kind are thinned out at random.
 
     Returned: a dict of plain numbers. `kernel_distance.value` is synthetic to unseen patients with
     a 95 % interval over those patients, `floor` the same for real training scans, `scale` what
@@ -175,16 +184,17 @@ def distance_report(
         features = Features()
     rng = np.random.default_rng(seed)
 
-    def some(images):
+    def some(images, *patients):
         chosen = np.sort(rng.permutation(len(images))[:limit])
-        return [images[i] for i in chosen] if isinstance(images, list) else images[chosen]
+        part = [images[i] for i in chosen] if isinstance(images, list) else images[chosen]
+        return part, *(np.asarray(names)[chosen] for names in patients)
 
-    chosen = np.sort(rng.permutation(len(test.images))[:limit])
-    scans, patients = test.images[chosen], np.asarray(test.patients)[chosen]
+    scans, patients = some(test.images, test.patients)
     real = features(scans, progress)
-    seen = features(some(training.images), progress)
-    made = features(some(synthetic), progress)
-    value = kernel_distance(made, real)
+    known, their_patients = some(training.images, training.patients)
+    seen = features(known, progress)
+    made = features(*some(synthetic), progress)
+    value = kernel_distance(made, real, None, patients)
     count, warnings = len(np.unique(patients)), []
     for name, n in (("synthetic", len(made)), ("test", len(real)), ("training", len(seen))):
         if n < 50:
@@ -202,19 +212,24 @@ def distance_report(
     mean, spread = small.mean((1, 2, 3), keepdims=True), small.std((1, 2, 3), keepdims=True)
     noise = np.clip(rng.normal(mean, spread, small.shape), -1, 1).astype(np.float32)
     other = None
-    if other_class is not None and len(other_class) > 1:
-        other_real = features(some(other_class), progress)
-        other = {"name": other_class_name, "value": kernel_distance(other_real, real)}
+    if other_class is not None and len(other_class.images) > 1:
+        other_scans, others = some(other_class.images, other_class.patients)
+        away = kernel_distance(features(other_scans, progress), real, others, patients)
+        other = {"name": other_class_name, "value": away}
 
     size = int(np.shape(synthetic)[-1])
     resolution = {"size": size, "value": None}
     if scans.shape[-1] > size:
         reduced = features(features.resize(scans, size), progress)
-        resolution["value"] = kernel_distance(real, reduced, paired=True)
-        same_size = kernel_distance(made, reduced)
+        resolution["value"] = kernel_distance(real, reduced, patients, patients, paired=True)
+        same_size = kernel_distance(made, reduced, None, patients)
     else:
         resolution["reason"] = f"the scans are not larger than {size} px"
         same_size = value
+
+    def damaged(pictures):
+        rows = features(pictures, progress)
+        return kernel_distance(real, rows, patients, patients, paired=True)
 
     return {
         "features": f"{getattr(features, 'name', 'its own')}, ImageNet weights, 224 px; x1000; "
@@ -223,17 +238,17 @@ def distance_report(
             "value": value,
             "low": low,
             "high": high,
-            "floor": kernel_distance(seen, real),
+            "floor": kernel_distance(seen, real, their_patients, patients),
             "n_synthetic": len(made),
             "n_real": len(real),
             "patients": count,
-            "to_training": kernel_distance(made, seen),
+            "to_training": kernel_distance(made, seen, None, their_patients),
             "same_size": same_size,
         },
         "scale": {
             "other_class": other,
-            "blur": kernel_distance(real, features(blurred, progress), paired=True),
-            "noise": kernel_distance(real, features(noise, progress), paired=True),
+            "blur": damaged(blurred),
+            "noise": damaged(noise),
         },
         "resolution": resolution,
         "warnings": warnings,

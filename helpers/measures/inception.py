@@ -80,7 +80,8 @@ def dinov2():
 
 
 @torch.inference_mode()
-def inception_report(synthetic, test, training=None, *, network=None, second=None, progress=False):
+def inception_report(synthetic, test, training=None, *, patients=(None, None), network=None,
+                     second=None, progress=False):  # fmt: skip
     """report.json's `inception`: {"fid": {value, n, warning}, "kid" and "dinov2": {value, floor,
     n}}, each null where it cannot be had, with the reason.
 
@@ -100,11 +101,11 @@ def inception_report(synthetic, test, training=None, *, network=None, second=Non
     if network is not None:
         x, y, *others = (_looked_at(network, images, progress) for images in
                          (synthetic, test, training) if images is not None)  # fmt: skip
-        found |= {"fid": frechet_distance(x, y), "kid": _distance(x, y, *others)}
+        found |= {"fid": frechet_distance(x, y), "kid": _distance(x, y, *others, patients=patients)}
     if second is not None:
         rows = (_looked_at(second, images, progress) for images in
                 (synthetic, test, training) if images is not None)  # fmt: skip
-        found["dinov2"] = _distance(*rows)
+        found["dinov2"] = _distance(*rows, patients=patients)
     return found | ({"reason": reason} if reason else {})
 
 
@@ -114,6 +115,7 @@ def _looked_at(network, images, progress) -> np.ndarray:
     return torch.cat([network(p.expand(-1, 3, -1, -1)).float() for p in parts]).cpu().numpy()
 
 
-def _distance(made, test, training=None) -> dict:
-    floor = None if training is None else kernel_distance(training, test)
-    return {"value": kernel_distance(made, test), "floor": floor, "n": len(made)}
+def _distance(made, test, training=None, *, patients) -> dict:
+    own, theirs = patients
+    floor = None if training is None else kernel_distance(training, test, theirs, own)
+    return {"value": kernel_distance(made, test, None, own), "floor": floor, "n": len(made)}

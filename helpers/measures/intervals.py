@@ -28,8 +28,9 @@ def between(value: dict | None, digits=2) -> str:
     if value is None or value.get("value") is None:
         return "-"
     text = f"{value['value']:.{digits}f}"
-    if value.get("low") is not None:
-        high = value["high"]  # None: beyond what was measured
-        high = "or more" if high is None else f"to {high:.{digits}f}"
-        text += f" ({value['low']:.{digits}f} {high})"
+    ends = [value.get(side) for side in ("low", "high")]  # one is None: beyond what was measured
+    low, high = ("" if end is None else f"{end:.{digits}f}" for end in ends)
+    if low or high:
+        further = f"to {high}" if high else "or more"
+        text += f" ({low} {further})" if low else f" ({high} or less)"
     return text

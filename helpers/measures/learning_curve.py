@@ -23,13 +23,15 @@ def nested(real, n, seed):
     return real.take(np.concatenate(chosen))
 
 
-def worth(test, stacks, numbers, synthetic_stack, n_synthetic, measured):
+def worth(test, stacks, numbers, synthetic_stack, n_synthetic, measured, beside=0):
     """How many real scans the synthetic ones are worth: where the real curve reaches their AUROC.
 
     stacks: probabilities (S, N, K) on the test scans of classifiers trained on `numbers` real
     scans. Between two sizes the curve is taken as straight in log(number), and as never falling.
     Outside of it nothing is extrapolated: `value`, `low` or `high` is None then, and `text` says
-    on which side; `below` and `above` are the shares of resamples (over test patients) there.
+    on which side; `below` and `above` are the shares of resamples (over test patients) there. No
+    interval, None, where a class has one test patient only. `beside`: real scans of other classes
+    that taught beside the synthetic ones.
     """
     names = dict(classes=measured["classes"], patients=test.patients,
                  positive=measured["positive"], resamples=measured["resamples"],
@@ -45,13 +47,19 @@ def worth(test, stacks, numbers, synthetic_stack, n_synthetic, measured):
         return outside.get(n, f"{n:.0f}")
 
     value, low, high = (float(n) for n in (found[0], low, high))
+    few = [str(c) for c in measured["classes"] if len(set(test.patients[test.labels == c])) < 2]
+    how_sure = f"95 % interval: {said(low)} to {said(high)}"
+    if few:  # as in ``scores``
+        low = high = np.nan
+        how_sure = f"no interval: one patient only of {', '.join(few)}"
+    with_them = f" beside {beside} real ones of other classes" if beside else ""
     return {
         **{k: n if np.isfinite(n) else None for k, n in
            (("value", value), ("low", low), ("high", high))},
-        "text": f"{n_synthetic} synthetic scans are worth {said(value)} real ones "
-                f"(95 % interval: {said(low)} to {said(high)})",
-        "below": float((found[1:] == -np.inf).mean()),
-        "above": float((found[1:] == np.inf).mean()),
+        "text": f"{n_synthetic} synthetic scans{with_them} are worth {said(value)} real ones "
+                f"({how_sure})",
+        "below": None if few else float((found[1:] == -np.inf).mean()),
+        "above": None if few else float((found[1:] == np.inf).mean()),
         "synthetic": n_synthetic,
         "sizes": [int(n) for n in numbers],
     }  # fmt: skip

@@ -18,7 +18,8 @@ def probe_auroc(features, labels, unseen, truth) -> float:
     """
     names = sorted(set(labels) & set(truth))
     if len(names) < 2:
-        raise ValueError(f"A probe needs two classes on both sides, not {', '.join(names)}")
+        both = ", ".join(map(str, names)) or "none"
+        raise ValueError(f"A probe needs two classes on both sides, not {both}")
     head = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
     head.fit(features, labels)
     scores = np.atleast_2d(head.decision_function(unseen).T).T

@@ -54,7 +54,8 @@ def _spectrum(frequency, power):
     def excess(place):
         away = np.abs(frequency - place)
         around = np.median(power[(away > 0.035) & (away < 0.1)])
-        ratio = power[away < 0.017].max() / max(around, 1e-9)
+        near = away < max(0.017, away.min() + 1e-9)  # of few px none may be as near as that
+        ratio = power[near].max() / max(around, 1e-9)
         return max(0.0, 10 * np.log10(max(ratio, 1e-9)) - STRAY)
 
     return slope, 10 * np.log10(max(fine, 1e-9)), excess(0.5), excess(0.25)

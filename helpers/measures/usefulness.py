@@ -189,15 +189,16 @@ def usefulness_report(
             **differences, "synthetic - shuffled_labels": difference(synthetic_stack, shuffled)
         },
         "curve": curve,
-        "worth": worth(test, stacks, [c["n"] for c in curve], synthetic_stack, len(synthetic),
-                       measured),
+        "worth": worth(test, stacks, [c["n"] for c in curve], synthetic_stack, len(generated),
+                       measured, len(synthetic) - len(generated)),
         "contrast": {"kind": contrast, "classes": [c for c in classes if c != positive],
                      "what_it_can_fake": CONTRASTS[contrast].format(positive=positive)},
         "controls": {**source, "shuffled_labels": shuffled_report["auroc"]},
         "n": {"seeds": len(seeds)} | {
             name: {c: {"scans": int((p.labels == c).sum()),
                        "patients": len(set(p.patients[p.labels == c]))} for c in classes}
-            for name, p in (*parts.items(), ("validation", validation)) if p
+            for name, p in (*{**parts, "synthetic": generated}.items(),
+                            ("validation", validation)) if p
         },
     }  # fmt: skip
     if "synthetic, centred" in arms:
@@ -256,7 +257,8 @@ def _warnings(report):
              "ones are used together, more real ones stand behind them"]  # fmt: skip
     for label, count in report["n"]["real test"].items():
         if count["patients"] < 10:
-            notes.append(f"only {count['patients']} test patient(s) of {label}: wide intervals")
+            wide = "no" if count["patients"] == 1 else "wide"
+            notes.append(f"only {count['patients']} test patient(s) of {label}: {wide} intervals")
     for name, arm in report["arms"].items():
         if arm["auroc"]["low"] is not None and arm["auroc"]["low"] == arm["auroc"]["high"]:
             notes.append(f"{name}: every resample gives the same AUROC; the interval is too narrow")

@@ -197,7 +197,8 @@ def lesion_report(
     ``translated``: summary with an interval over patients for each value; ``shuffled``: the same
     scans against other patients' truths; ``ruler``: the true scans, the ceiling; ``gain``: detected
     and likeness of the first minus the second, paired. Drusen everywhere are detected everywhere:
-    read ``detected`` beside ``false`` and beside ``shuffled``.
+    read ``detected`` beside ``false`` and beside ``shuffled``. Of one patient there is no interval:
+    low and high are None.
     """
     patients = np.asarray(patients)
     rng = np.random.default_rng(seed)
@@ -215,6 +216,8 @@ def lesion_report(
         return {name: float(np.mean([p[name] for p in parts])) for name in parts[0]}
 
     def between(values, draws):
+        if len(names) < 2:
+            return {"value": values, "low": None, "high": None}
         low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
         return {"value": values, "low": float(low), "high": float(high)}
 

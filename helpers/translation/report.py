@@ -180,14 +180,14 @@ def _realism(drawn, domains, features, modality="oct"):
     """Kernel distance x1000 to real images of test patients, and the floor: training patients'."""
     real = getattr(domains, modality)
     described = {"drawn": features(drawn), "unseen": features(np.asarray(real.test.images))}
-    some = np.asarray(real.train.images)[:: len(real.train) // 500 + 1]
+    every = len(real.train) // 500 + 1
+    known, theirs = np.asarray(real.train.images)[::every], real.train.patients[::every]
     taken = getattr(domains, "dfe" if modality == "oct" else "oct").test.patients
     paired = list(taken) == list(real.test.patients)  # row by row the same eyes
-    low, high = kernel_distance_interval(
-        described["drawn"], described["unseen"], taken, real.test.patients, paired=paired
-    )
-    value = kernel_distance(described["drawn"], described["unseen"], paired=paired)
-    floor = kernel_distance(features(some), described["unseen"])
+    sides = *described.values(), taken, real.test.patients
+    low, high = kernel_distance_interval(*sides, paired=paired)
+    value = kernel_distance(*sides, paired=paired)
+    floor = kernel_distance(features(known), described["unseen"], theirs, real.test.patients)
     return {"value": value, "low": low, "high": high, "floor": floor}
 
 

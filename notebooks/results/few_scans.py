@@ -136,8 +136,9 @@ def judge(options, arm, seed, features) -> dict:
     )  # fmt: skip
     covered = coverage_report(drawn, taught, real)["value"] or {}
     return json.loads((folder / "done.json").read_text()) | {
-        "distance": kernel_distance(drawn, real), "floor": kernel_distance(taught, real),
-        "to_training": kernel_distance(drawn, taught),
+        "distance": kernel_distance(drawn, real, None, full.test.patients),
+        "floor": kernel_distance(taught, real, full.train.patients, full.test.patients),
+        "to_training": kernel_distance(drawn, taught, None, full.train.patients),
         "variety": float(drawn.var(0).sum() / taught.var(0).sum()),
         "precision": covered.get("precision"), "recall": covered.get("recall"),
         "copied": [copied[name] for name in ("copied_share", "low", "high", "expected_share")],

@@ -77,7 +77,6 @@ from helpers.measures.distances import (
     _members,
     _within,
     kernel_distance,
-    polynomial_kernel,
 )
 from helpers.measures.features import Features
 from helpers.training.loop import train
@@ -326,32 +325,19 @@ def pictures(folder: Path, n: int, seed: int) -> np.ndarray:
     return at_size(made, made.shape[-1])
 
 
-def resampled_cost(real, reduced, members, draws):
-    """kernel_distance(real, reduced, paired=True) of every resample. As in `distances._within`,
-    no scan is paired with itself and no patient with its own copy."""
-    across = polynomial_kernel(real, reduced)
-    kernel = polynomial_kernel(real, real) + polynomial_kernel(reduced, reduced)
-    total = []
-    for matrix in (kernel - across - across.T, np.ones_like(kernel)):
-        np.fill_diagonal(matrix, 0)
-        sums = members @ matrix @ members.T
-        own = np.diag(sums)
-        between = np.einsum("rg,rg->r", draws @ sums, draws) - draws**2 @ own
-        total.append(between + (len(own) - 1) / len(own) * (draws @ own))
-    return 1000 * total[0] / np.where(total[1] > 0, total[1], np.nan)
-
-
 def judge(options, runs: dict, resamples=1000) -> dict:
     """The table as plain numbers; runs: {(name, seed): folder}."""
     full, features = scans(options, max(256, options.size)), Features()
     real, training = features(full.test.images), features(full.train.images)
     small = features(at_size(full.test.images, options.size))
-    cost = kernel_distance(real, small, paired=True)
+    patients = full.test.patients
+    cost = kernel_distance(real, small, patients, patients, paired=True)
     rng = np.random.default_rng(0)
-    members = _members(full.test.patients, len(real))
+    members = _members(patients, len(real))
     draws = _draws(members, resamples, rng)
     within = _within(real, members, draws)
-    costs = resampled_cost(real, small, members, draws)
+    costs = 1000 * (within + _within(small, members, draws)
+                    - 2 * _within(real, members, draws, small))  # fmt: skip
 
     value, resampled, table, owes = {}, {}, {}, {}
     for (name, seed), folder in runs.items():
@@ -362,9 +348,9 @@ def judge(options, runs: dict, resamples=1000) -> dict:
         chosen = _draws(alone, resamples, rng)
         across = _across(made, real, alone, members, chosen, draws)
         resampled[name, seed] = 1000 * (_within(made, alone, chosen) + within - 2 * across)
-        value[name, seed] = kernel_distance(made, real)
+        value[name, seed] = kernel_distance(made, real, None, patients)
         table.setdefault(name, {})[seed] = json.loads((folder / "done.json").read_text()) | {
-            "distance": value[name, seed], "reduced": kernel_distance(less, small),
+            "distance": value[name, seed], "reduced": kernel_distance(less, small, None, patients),
             "coverage": coverage_report(made, training, real)["value"],
             "coverage_reduced": coverage_report(less, training, small)["value"],
         }  # fmt: skip
@@ -388,7 +374,8 @@ def judge(options, runs: dict, resamples=1000) -> dict:
     about = {
         "real": Path(options.real).name, "class": full.class_, "size": options.size,
         "minutes": options.minutes, "n": options.n, "test_scans": len(real),
-        "test_patients": len(members), "floor": kernel_distance(training, real), "cost": cost,
+        "test_patients": len(members), "cost": cost,
+        "floor": kernel_distance(training, real, full.train.patients, patients),
         "cost_interval": np.nanquantile(costs, [0.025, 0.975]).tolist(),
     }  # fmt: skip
     return {"about": about, "contenders": contenders}

@@ -101,7 +101,7 @@ def measure(simulated, real, patients, targets, tested):
             low, high = kernel_distance_interval(
                 simulated[condition], real[key], None, patients[key]
             )
-            value = kernel_distance(simulated[condition], real[key])
+            value = kernel_distance(simulated[condition], real[key], None, patients[key])
             row[condition] = {"value": value, "low": low, "high": high}
         value, low, high = log_ratio_interval(
             simulated["DRUSEN"], simulated["NORMAL"], real[key], patients[key]
@@ -112,7 +112,9 @@ def measure(simulated, real, patients, targets, tested):
         table = {
             f"{a}-{b}": {
                 "simulated": kernel_distance(simulated[a], simulated[b]),
-                "real": kernel_distance(real["kermany", a], real["kermany", b]),
+                "real": kernel_distance(
+                    *(of["kermany", k] for of in (real, patients) for k in (a, b))
+                ),
             }
             for a, b in PAIRS
         }

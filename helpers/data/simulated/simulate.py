@@ -76,7 +76,7 @@ def make_eye(
     """One eye of the patient `seed`, seen by both modalities.
 
     condition: one of CONDITIONS. eye: "OD" or "OS"; the two mirror each other and are alike.
-    size: 64 to 512 px a side, all of the same anatomy. grade: 0 (subtle) to 1 (plain), None draws
+    size: 32 to 1024 px a side, all of the same anatomy. grade: 0 (subtle) to 1 (plain), None draws
     it per patient. oct_shows, dfe_shows: how much of the disease that modality shows, 0 (none) to
     1 (all): lesions lose height in the OCT and opacity in the DFE. wedge: leave the white corners
     of a rotated export in the OCT. pictures: which to draw; neither changes with the other, and
@@ -88,7 +88,7 @@ def make_eye(
     if eye not in ("OD", "OS"):
         raise ValueError(f"eye={eye!r}: it is OD (right) or OS (left)")
     if not 32 <= size <= 1024:
-        raise ValueError(f"size={size}: a simulated eye has 64 to 512 px a side")
+        raise ValueError(f"size={size}: a simulated eye has 32 to 1024 px a side")
     if not {*pictures} <= {"oct", "dfe"}:
         raise ValueError(f"pictures={pictures}: there are oct and dfe")
     for name, value in (("grade", grade), ("oct_shows", oct_shows), ("dfe_shows", dfe_shows)):
