@@ -72,7 +72,7 @@ class TrainGan(Training):
     n_simulated: int = 600  # simulated patients
     model: str = "residual"  # dcgan | residual | stylegan | flow (notebook 08)
     conditional: bool | None = None  # one network for every class; None: wherever it can be
-    dials: bool = False  # of aligned crops: the networks are told the drusen that the ruler reads
+    dials: bool | None = None  # networks are told the drusen the ruler reads; None: if simulated
     start: str = ""  # simulated (what ships) | a run to begin from; empty: from scratch
     recipe: str = "best"  # paper | best; a field below that is set wins over the recipe
     # None: as the recipe has it (helpers.gan.recipes)

@@ -219,8 +219,8 @@ def test_a_preview_shows_whole_scans_of_every_class(tmp_path, monkeypatch):
     validation = retinas(CLASSES * 4, 3).repeat(2, 2).repeat(2, 3)  # 128 px
     learned, labels, *_ = aligned_data()
     bank, drawn = shape.Shapes(learned.shapes, labels), []
-    method = GAN(gan_settings(tmp_path, model="residual", framing="aligned", conditional=1),
-                 validation, Thumbnails(), CLASSES, labels=CLASSES * 4, shapes=bank)  # fmt: skip
+    settings = gan_settings(tmp_path, model="residual", framing="aligned", conditional=1, dials=0)
+    method = GAN(settings, validation, Thumbnails(), CLASSES, labels=CLASSES * 4, shapes=bank)
     plain = shape.place_back
 
     def spy(crops, shapes, size, *others):

@@ -13,7 +13,7 @@ from helpers.data import shape
 from helpers.data.pixels import to_levels
 from helpers.data.prepare import prepare
 from helpers.gan import gan
-from helpers.gan.dials import RULED, louder, read_dials, with_dials
+from helpers.gan.dials import RULED, leave_open, louder, read_dials, with_dials
 from helpers.gan.recipes import with_recipe
 from helpers.gan.sampling import draw_noise, has_dials, sample, sample_asked
 from helpers.gan.start import start_from
@@ -100,7 +100,7 @@ def test_drawn_dials_are_like_those_of_the_scans_and_follow_what_is_asked(bank):
 
 def test_networks_are_told_the_dials(tmp_path):
     generator = load_generator(generator_file(tmp_path))
-    assert has_dials(generator) and generator.looks == len(shape.LOOK) + len(shape.DIALS)
+    assert has_dials(generator) and generator.looks == len(shape.TOLD)
     with torch.no_grad():  # an untrained one shows little of it
         generator.louder.weight[:, 3:] = 2
     one = sample(generator, 4, class_name="DRUSEN", dials=DIALS, shape="aligned")
@@ -289,6 +289,25 @@ def test_a_size_that_cannot_be_drawn_leaves_no_folder(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([path, "--n=1", "--size=20", f"--out={out}"])
     assert "size=20" in capsys.readouterr().err and not out.exists()
+
+
+def test_dials_are_left_open_half_of_the_time():
+    looks = torch.from_numpy(shape.look(np.random.default_rng(0).random((400, len(shape.FIELDS)))))
+    left = leave_open(looks)
+    nothing = left[:, -1] == 1
+    assert 0.4 < nothing.float().mean() < 0.6 and not looks[:, -1].any()
+    assert not left[nothing][:, len(shape.LOOK) : -1].any()
+    assert torch.equal(left[~nothing], looks[~nothing])
+    assert torch.equal(left[:, : len(shape.LOOK)], looks[:, : len(shape.LOOK)])
+
+
+@pytest.mark.parametrize(("given", "told"), [
+    ({}, True), ({"data": "/scans"}, False), ({"dials": False}, False), ({"model": "dcgan"}, False),
+    ({"framing": "stretch"}, False), ({"model": "flow"}, False), ({"model": "stylegan"}, False),
+    ({"data": "/scans", "dials": True}, True),
+])  # fmt: skip
+def test_dials_are_told_of_simulated_eyes_and_where_asked_for(given, told):
+    assert with_recipe(config.TrainGan(**given)).dials is told
 
 
 def test_without_drusen_there_is_no_height_and_no_area(bank):

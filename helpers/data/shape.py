@@ -61,6 +61,7 @@ TAKEN = (
 DIALS = ("drusen", "highest", "area")
 FIELDS = SMOOTH + TAKEN + DIALS
 LOOK = ("noise", "grain", "deep")  # told to the networks: what a device and a cornea decide
+TOLD = (*LOOK, *DIALS, "open")  # columns of ``look``; open: dials are not told
 AT = {name: k for k, name in enumerate(FIELDS)}
 DIALLED = [AT[name] for name in DIALS]
 DRAWN = [AT[name] for name in SMOOTH + DIALS]
@@ -227,16 +228,16 @@ def _likeness(field, mask) -> np.ndarray:
 
 
 def look(shapes, louder=(1, 1, 1)) -> np.ndarray:
-    """What the networks are told of each scan, float32 (N, len(LOOK + DIALS)), about N(0, 1): how
+    """What the networks are told of each scan, TOLD, float32 (N, len(TOLD)), about N(0, 1): how
     noisy the crop is, how many of the scan's rows lie in one of its, how much light comes from the
-    depth; then its dials, each times ``louder`` (``gan.dials.louder``). A generator of before they
-    were there takes the first three."""
+    depth; then its dials, each times ``louder`` (``gan.dials.louder``), and a 0: none is left open.
+    A generator of before they were there takes the first columns."""
     shapes = np.asarray(shapes, np.float32)
     noise = 2 * np.log(shapes[:, AT["noise"]].clip(0.5)) - 4
     drusen, highest, area = (shapes[:, DIALLED].clip(0) * np.float32(louder)).T
     dials = (drusen - 1) / 1.5, (highest - 1.2) / 1.6, (np.sqrt(area) - 0.3) / 0.3
     return np.stack([noise, shapes[:, AT["grain"]] * 2, shapes[:, AT["deep"]] / 25 - 3,
-                     *(dial.clip(-1, 4) for dial in dials)], 1)  # fmt: skip
+                     *(dial.clip(-1, 4) for dial in dials), np.zeros_like(noise)], 1)  # fmt: skip
 
 
 def place_back(crops, shapes, size: int, seed=0, first=0) -> np.ndarray:

@@ -4,13 +4,15 @@ A class says that there are drusen, not how many and how high. Both networks are
 are told how a device draws (``shape.look``), so the discriminator sees a missing druse at once, and
 the generator can be asked. A conditional GAN on continuous labels (CcGAN, Ding et al., ICLR 2021);
 what that paper does with neighbouring labels is done here by drawing labels smoothly
-(``shape.Shapes``) and reading them with an error. What a generator draws too little of it is told
-more of (``louder``).
+(``shape.Shapes``) and reading them with an error. Half of the time they are left open, so that a
+class goes on meaning something without them (``leave_open``). What a generator draws too little of
+it is told more of (``louder``).
 """
 
 import os
 
 import numpy as np
+import torch
 from joblib import Parallel, delayed
 
 from helpers.data import shape
@@ -19,6 +21,7 @@ from helpers.measures.layers import flat_without_drusen, measure
 RULED = 256  # px of the whole scans that are read: the ruler works on no more
 READ_AS = dict(zip(shape.DIALS, ("drusen_count", "drusen_height", "drusen_area")))
 TOLD, LEAST_ASKED = (0.5, 2.5), 0.05  # bounds of what is told for what is asked; a mean asked for
+LEFT_OPEN = 0.5  # share of a training's scans whose dials are not told
 CHUNK = 64  # scans that one process reads at a time
 
 
@@ -49,6 +52,19 @@ def with_dials(crops, whole) -> np.ndarray:
     shapes = np.array(crops.shapes)
     shapes[:, shape.DIALLED] = dials
     return shapes
+
+
+def leave_open(looks: torch.Tensor) -> torch.Tensor:
+    """Looks (B, len(shape.TOLD)) of a batch, the dials of about LEFT_OPEN of them not told.
+
+    Told of every scan, they take over what a class means: a DRUSEN scan that is asked for little
+    becomes a healthy one, and teaches the opposite.
+    """
+    left = torch.rand(len(looks), 1, device=looks.device) < LEFT_OPEN
+    known, dials = looks.split([len(shape.LOOK), looks.shape[1] - len(shape.LOOK)], 1)
+    nothing = torch.zeros_like(dials)
+    nothing[:, -1] = 1
+    return torch.cat([known, torch.where(left, nothing, dials)], 1)
 
 
 def louder(told, asked, scans) -> np.ndarray:

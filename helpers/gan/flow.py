@@ -38,6 +38,7 @@ from torch import nn
 from helpers.data import shape
 from helpers.data.augment import CHANGES, change, draw_changes, mirror
 from helpers.gan import judging
+from helpers.gan.dials import leave_open
 from helpers.gan.residual import GAIN, SIZES, SLOPE, convolution, double
 from helpers.training.cuda_graph import Replayed
 from helpers.training.processes import average_gradients
@@ -227,7 +228,7 @@ def build(settings, classes=()):
     s = settings
     arguments = {
         "size": s.size, "rows": shape.crop_rows(s.size), "width": s.width, "blocks": s.blocks,
-        "classes": len(classes), "looks": len(shape.LOOK) + len(shape.DIALS) * s.dials,
+        "classes": len(classes), "looks": len(shape.TOLD if s.dials else shape.LOOK),
         "steps": s.flow_steps,
     }  # fmt: skip
     about = {"network": "flow", "arguments": arguments, "framing": s.framing}
@@ -285,6 +286,8 @@ class Flow:
         noise = torch.randn(*crops.shape, device=crops.device)
         left_out = torch.rand(count, device=crops.device) < DROPPED
         labels = torch.where(left_out, -1, labels)
+        if self.settings.dials:
+            looks = leave_open(looks)
         with accelerator.autocast():
             found = generator.velocity(between(noise, crops, t), t, labels, looks, changes)
         loss = flow_loss(found.float(), noise, crops)

@@ -13,6 +13,7 @@ import torch
 from helpers.data import shape
 from helpers.data.augment import augment, mirror
 from helpers.gan import dcgan, judging, residual, stylegan
+from helpers.gan.dials import leave_open
 from helpers.gan.losses import LOSSES, zero_centred_penalty
 from helpers.training.cuda_graph import Replayed
 from helpers.training.processes import average_gradients
@@ -31,7 +32,7 @@ def build(settings, classes=()):
     if aligned:
         arguments["rows"] = shape.crop_rows(s.size)
     if s.model in ("residual", "stylegan"):
-        looks = len(shape.LOOK) + len(shape.DIALS) * s.dials if aligned else 0
+        looks = len(shape.TOLD if s.dials else shape.LOOK) if aligned else 0
         arguments |= {"classes": len(classes), "looks": looks}
         discriminator = residual.Discriminator(height=aligned, **arguments)
         arguments |= {"latent": s.z_dim}
@@ -141,6 +142,8 @@ class GAN:
         told = list(told)
         if told and not self.conditional:  # one class to the networks, whatever its name
             told[0] = torch.zeros_like(told[0])
+        if self.looks == len(shape.TOLD):
+            told[1] = leave_open(told[1])
         if s.mirror:
             real = mirror(real)
         z = torch.randn(len(real), generator.z_dim, device=real.device)

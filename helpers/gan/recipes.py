@@ -87,6 +87,10 @@ def with_recipe(settings):
     framings = {"framing": ("aligned", *OCT_FRAMINGS)}
     _check(settings, {"model": RECIPES, "size": dcgan.SIZES, **framings})
     _check(settings, {"recipe": RECIPES[settings.model]})
+    if settings.dials is None:  # on real scans it is not shown to be of use
+        told = (settings.model, settings.framing, settings.data) == ("residual", "aligned",
+                                                                     "simulated")  # fmt: skip
+        settings = dataclasses.replace(settings, dials=told)
     if settings.dials and (settings.framing != "aligned" or settings.model == "dcgan"):
         raise ValueError(
             f"dials=1 with model={settings.model}, framing={settings.framing}: only residual, "

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from helpers.data.pixels import to_float
-from helpers.data.shape import DIALLED, DIALS, LOOK, SMALLEST, look, place_back, put_dials
+from helpers.data.shape import DIALLED, LOOK, SMALLEST, look, place_back, put_dials
 from helpers.training.precision import in_bf16
 
 SHAPE_CHOICES = ("drawn", "same", "aligned")
@@ -49,7 +49,7 @@ def whole_size(generator, size=0) -> int:
 
 def has_dials(generator) -> bool:
     """Whether a generator can be asked for so many drusen."""
-    return getattr(generator, "looks", 0) == len(LOOK) + len(DIALS)
+    return getattr(generator, "looks", 0) > len(LOOK)
 
 
 def sample_batches(generator, n, seed=0, batch=64, class_name=None, exact=True, *, size=0,

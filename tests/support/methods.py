@@ -111,7 +111,7 @@ def aligned_data():
 
 def aligned_gan(folder, classes=CLASSES, **changes):
     """Crops of several classes, with what each looks like."""
-    given = dict(model="residual", framing="aligned", conditional=1)
+    given = dict(model="residual", framing="aligned", conditional=1, dials=False)
     settings = gan_settings(folder, **given | changes)
     learned, labels, validation, others = aligned_data()
     torch.manual_seed(settings.seed)
@@ -122,7 +122,7 @@ def aligned_gan(folder, classes=CLASSES, **changes):
     told = {}
     if method.looks:
         places = np.array([classes.index(label) for label in labels])
-        told = {"labels": places, "looks": shape.look(learned.shapes)[:, : len(shape.LOOK)]}
+        told = {"labels": places, "looks": shape.look(learned.shapes)[:, : method.looks]}
     draw = partial(batches, learned.images, settings.batch_size, seed=settings.seed, **told)
     return method, draw, open_run(settings, make_data(), {}), settings
 
