@@ -191,8 +191,7 @@ plots.compact(figure)
 # %%
 from helpers.translation import networks
 
-shown = {"resnet": networks.ResNetGenerator, "column": networks.ColumnGenerator}
-plots.show_source(shown[settings.network], networks.PatchDiscriminator)
+plots.show_source(networks.KINDS[settings.network], networks.PatchDiscriminator)
 
 # %% [markdown]
 # **The discriminator** sees patches only, 70 x 70 px of 256 (a smaller share of the picture would
@@ -494,8 +493,8 @@ else:
 #   classes of a photograph and is no disease, such as a camera, would be drawn as one. On simulated
 #   eyes the truth of validation eyes chooses the checkpoint, too.
 # - Short trainings on a CPU, one seed on real pictures, where of the class survives what is in the
-#   photographs, and that is little (AUROC 0.59 to 0.61). 256 px was trained through the evidence
-#   alone; CycleGAN would take hours there.
+#   photographs, and that is little (AUROC 0.59 to 0.61). At 256 px, simulated eyes, only the way
+#   through the evidence came to something; 45 minutes of CycleGAN or CUT were not enough there.
 # - A scan drawn from a photograph is **an invention**: a photograph does not determine the depth.
 #   What is drawn in the layers above the drusen comes from other people's eyes.
 # - Scans drawn from the evidence show what no eye has: at 64 px a dark patch under the RPE at the

@@ -33,7 +33,7 @@
 # | preset | pictures | where | training time |
 # |---|---|---|---|
 # | `tiny` | 64 px | anywhere; a check that every cell runs | seconds |
-# | `demo` (default) | 64 px, simulated eyes | 2 CPU cores | 4 minutes |
+# | `demo` (default) | 64 px, simulated eyes | 2 CPU cores | 7 minutes |
 # | `colab` | 256 px, simulated eyes or your pairs | one T4 | 2 hours, set by `OCT_HOURS` |
 # | `kaggle` | 256 px, simulated eyes or your pairs | 2 x T4 | 6 hours, set by `OCT_HOURS` |
 #
@@ -145,8 +145,7 @@ plots.compact(figure)
 # scan. Its weights are a tenth as many, and it finds many more of the drusen (below).
 
 # %%
-shown = {"unet": networks.UNetGenerator, "column": networks.ColumnGenerator}
-plots.show_source(shown[settings.network])
+plots.show_source(networks.KINDS[settings.network])
 
 # %%
 from pathlib import Path

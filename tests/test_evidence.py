@@ -16,6 +16,7 @@ from helpers.data.split import Split
 from helpers.data.two_modalities import Domains
 from helpers.generate import load_generator
 from helpers.training.loop import train
+from helpers.translation import figures
 from helpers.translation.evidence import Evidence
 from helpers.translation.networks import Translator
 from helpers.translation.pix2pix import Pix2pix
@@ -107,6 +108,22 @@ def test_a_picture_of_it_has_the_size_of_the_image_and_one_value_for_a_column(le
     picture = learned[1].picture(torch.zeros(2, 3, size, size), "dfe")
     assert picture.shape == (2, 2, size, size)
     assert (picture == picture[:, :, :1]).all()
+
+
+@pytest.mark.parametrize("simulated", ["dfe", "oct"])
+def test_eyes_of_which_one_modality_alone_is_simulated_are_shown(learned, simulated):
+    """OCT_DATA is somebody's folder and OCT_DFE is left as it is."""
+    domains, evidence = learned
+    for side in ("dfe", "oct"):
+        split = getattr(domains, side).test
+        names = [f"simulated/DRUSEN/P{k:05}_OS" if side == simulated else f"/data/ill/P{k}/{k}.png"
+                 for k in range(len(split))]  # fmt: skip
+        scans = [replace(scan, path=name, dataset=name.split("/")[0])
+                 for scan, name in zip(split.scans, names)]  # fmt: skip
+        own = replace(getattr(domains, side), test=Split(split.images, scans))
+        domains = replace(domains, **{side: own})
+    figure = figures.evidence_along(evidence, domains, [0, 1])
+    assert len(figure.axes) == 8 + 2  # the rise of the RPE of two eyes besides
 
 
 def test_no_photograph_teaches_the_generator(tmp_path):

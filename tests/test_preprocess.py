@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import ndimage
 
 from helpers.data.bscan import clean_oct, flatten_rpe, retina_thickness, rpe_rows
-from helpers.data.padding import padding_mask
+from helpers.data.padding import fill_background, padding_mask
 from helpers.data.photograph import clean_dfe
 from helpers.data.pixels import read_image
 from helpers.data.simulated.simulate import make_eye
@@ -123,6 +123,10 @@ def test_filling_is_the_same_every_time():
 def test_a_scan_of_nothing_but_padding_raises():
     with pytest.raises(ValueError, match="padding"):
         clean_oct(np.full((64, 64), 255, np.uint8), size=64)
+    scan, mask = np.full((64, 64), 30, np.uint8), np.zeros((64, 64), bool)
+    mask[::4] = True  # somewhere in every cell
+    with pytest.raises(ValueError, match="padding"):
+        fill_background(scan, mask)
 
 
 def test_rpe_is_found_and_flattened():

@@ -90,10 +90,12 @@ def test_what_cannot_be_translated_is_left_out_by_name(run, photographs, tmp_pat
     band = np.zeros((256, 256, 3), np.uint8)
     band[100:130] = (200, 60, 30)
     Image.fromarray(band).save(photographs / "NORMAL" / "no_eye.png")
+    crop = simulate.make_eye(1, "DRUSEN", size=256).dfe[64:192, 64:192]  # nothing says how large
+    Image.fromarray(crop).save(photographs / "NORMAL" / "crop.png")
     with pytest.warns(UserWarning) as caught:
         paths = translate_folder(load_generator(run), photographs, tmp_path / "out", progress=False)
     said = " ".join(str(warning.message) for warning in caught)
-    assert "2 left out" in said and len(paths) == 3
+    assert "3 left out" in said and len(paths) == 3 and "crop.png: no whole field" in said
     assert "grey.png: is grey" in said and "no_eye.png: no whole field of view" in said
     for name in ("0_left", "1_left", "2_left"):
         next(photographs.rglob(f"{name}.png")).unlink()

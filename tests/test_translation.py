@@ -25,7 +25,7 @@ from helpers.data.two_modalities import (
     unpaired_batches,
 )
 from helpers.measures.layers import read_all
-from helpers.translation.judge import Judge, Pool, set_rate
+from helpers.translation.judge import Judge, Pool, architecture, set_rate
 from helpers.translation.losses import (
     PLACES,
     column_places,
@@ -173,6 +173,16 @@ def test_the_rate_is_constant_and_then_falls_to_zero():
     settings.steps, settings.hours = 0, 1.0
     set_rate(optimizers, settings, 10**6)
     assert optimizers["one"].param_groups[0]["lr"] == 1.0
+
+
+@pytest.mark.parametrize(("cls", "network", "has"), [
+    (config.TrainCyclegan, "unet", "column, resnet"),
+    (config.TrainPix2pix, "resnet", "column, unet"),
+])  # fmt: skip
+def test_a_network_that_a_notebook_has_not_is_refused_by_the_setting(cls, network, has):
+    settings = config.resolve(cls, ["--preset=tiny", f"--network={network}"], {})
+    with pytest.raises(ValueError, match=f"network='{network}': choose one of {has}"):
+        architecture(settings, make_domains(paired=True), ["oct"])
 
 
 def test_a_translator_goes_the_ways_it_was_built_for():
@@ -338,6 +348,80 @@ def test_eyes_without_a_partner_are_counted_and_a_left_one_is_no_partner_of_a_ri
             split_of(["a/P1_OD.png", "a/P2_OD.png"]), split_of(["b/P1_OD.png", "b/P2_OS.png"])
         )
     assert [s.path for s in dfe.scans] == ["a/P1_OD.png"] and len(oct) == 1 and lost == 2
+
+
+@pytest.mark.parametrize("only", ["OD", "OS"])
+def test_eyes_that_their_folders_tell_apart_are_paired_each_with_itself(only):
+    """P1/OD/1.png and P1/OS/1.png, of which one has no scan."""
+
+    def eyes(side, those):
+        split = split_of([f"{side}/{p}/{eye}/1.png" for p, eye in those])
+        split.scans = [replace(s, patient=p, eye=e) for s, (p, e) in zip(split.scans, those)]
+        return split
+
+    every = [(p, eye) for p in ("P1", "P2") for eye in ("OD", "OS")]
+    dfe, oct, lost = matched(eyes("a", every), eyes("b", [("P1", only), *every[2:]]))
+    assert [s.path[2:] for s in dfe.scans] == [s.path[2:] for s in oct.scans]
+    assert len(dfe) == 3 and lost == 1
+    dfe, oct, lost = matched(eyes("a", every), eyes("b", [("P1", only)]))  # no name occurs twice
+    assert [s.path[2:] for s in dfe.scans] == [f"P1/{only}/1.png"] and lost == 3
+
+
+def test_what_bears_one_name_within_an_eye_is_no_pair():
+    """Frames of a volume, or visits, beside one photograph."""
+    frames = split_of([f"b/P1_OD.tif#{k}" for k in range(3)] + ["b/P2_OD.png"])
+    with pytest.warns(UserWarning, match="4 pictures bear one name.*P1_OD.*left out"):
+        dfe, _, lost = matched(split_of(["a/P1_OD.png", "a/P2_OD.png"]), frames)
+    assert [s.path for s in dfe.scans] == ["a/P2_OD.png"] and lost == 4
+
+
+def labelled(folder, monkeypatch, dfe, oct, paired=False):
+    """Domains of two sources of which ``dfe`` and ``oct`` say the class of each patient."""
+
+    def prepared(source, modality="oct", **how):
+        sides = []
+        for side in ("train", "validation", "test"):
+            split = split_of([f"{modality}/{p}.png" for p in (dfe, oct)[modality == "oct"][side]])
+            told = (dfe, oct)[modality == "oct"][side].items()
+            split.scans = [replace(s, patient=p, label=c) for s, (p, c) in zip(split.scans, told)]
+            sides.append(split)
+        return Data(*sides, source=source, class_="x", manifest_hash="")
+
+    monkeypatch.setattr(two_modalities, "prepare", prepared)
+    return prepare_domains(settings(folder, "--data=a", "--dfe=b"), paired=paired, progress=False)
+
+
+def by_turns(names, first="NORMAL", second="DRUSEN"):
+    return {name: (first, second)[k % 2] for k, name in enumerate(names)}
+
+
+def test_cases_and_controls_by_turns_teach_both_modalities(cached, monkeypatch):
+    own = {side: by_turns(f"{side}{k}" for k in range(8))
+           for side in ("train", "validation", "test")}  # fmt: skip
+    domains = labelled(cached, monkeypatch, own, own)
+    for data in (domains.dfe, domains.oct):
+        assert sorted(data.train.labels) == ["DRUSEN"] * 2 + ["NORMAL"] * 2
+    assert not set(domains.dfe.train.patients) & set(domains.oct.train.patients)
+
+
+def test_a_class_that_is_lost_on_the_way_to_the_training_is_named(cached, monkeypatch):
+    own = {side: by_turns(f"{side}{k}" for k in range(8))
+           for side in ("train", "validation", "test")}  # fmt: skip
+    own["train"] = {f"train{k}": "DRUSEN" if k == 0 else "NORMAL" for k in range(8)}
+    with pytest.raises(ValueError, match="OCT_DFE: nobody of DRUSEN is left.*teach the other"):
+        labelled(cached, monkeypatch, own, own)
+    others = {side: {p if c == "NORMAL" else f"x{p}": c for p, c in patients.items()}
+              for side, patients in own.items()}  # fmt: skip
+    with pytest.raises(ValueError, match="OCT_DFE: nobody of DRUSEN is left.*both pictures"):
+        labelled(cached, monkeypatch, own, others, paired=True)
+
+
+def test_a_pair_of_two_classes_is_named(cached, monkeypatch):
+    own = {side: by_turns(f"{side}{k}" for k in range(8))
+           for side in ("train", "validation", "test")}  # fmt: skip
+    other = own | {"test": own["test"] | {"test0": "DRUSEN"}}
+    with pytest.warns(UserWarning, match=r"1 pairs have two classes, as dfe/test0.png \(NORMAL\)"):
+        labelled(cached, monkeypatch, own, other, paired=True)
 
 
 def test_a_stand_in_is_a_partner_within_its_class_alone():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from micrometres import mean_map
 from support.methods import Thumbnails, make_domains
 from translation import batches_as_found, chosen, unequal
 
@@ -200,3 +201,13 @@ def test_two_clinics_have_the_shares_that_are_asked_for_and_whole_patients():
         assert labels.mean() == pytest.approx(share, abs=0.03)  # of photographs with drusen
     with pytest.raises(ValueError, match="no pairs"):
         unequal(make_domains(paired=True), (0.9, 0.1))
+
+
+# ------------------------------------------------------------ notebooks/results/micrometres.py
+
+
+def test_a_mean_map_is_of_eyes_that_were_scanned_alike():
+    eyes = [{"name": f"eye{n}", "um": np.full((n, 2, 8), n, float)} for n in (49, 49, 31)]
+    assert (mean_map(eyes[:2]) == 49).all()
+    with pytest.raises(ValueError, match="equally many B-scans, not eye49 49, eye49 49, eye31 31"):
+        mean_map(eyes)

@@ -146,8 +146,6 @@ def fill_background(grey, mask, cell=4) -> np.ndarray:
     """
     if not mask.any():
         return grey
-    if mask.mean() > 0.9:
-        raise ValueError("more than nine tenths of the scan are padding")
     height, width = grey.shape
     pad = ((0, -height % cell), (0, -width % cell))
 
@@ -157,6 +155,8 @@ def fill_background(grey, mask, cell=4) -> np.ndarray:
         return values.reshape(rows // cell, cell, columns // cell, cell).mean((1, 3))
 
     free = cells(mask) == 0
+    if mask.mean() > 0.9 or not free.any():
+        raise ValueError("more than nine tenths of the scan are padding")
     mean = cells(grey)
     smooth = ndimage.gaussian_filter(np.where(free, mean, mean[free].min()), 1)
     dark, bright = np.percentile(smooth[free], (20, 99))

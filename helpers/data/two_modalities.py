@@ -64,8 +64,8 @@ def prepare_domains(
     ``may_lack`` classes is noted, with a warning, if it does. ``most`` limits the images of each
     side of the split.
 
-    ValueError that names the setting: a class that one side lacks, fewer than two images of a
-    side, or no pair at all.
+    ValueError that names the setting: a class that one side lacks, or of which nobody is left to
+    train on, fewer than two images of a side, or no pair at all.
     """
     s = settings
     groups = [[name.strip() for name in g.split("+")] for g in s.classes.split(",") if g.strip()]
@@ -85,9 +85,7 @@ def prepare_domains(
             lacking.append(f"{ambiguous} images of {modality.upper()} show several conditions at "
                            "once and were left out; OCT_MULTILABEL=1 keeps them.")  # fmt: skip
             warnings.warn(lacking[-1], stacklevel=2)
-        missing = sorted(
-            {*classes} - {part for label in data[modality].train.labels for part in findings(label)}
-        )
+        missing = lacks(data[modality].train, classes)
         if modality in may_lack and 0 < len(missing) < len(classes):
             lacking.append(f"{', '.join(missing)}: none in {modality.upper()}.")
             warnings.warn(lacking[-1], stacklevel=2)
@@ -112,6 +110,13 @@ def prepare_domains(
         if lost:
             notes.append(f"{lost} images have no partner and were left out.")
             warnings.warn(notes[-1], stacklevel=2)
+        unlike = [pair for dfe, oct, _ in sides.values() for pair in zip(dfe.scans, oct.scans)
+                  if set(findings(pair[0].label)) != set(findings(pair[1].label))]  # fmt: skip
+        if unlike:
+            one, other = unlike[0]
+            notes.append(f"{len(unlike)} pairs have two classes, as {one.path} ({one.label}) and "
+                         f"{other.path} ({other.label}): the photograph's counts.")  # fmt: skip
+            warnings.warn(notes[-1], stacklevel=2)
         for k, modality in enumerate(("dfe", "oct")):
             data[modality] = replace(data[modality], **{side: v[k] for side, v in sides.items()})
     else:
@@ -127,7 +132,9 @@ def prepare_domains(
             data[modality] = replace(source, train=without(source.train, held))
         both = set(data["dfe"].train.patients) & set(data["oct"].train.patients)
         both = {p for p in both if not BLOCK_PATIENT.search(p)}
-        dfe_only = set(sorted(both)[::2])
+        # class by class: cases and controls may be numbered by turns
+        of_class = {s.patient: classes.index(findings(s.label)[0]) for s in data["dfe"].train.scans}
+        dfe_only = set(sorted(both, key=lambda p: (of_class[p], p))[::2])
         data["dfe"] = replace(data["dfe"], train=without(data["dfe"].train, both - dfe_only))
         data["oct"] = replace(data["oct"], train=without(data["oct"].train, dfe_only))
     for modality, setting in (("dfe", "OCT_DFE"), ("oct", "OCT_DATA")):
@@ -138,6 +145,12 @@ def prepare_domains(
                     f"{setting}: {len(split)} image(s) for {side} in {data[modality].source}, and "
                     f"{LEAST} are needed. Add patients."
                 )
+        gone = [c for c in lacks(data[modality].train, classes) if modality not in may_lack]
+        if gone:
+            why = ("no eye of it has both pictures" if paired else
+                   "its patients teach the other modality, or are held out there")  # fmt: skip
+            raise ValueError(f"{setting}: nobody of {', '.join(gone)} is left to train on in "
+                             f"{data[modality].source}: {why}. Add patients.")  # fmt: skip
     unknown = sum(
         side_of_body(scan.path) is None
         for source in data.values() for side in SIDES for scan in getattr(source, side).scans
@@ -176,6 +189,11 @@ def renamed(data: Data, named: dict[str, str], multilabel=False) -> tuple[Data, 
     return replace(data, **sides, class_=class_, classes=counts), ambiguous
 
 
+def lacks(split: Split, classes) -> list[str]:
+    """Of which ``classes`` there is nothing in ``split``."""
+    return sorted({*classes} - {part for label in split.labels for part in findings(label)})
+
+
 def without(split: Split, patients: set[str]) -> Split:
     """``split`` without these patients."""
     keep = ~np.isin(split.patients, list(patients))
@@ -191,18 +209,43 @@ def eye_name(path: str) -> str:
     return "_".join(words)
 
 
-def by_name(scans: list[Scan]) -> dict[str, int]:
-    """Where each eye stands in ``scans``; the patient is put before names that occur twice."""
-    names = [eye_name(scan.path) for scan in scans]
-    twice = {name for name, count in Counter(names).items() if count > 1}
-    return {
-        f"{s.patient}/{n}" if n in twice else n: i for i, (s, n) in enumerate(zip(scans, names))
-    }
+def by_name(*sides: list[Scan]) -> list[dict[tuple, int]]:
+    """Where each eye stands in each of ``sides``: by the name of its file; where that occurs twice
+    on one of them, by the patient, too; then by the eye, as of P01/OD/1.png.
+
+    Warns of what bears one name even so, as visits and the B-scans of a volume do, and leaves it
+    out: nobody can tell which goes with which.
+    """
+    keys = [[(eye_name(s.path), s.patient, s.eye or "") for s in scans] for scans in sides]
+    twice = set()
+    for much in (1, 2, 3):
+        for own in keys:
+            counts = Counter(key[:much] for key in own)
+            twice |= {key for key, count in counts.items() if count > 1}
+    found, unsure = [], []
+    for scans, own in zip(sides, keys):
+        found.append({})
+        for i, key in enumerate(own):
+            short = next((key[:much] for much in (1, 2, 3) if key[:much] not in twice), None)
+            if short is None:
+                unsure.append(scans[i].path)
+            else:
+                found[-1][short] = i
+    if unsure:
+        warnings.warn(
+            f"{len(unsure)} pictures bear one name with others of the same eye ({unsure[0]}, "
+            f"{unsure[1]}, ...): which goes with which is not known, and they are left out.",
+            stacklevel=4,
+        )
+    return found
 
 
 def one_person(photograph: Scan, scan: Scan) -> bool:
     """Whether the two may show one patient: the same name, or a stand-in for an unknown one and the
-    same class, for 001.png lies in the folders of all classes."""
+    same class, for 001.png lies in the folders of all classes; and not the one eye and the other.
+    """
+    if photograph.eye and scan.eye and photograph.eye != scan.eye:
+        return False
     unknown = any(BLOCK_PATIENT.search(one.patient) for one in (photograph, scan))
     return photograph.label == scan.label if unknown else photograph.patient == scan.patient
 
@@ -241,7 +284,7 @@ def matched(dfe: Split, oct: Split) -> tuple[Split, Split, int]:
 
     Warns, with their names, of a patient's left and right eye that are each alone.
     """
-    names = [by_name(split.scans) for split in (dfe, oct)]
+    names = by_name(dfe.scans, oct.scans)
     both = sorted(
         name for name in names[0].keys() & names[1].keys()
         if one_person(*(split.scans[own[name]] for split, own in zip((dfe, oct), names)))

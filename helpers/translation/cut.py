@@ -45,6 +45,10 @@ class CUT:
         self.architecture = architecture(s, domains, ["oct"])
         generator = Translator(**self.architecture["arguments"])
         discriminator = PatchDiscriminator(1, s.width, patch_layers(s.size))
+        if s.contrast_places not in PLACES:
+            raise ValueError(
+                f"contrast_places={s.contrast_places!r}: choose one of {', '.join(PLACES)}."
+            )
         self.places = PLACES[s.contrast_places]
         with torch.no_grad():
             tapped = generator.generators["oct"].features(torch.zeros(1, 3, s.size, s.size))

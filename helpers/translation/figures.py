@@ -70,7 +70,6 @@ def evidence_along(evidence, domains, chosen, *, caption="", path=None):
     own = {scan.path.rpartition("/")[2]: i for i, scan in enumerate(scans.scans)}
     partners = [own.get(photographs.scans[i].path.rpartition("/")[2], i % len(scans))
                 for i in chosen]  # fmt: skip
-    simulated = all_simulated([photographs.scans[i] for i in chosen])
     with plt.rc_context(STYLE):
         shape = dict(height_ratios=(2, 1, 2, 1))
         figure, axes = plt.subplots(4, len(chosen), figsize=(WIDTH, 4.6), gridspec_kw=shape,
@@ -80,6 +79,7 @@ def evidence_along(evidence, domains, chosen, *, caption="", path=None):
             images = to_float(np.asarray(split.images)[places])
             said = evidence(images, side)[:, -1].numpy()
             taken = [split.scans[i] for i in places]
+            simulated = all_simulated(taken)  # of either modality, perhaps of one alone
             for k, (image, levels) in enumerate(zip(images, pixels(images))):
                 show_picture(axes[top, k], levels)
                 below = axes[top + 1, k]

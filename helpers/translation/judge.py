@@ -20,8 +20,15 @@ READ_RIGHT = 0.7  # concordance of an eye's own scan with its truth
 
 
 def architecture(settings, domains, to: list[str]) -> dict:
-    """What rebuilds the ``Translator`` of ``settings``, and what it was shown."""
+    """What rebuilds the ``Translator`` of ``settings``, and what it was shown.
+
+    ValueError that names the setting if the notebook has no such network.
+    """
     s = settings
+    asks = {"column": "width", "resnet": "blocks", "unet": "skips"}  # notebook 03 has no skips
+    known = [name for name, setting in asks.items() if hasattr(s, setting)]
+    if s.network not in known:
+        raise ValueError(f"network={s.network!r}: choose one of {', '.join(known)}.")
     arguments = {"kind": s.network, "to": to, "size": s.size, "width": s.width}
     if s.network != "column":
         arguments["positions"] = s.positions

@@ -120,8 +120,10 @@ class UNetGenerator(nn.Module):
     """Images (B, inputs, S, S) to images (B, outputs, S, S), both in [-1, 1].
 
     The paper's U-Net-256 (appendix 6.1.1) for S = 256 and ``width`` 64: halved down to one pixel,
-    doubled again, each decoder stage sees the encoder's stage of its size; dropout, also when
-    used, is the only noise (``dropout``, in the three innermost stages).
+    doubled again, each decoder stage sees the encoder's stage of its size. While it learns,
+    ``dropout`` in the three stages after the innermost is the only noise (as in the authors' code);
+    in use there is none, though the paper leaves it on: what is drawn is a function of what is
+    shown.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from micrometres import BLOCK, COLUMNS, MAPS, eye, judged, learn, predict
+from micrometres import BLOCK, COLUMNS, MAPS, eye, judged, learn, mean_map, predict
 
 from helpers import config
 from helpers.data.bscan import clean_oct
@@ -246,6 +246,8 @@ def volume_of(path, size):
 def real(exports, seed, steps):
     settings = settings_of("", seed, steps)
     paths = sorted(exports.glob("*/*.xml"))
+    known = [eye(path) for path in paths]
+    mean_map(known)  # before hours of training
     eyes = [volume_of(path, settings.size) for path in paths]
     features, reader = Features(cache=CACHE), Features(cache=CACHE, name=READER)
     drawn = []
@@ -266,7 +268,7 @@ def real(exports, seed, steps):
     rows = (reader(np.concatenate([e[1] for e in eyes])), reader(as_a_file(torch.cat(drawn))),
             reader(as_a_file(to_float(np.concatenate([e[2] for e in eyes])))))  # fmt: skip
     blocks = np.concatenate([
-        np.repeat([f"{name} {b}" for b in range(len(photos) // BLOCK)], BLOCK)
+        [f"{name} {k // BLOCK}" for k in range(len(photos))]  # the last one may be short
         for name, photos, *_ in eyes
     ])  # fmt: skip
     ill = np.array(["AMD" in name for name in names])
@@ -276,11 +278,10 @@ def real(exports, seed, steps):
     for name in sorted(set(names[ill])):
         report[name] = four_way(load, *rows, LOADS, names, tested=names == name, drawn=blocks)
         report[name]["share"] = float((load[names == name] == "MANY").mean())
-    known = [eye(path) for path in paths]
     for held, one in enumerate(known):
         um = as_read(as_a_file(drawn[held], 0), np.ones(len(drawn[held])))
         guesses = {"head": np.repeat(um, COLUMNS // settings.size, 2),
-                   "mean map": np.nanmean([k["um"] for k in known if k is not one], 0)}  # fmt: skip
+                   "mean map": mean_map([k for k in known if k is not one])}  # fmt: skip
         report[f"height of {one['name']}"] = judged(one, guesses)
     return report
 

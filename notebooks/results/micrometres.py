@@ -180,6 +180,15 @@ def judged(one, guesses: dict) -> dict:
     return found
 
 
+def mean_map(eyes) -> np.ndarray:
+    """um (N, 2, COLUMNS), the mean of several eyes at the same place. ValueError that names them if
+    they were not scanned with equally many B-scans: then no place is the same."""
+    if len({len(e["um"]) for e in eyes}) > 1:
+        counts = ", ".join(f"{e['name']} {len(e['um'])}" for e in eyes)
+        raise ValueError(f"a mean map takes eyes of equally many B-scans, not {counts}")
+    return np.nanmean([e["um"] for e in eyes], 0)
+
+
 def eyes_needed(gains, power=0.8, level=0.05) -> float:
     """How many eyes a t test needs to tell their mean gain from zero, two-sided at ``level``, in
     ``power`` of the trials, if gains of eyes have the mean and the standard deviation of these."""
@@ -202,6 +211,7 @@ def main():
     s = parser.parse_args()
     warnings.simplefilter("ignore")
     eyes = [eye(path, s.light) for path in sorted(s.exports.glob("*/*.xml"))]
+    mean_map(eyes)  # before hours of training
     report, gains = {}, {}
     for held, one in enumerate(eyes):
         others = [e for k, e in enumerate(eyes) if k != held]
@@ -210,10 +220,10 @@ def main():
                 np.nanmean(np.concatenate([e["um"] for e in others]), (0, 2))[None, :, None],
                 one["um"].shape,
             ),
-            "mean map": np.nanmean([e["um"] for e in others], 0),
+            "mean map": mean_map(others),
         }
         for e in others:  # its map is of the others, as it will be of an eye that nobody has seen
-            e["beside"] = e["um"] - np.nanmean([o["um"] for o in others if o is not e], 0)
+            e["beside"] = e["um"] - mean_map([o for o in others if o is not e])
         for seed in range(s.seeds):
             start = started(s.start, seed) if s.start else None
             guesses["head"] = predict(learn(others, "um", s.steps, seed, start), one)
