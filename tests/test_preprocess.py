@@ -290,6 +290,26 @@ def test_photograph_is_cropped_to_its_field_and_to_the_macula():
     assert np.abs(mirrored[:, ::-1].astype(int) - macula).mean() < 8  # the other eye
 
 
+@pytest.mark.parametrize(("made", "size"), [(256, 64), (512, 256)])
+def test_the_middle_of_the_scans_line_is_the_middle_of_the_crop(made, size):
+    """In right eyes and left ones, which are the mirror of each other."""
+    columns, off = np.arange(made), []
+    for k in range(3):
+        for eye in ("OD", "OS"):
+            one = make_eye(k, "DRUSEN", size=made, eye=eye, pictures=("dfe",))
+            at = one.truth.dfe_pixel(one.truth.x_um.mean(), 0.0)
+            line = np.exp(-((columns - at[0]) ** 2) / 4.5)[None, :, None]
+            shown = (0.4 * one.dfe * (1 - line) + 255 * line * (one.dfe > 0)).astype(np.uint8)
+            crop, _ = clean_dfe(shown, size=size, framing="strip", centre=at[::-1])
+            bright = crop.mean((0, 2)).clip(140) - 140
+            off.append((bright * np.arange(size)).sum() / bright.sum() - (size - 1) / 2)
+            other, _ = clean_dfe(
+                shown[:, ::-1], size=size, framing="strip", centre=(at[1], made - 1 - at[0])
+            )
+            assert np.abs(crop[:, ::-1].astype(int) - other).mean() < 1
+    assert np.abs(off).max() < 0.25  # columns
+
+
 def test_contrast_and_doubt():
     image = photograph()
     plain, _ = clean_dfe(image, size=128, framing="full")
@@ -302,5 +322,9 @@ def test_contrast_and_doubt():
         clean_dfe(flat, size=64, framing="macula")
     dark, scale = clean_dfe(np.full((80, 100, 3), 3, np.uint8), size=64, framing="full")
     assert scale is None and dark.shape == (64, 64, 3)
+    dark = np.full((400, 500, 3), 6, np.uint8)
+    dark[130:170, 300:340] = 200  # the disc, and nothing else to see
+    whole, scale = clean_dfe(dark, size=64, framing="full")
+    assert scale is None and (whole.max(2) > 100).mean() == pytest.approx(40**2 / 500**2, rel=0.2)
     with pytest.raises(ValueError, match="macula"):
         clean_dfe(image, size=64, framing="stretch")

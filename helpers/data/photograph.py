@@ -20,20 +20,23 @@ def crop_field_of_view(image) -> tuple[np.ndarray, bool, tuple[int, int]]:
 
     The field is the largest region brighter than the surround. Cameras cut it off above and below,
     or at the sides, so its longer extent is the diameter. Not plausible: an extent under half of
-    the picture, or a shape that fills its box by less than a cut circle would, or by more: a
-    picture that is bright to its four corners has no circle, and no scale.
+    the picture, such as a disc on a dark one, which is then kept whole; or a shape that fills its
+    box by less than a cut circle would, or by more: a picture that is bright to its four corners
+    has no circle, and no scale.
     """
     bright = ndimage.gaussian_filter(image.max(axis=2).astype(np.float32), image.shape[0] / 200)
     labels, count = ndimage.label(bright > max(10, 0.15 * np.percentile(bright, 90)))
-    if not count:
+    side = 0
+    if count:
+        region = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+        rows, columns = ndimage.find_objects(region.astype(int))[0]
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        side = max(height, width)
+    if side < 0.5 * min(image.shape[:2]):
         square, begin = _square(image, image.shape[0] / 2, image.shape[1] / 2, max(image.shape[:2]))
         return square, False, begin
-    region = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    rows, columns = ndimage.find_objects(region.astype(int))[0]
-    height, width = rows.stop - rows.start, columns.stop - columns.start
-    side = max(height, width)
     filled = region.sum() / (height * width)
-    whole = side >= 0.5 * min(image.shape[:2]) and min(height, width) > 0.6 * side
+    whole = min(height, width) > 0.6 * side
     center = (rows.start + rows.stop) / 2, (columns.start + columns.stop) / 2
     square, begin = _square(image, *center, side)
     return square, bool(whole and 0.7 < filled < 0.96), begin  # a circle cut to 0.6: 0.94
@@ -49,7 +52,8 @@ def _square(image, row, column, side) -> tuple[np.ndarray, tuple[int, int]]:
 
 
 def find_fovea(field, work=130) -> tuple[float, float, bool]:
-    """Row and column of the fovea in a square field of view, and whether the estimate is sure.
+    """Row and column of the fovea in a square field of view, and whether the estimate is sure; the
+    middle of a pixel is a whole number.
 
     The disc is the brightest smooth spot of its size; the fovea the darkest smooth spot near 2.5
     disc diameters from it towards the centre and slightly lower. Works on ``work`` pixels for the
@@ -59,7 +63,7 @@ def find_fovea(field, work=130) -> tuple[float, float, bool]:
     inside = ndimage.binary_erosion(small.max(axis=2) > 12, iterations=5)
     rows, columns = np.mgrid[:work, :work] - (work - 1) / 2
     inside &= np.hypot(rows, columns) < 0.46 * work
-    centre = (field.shape[0] / 2, field.shape[0] / 2)
+    centre = ((field.shape[0] - 1) / 2, (field.shape[0] - 1) / 2)
     if inside.mean() < 0.3:
         return *centre, False
     grey = small[..., :2].mean(axis=2)  # red and green: blue is mostly noise
@@ -81,7 +85,7 @@ def find_fovea(field, work=130) -> tuple[float, float, bool]:
     if not sure:
         return *centre, False
     scale = field.shape[0] / work
-    return (fovea[0] + 0.5) * scale, (fovea[1] + 0.5) * scale, True
+    return (fovea[0] + 0.5) * scale - 0.5, (fovea[1] + 0.5) * scale - 0.5, True
 
 
 DFE_FRAMINGS = ("full", "macula", "strip")
@@ -101,7 +105,8 @@ def clean_dfe(
     whole, "macula" crops 6 mm around the estimated fovea, "strip" the middle 1 mm of that, above
     and below the line of a horizontal scan, and stretches it to a square: a column is then a place
     on that line. ``centre`` (row, column) is the middle of the scan's line, where it is known, in
-    px of ``image``; it takes the fovea's place. ``clahe`` evens out the contrast
+    px of ``image``, whose middles are whole numbers; it takes the fovea's place. What is cropped
+    begins and ends between pixels, where it has to. ``clahe`` evens out the contrast
     (Zuiderveld 1994: 8 x 8 tiles, clip limit 0.01) of the lightness. The scale, along a row,
     assumes a 45 degree field, 13 mm across; it is None where no plausible circle was found, and
     the macula crop then takes 6/13 of the picture. Warns where the fovea is unsure: the field's
@@ -112,21 +117,25 @@ def clean_dfe(
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
     image, plausible, (top, left) = crop_field_of_view(image)
-    side = image.shape[0]
-    if framing != "full":
+    side = width = image.shape[0]
+    if framing == "full":
+        image = resize(image, size, size)
+    else:
         if centre is not None:
             row, column = centre[0] - top, centre[1] - left
         else:
             row, column, sure = find_fovea(image)
             if not sure:
                 warnings.warn("Some foveas are unsure: the field's centre is used.", stacklevel=2)
-        width = round(side * MACULA_UM / FIELD_OF_VIEW_UM)
-        height = round(side * STRIP_UM / FIELD_OF_VIEW_UM) if framing == "strip" else width
-        top = int(np.clip(row - height / 2, 0, side - height))
-        left = int(np.clip(column - width / 2, 0, side - width))
-        image = image[top : top + height, left : left + width]
-    um_per_px = FIELD_OF_VIEW_UM / side * image.shape[1] / size if plausible else None
-    image = resize(image, size, size)
+        width = side * MACULA_UM / FIELD_OF_VIEW_UM
+        height = side * STRIP_UM / FIELD_OF_VIEW_UM if framing == "strip" else width
+        # a pixel's edge lies half a px before its middle
+        top = np.clip(row + 0.5 - height / 2, 0, side - height)
+        left = np.clip(column + 0.5 - width / 2, 0, side - width)
+        box = (left, top, left + width, top + height)
+        image = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box)
+        image = np.array(image)
+    um_per_px = FIELD_OF_VIEW_UM / side * width / size if plausible else None
     if clahe:
         from skimage import color, exposure
 

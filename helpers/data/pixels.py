@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 VERSION = (
-    3  # of what cleaning (here, in bscan and photograph) makes of a file: new ones, new caches
+    4  # of what cleaning (here, in bscan and photograph) makes of a file: new ones, new caches
 )
 SMALLEST = 16  # pixels: no retina can be seen in less
 MOST_PIXELS = 64_000_000  # of one picture, and eight times of a volume: more is a montage or a bomb
