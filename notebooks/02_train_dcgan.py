@@ -253,11 +253,12 @@ figure and plots.compact(figure)
 # 2. **Draw**: the GAN learns crops. How noisy the crop is, how many rows of the scan
 #    went into one of its rows, and how much light comes from the depth is told to both networks,
 #    the *look*: that is the device, and so none is dropped. And
-#    a class says that there are drusen, not how many: with `OCT_DIALS=1`, as this page was made,
-#    what the *ruler* (notebook 05) reads off each training scan (drusen, the highest, their area)
-#    is told as three more, the **dials**, and the generator can be asked for more or fewer.
-#    Drusen then come in the right number, but usefulness is no better, or less
-#    (results/generators.md): the default is without.
+#    a class says that there are drusen, not how many: what the *ruler* (notebook 05) reads off each
+#    training scan (drusen, the highest, their area) is told as three more numbers, the **dials**,
+#    and the generator can be asked for more or fewer. Told of every scan they take over what the
+#    class means, and heads learn less from such a generator; so at each step half of the scans
+#    leave them open. Drusen then come as many, as high and as wide as in patients, and use is kept
+#    (results/generators.md). `OCT_DIALS` sets it: on for simulated eyes, off for your own scans.
 # 3. **Place back**: a shape is drawn (of the same class), the crop is bent, scaled and lit by it,
 #    and vitreous and choroid are continued with that device's speckle.
 
