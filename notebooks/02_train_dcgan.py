@@ -820,9 +820,9 @@ plots.compact(figure, caption=f"What the discriminator of step {step} thinks of 
 # Three hills in one place: it cannot tell, early in training or at the best of ends. Training and
 # validation together and synthetic apart: it knows retinas. Validation between them, or with the
 # synthetic ones: it memorises, and what follows is worse and worse pictures from ever smaller
-# losses. This page shows the second case, with a first step towards the third. (After a few steps,
-# or where training and synthetic means are nearly one, the ratio says nothing and may leave 0 to
-# 1.)
+# losses. On this page the hills overlap widely and validation lies half-way: it begins to memorise.
+# (After a few steps, or where training and synthetic means are nearly one, the ratio says nothing
+# and may leave 0 to 1.)
 #
 # What mends it: **augmentation**, the same random shifts, tilts and greys for real *and* synthetic
 # scans, on a share `OCT_AUGMENT` of them, so that no scan comes twice, and yet the generator need
