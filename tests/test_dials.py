@@ -310,6 +310,13 @@ def test_dials_are_told_of_simulated_eyes_and_where_asked_for(given, told):
     assert with_recipe(config.TrainGan(**given)).dials is told
 
 
+def test_a_training_that_begins_with_dials_goes_on_with_them(tmp_path):
+    for dials in (True, False):
+        begun = dict(data="/scans", start=str(generator_file(tmp_path, dials)))
+        assert with_recipe(config.TrainGan(**begun)).dials is dials
+    assert with_recipe(config.TrainGan(data="/scans", start="nowhere")).dials is False
+
+
 def test_without_drusen_there_is_no_height_and_no_area(bank):
     assert bank.draw(20, "DRUSEN", 0)[:, shape.AT["highest"]].mean() > 0
     assert not bank.draw(20, "DRUSEN", 0, {"drusen": 0})[:, shape.DIALLED].any()

@@ -7,6 +7,7 @@ from helpers.data.bscan import OCT_FRAMINGS
 from helpers.data.shape import crop_rows
 from helpers.gan import dcgan, flow, residual
 from helpers.gan.losses import LOSSES
+from helpers.gan.start import knows_dials
 from helpers.training.precision import PRECISIONS
 
 # model -> recipe -> what is filled in where a setting is None; `channels` are those at 4 px
@@ -87,10 +88,10 @@ def with_recipe(settings):
     framings = {"framing": ("aligned", *OCT_FRAMINGS)}
     _check(settings, {"model": RECIPES, "size": dcgan.SIZES, **framings})
     _check(settings, {"recipe": RECIPES[settings.model]})
-    if settings.dials is None:  # on real scans it is not shown to be of use
-        told = (settings.model, settings.framing, settings.data) == ("residual", "aligned",
-                                                                     "simulated")  # fmt: skip
-        settings = dataclasses.replace(settings, dials=told)
+    if settings.dials is None:  # on real scans it is not shown to be of use; what is told goes on
+        told = settings.model == "residual" and settings.framing == "aligned"
+        known = settings.data == "simulated" or (settings.start and knows_dials(settings.start))
+        settings = dataclasses.replace(settings, dials=bool(told and known))
     if settings.dials and (settings.framing != "aligned" or settings.model == "dcgan"):
         raise ValueError(
             f"dials=1 with model={settings.model}, framing={settings.framing}: only residual, "

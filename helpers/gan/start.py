@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from helpers.data.shape import LOOK
 from helpers.training.checkpoint import load_best, load_latest
 from helpers.training.network_file import read_network
 
@@ -39,6 +40,16 @@ def generator_file(run):
         f"{run}: no generator.safetensors in it (there is: {there}). Training writes it at its "
         "first validation; train longer or name another run."
     )
+
+
+def knows_dials(source) -> bool:
+    """Whether what a training begins from is told dials (``gan.dials``). False, too, of what cannot
+    be read: ``start_from`` says why."""
+    try:
+        _, about = read_network(generator_file(source))
+    except (OSError, ValueError):
+        return False
+    return about.get("arguments", {}).get("looks", 0) > len(LOOK)
 
 
 def start_from(method, source) -> str:
