@@ -39,9 +39,9 @@
 # `python -m helpers.evaluate --real DIR --synthetic DIR_OR_RUN --out DIR`.
 #
 # In the demo a classifier that learned from the GAN alone is about as good on unseen patients as
-# one that learned from real scans (AUROC 0.96 and 0.98), though it finds 85 % of the ill scans
+# one that learned from real scans (AUROC 0.95 and 0.98), though it finds 88 % of the ill scans
 # where the other finds 94 %; drusen are as many, as high and as wide as in patients. And yet the
-# page finds what is wrong: kinds of scans are missing (recall 0.25, coverage 0.47), the grain is
+# page finds what is wrong: kinds of scans are missing (recall 0.19, coverage 0.48), the grain is
 # partly wrong, and a classifier tells every synthetic scan from a real one. No copies were found.
 # A better generator has to move these.
 #
@@ -90,13 +90,12 @@ features = Features(device, cache=cache / "features", name=JUDGE)
 # %% [markdown]
 # ## Data
 #
-# **What is judged.** (On this page: the run of notebook 02's page, `make demo` with `OCT_DIALS=1`,
-# 16,000 images.) The run named by `OCT_RUN`, else the newest one. If there is none, one is trained
-# now, as in notebook 02. A generator of one disease also needs a *contrast*: a classifier cannot
-# learn "drusen" from drusen alone. The honest contrast is **the same recipe trained on NORMAL**,
-# because then both classes bear marks of being synthetic, if not quite the same ones; it is trained
-# here too if it is missing. A generator of both classes, as here, is its own contrast
-# ("conditional").
+# **What is judged.** (On this page: the run of notebook 02's page, 24,000 images.) The run named by
+# `OCT_RUN`, else the newest one. If there is none, one is trained now, as in notebook 02. A
+# generator of one disease also needs a *contrast*: a classifier cannot learn "drusen" from drusen
+# alone. The honest contrast is **the same recipe trained on NORMAL**, because then both classes
+# bear marks of being synthetic, if not quite the same ones; it is trained here too if it is
+# missing. A generator of both classes, as here, is its own contrast ("conditional").
 
 
 # %%
@@ -209,13 +208,13 @@ plots.compact(plots.show_layers(made, layers.read_all(made), caption=caption))
 #
 # and always tested on the same real scans of unseen patients. If the synthetic set holds what
 # matters, TSTR comes close to real. The learning curve of the real arm says how many real scans a
-# synthetic set is *worth*; where it is flat, that is hardly known (here 49, 95 % interval 30 to
-# more than all 520). Intervals are a bootstrap over test patients: they hold neither another
-# training of the generator nor another draw of scans to learn from.
+# synthetic set is *worth*; where it is flat, that is hardly known (here 42, 95 % interval 18 to
+# 93). Intervals are a bootstrap over test patients: they hold neither another training of the
+# generator nor another draw of scans to learn from.
 #
 # **Two controls**, because a classifier is lazy. Trained on *shuffled labels* it has learned
 # nothing; yet it points in some direction, and real scans of the two classes fall on it by luck:
-# 0.37 to 0.54 here, by seed. The interval beside it is over patients and knows nothing of that
+# 0.36 to 0.51 here, by seed. The interval beside it is over patients and knows nothing of that
 # luck, and "synthetic - shuffled labels" is flattered where the control falls below 0.5: read it
 # against 0.5 as well. And if a classifier can tell real from synthetic scans of one class (*source
 # AUROC* near 1), then a contrast of synthetic drusen with real NORMAL would teach it just that:
