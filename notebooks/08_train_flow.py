@@ -331,7 +331,7 @@ print(f"correlation with the eye it was: {same:.2f}, with the next eye: {next_:.
 # ## Measure
 #
 # The kernel distance beside its yardsticks, and drusen by the ruler. To compare: on the same eyes
-# the GAN of notebook 02 is at 57, so the flow of this page (ten minutes, 64 px) is not there yet:
+# the GAN of notebook 02 is at 63, so the flow of this page (ten minutes, 64 px) is not there yet:
 # it is a little farther than healthy eyes are.
 
 # %%
@@ -386,7 +386,7 @@ plots.compact(figure)
 # ## Limits
 #
 # **Which model, for how many scans and how much time?** Both were trained for twenty minutes of one
-# thread on the same eyes, at 64 px, one seed; results/generators.md, *A flow*, has all numbers.
+# thread on the same eyes, at 64 px, three seeds; results/generators.md, *A flow*, has all numbers.
 #
 # | you have | take |
 # |---|---|
