@@ -256,9 +256,10 @@ figure and plots.compact(figure)
 #    a class says that there are drusen, not how many: what the *ruler* (notebook 05) reads off each
 #    training scan (drusen, the highest, their area) is told as three more numbers, the **dials**,
 #    and the generator can be asked for more or fewer. Told of every scan they take over what the
-#    class means, and heads learn less from such a generator; so at each step half of the scans
-#    leave them open. Drusen then come as many, as high and as wide as in patients, and use is kept
-#    (results/generators.md). `OCT_DIALS` sets it: on for simulated eyes, off for your own scans.
+#    class means, and heads learn less from such a generator; so at each step a quarter of the
+#    scans leave them open. Drusen then come as many, as high and as wide as in patients, and use is
+#    kept (results/generators.md). `OCT_DIALS` sets it: on for simulated eyes, off for your
+#    own scans.
 # 3. **Place back**: a shape is drawn (of the same class), the crop is bent, scaled and lit by it,
 #    and vitreous and choroid are continued with that device's speckle.
 

@@ -13,7 +13,7 @@ from helpers.data import shape
 from helpers.data.pixels import to_levels
 from helpers.data.prepare import prepare
 from helpers.gan import gan
-from helpers.gan.dials import RULED, leave_open, louder, read_dials, with_dials
+from helpers.gan.dials import LEFT_OPEN, RULED, leave_open, louder, read_dials, with_dials
 from helpers.gan.recipes import with_recipe
 from helpers.gan.sampling import draw_noise, has_dials, sample, sample_asked
 from helpers.gan.start import start_from
@@ -291,11 +291,18 @@ def test_a_size_that_cannot_be_drawn_leaves_no_folder(tmp_path, capsys):
     assert "size=20" in capsys.readouterr().err and not out.exists()
 
 
-def test_dials_are_left_open_half_of_the_time():
+def test_a_dial_that_is_told_louder_still_tells_many_from_more(bank):
+    shapes = bank.draw(2, "DRUSEN")
+    shapes[:, shape.AT["drusen"]] = 4, 6
+    few, many = shape.look(shapes, (2.5, 1, 1))[:, len(shape.LOOK)]
+    assert many > few + 1
+
+
+def test_dials_are_left_open_now_and_then():
     looks = torch.from_numpy(shape.look(np.random.default_rng(0).random((400, len(shape.FIELDS)))))
     left = leave_open(looks)
     nothing = left[:, -1] == 1
-    assert 0.4 < nothing.float().mean() < 0.6 and not looks[:, -1].any()
+    assert abs(nothing.float().mean() - LEFT_OPEN) < 0.1 and not looks[:, -1].any()
     assert not left[nothing][:, len(shape.LOOK) : -1].any()
     assert torch.equal(left[~nothing], looks[~nothing])
     assert torch.equal(left[:, : len(shape.LOOK)], looks[:, : len(shape.LOOK)])

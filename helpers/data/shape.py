@@ -237,7 +237,7 @@ def look(shapes, louder=(1, 1, 1)) -> np.ndarray:
     drusen, highest, area = (shapes[:, DIALLED].clip(0) * np.float32(louder)).T
     dials = (drusen - 1) / 1.5, (highest - 1.2) / 1.6, (np.sqrt(area) - 0.3) / 0.3
     return np.stack([noise, shapes[:, AT["grain"]] * 2, shapes[:, AT["deep"]] / 25 - 3,
-                     *(dial.clip(-1, 4) for dial in dials), np.zeros_like(noise)], 1)  # fmt: skip
+                     *(dial.clip(-1, 10) for dial in dials), np.zeros_like(noise)], 1)  # fmt: skip
 
 
 def place_back(crops, shapes, size: int, seed=0, first=0) -> np.ndarray:

@@ -4,7 +4,7 @@ A class says that there are drusen, not how many and how high. Both networks are
 are told how a device draws (``shape.look``), so the discriminator sees a missing druse at once, and
 the generator can be asked. A conditional GAN on continuous labels (CcGAN, Ding et al., ICLR 2021);
 what that paper does with neighbouring labels is done here by drawing labels smoothly
-(``shape.Shapes``) and reading them with an error. Half of the time they are left open, so that a
+(``shape.Shapes``) and reading them with an error. Now and then they are left open, so that a
 class goes on meaning something without them (``leave_open``). What a generator draws too little of
 it is told more of (``louder``).
 """
@@ -21,7 +21,7 @@ from helpers.measures.layers import flat_without_drusen, measure
 RULED = 256  # px of the whole scans that are read: the ruler works on no more
 READ_AS = dict(zip(shape.DIALS, ("drusen_count", "drusen_height", "drusen_area")))
 TOLD, LEAST_ASKED = (0.5, 2.5), 0.05  # bounds of what is told for what is asked; a mean asked for
-LEFT_OPEN = 0.5  # share of a training's scans whose dials are not told
+LEFT_OPEN = 0.25  # share of a training's scans whose dials are not told
 CHUNK = 64  # scans that one process reads at a time
 
 
