@@ -184,7 +184,7 @@ def test_what_is_drawn_too_little_is_told_more_of(monkeypatch):
     assert told(asked, (1.3, 1, 1), asked * 0) == [1.3, 1, 1]  # a class without drusen
 
 
-def test_a_generator_listens_and_what_it_is_told_is_exported_and_kept(sides, monkeypatch):
+def test_a_generator_listens_and_what_it_is_told_is_exported_and_kept(sides, monkeypatch, tmp_path):
     crops, whole = sides
     s = with_recipe(config.TrainGan(size=64, width=4, z_dim=8, validation_images=4, batch_size=2,
                                     dials=True, framing="aligned"))  # fmt: skip
@@ -215,6 +215,13 @@ def test_a_generator_listens_and_what_it_is_told_is_exported_and_kept(sides, mon
                     labels=np.full(4, "DRUSEN"), shapes=bank)  # fmt: skip
     other.load_state_dict(method.state_dict())
     assert (other.louder == method.louder).all()
+
+    write_network(tmp_path / "begun.safetensors", network.state_dict(), network.metadata)
+    discriminator = method.networks["discriminator"].state_dict()
+    monkeypatch.setattr("helpers.gan.start._discriminator", lambda path: discriminator)
+    other.louder = np.ones(3)
+    start_from(other, tmp_path / "begun.safetensors")
+    assert other.louder.tolist() == method.architecture["louder"]
 
 
 def table(folder, *lines):

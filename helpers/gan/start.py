@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -95,6 +96,8 @@ def start_from(method, source) -> str:
         method.networks[network].load_state_dict(state)
     if "gamma" in about and method.settings.balance:  # of a GAN
         method.gamma = about["gamma"]
+    if "louder" in about and told > len(LOOK):
+        method.louder = np.array(about["louder"])
     new = [name for name in wanted if name.upper() not in {other.upper() for other in known}]
     words = f"Begins from {Path(path).stem if Path(path).parent == SHIPPED else source}"
     words += f", which knows {', '.join(known)}" if known else ""
