@@ -12,8 +12,6 @@ python -m helpers.generate RUN --page explorer.html
 """
 
 import argparse
-import csv
-import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +19,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from helpers.data.manifest import rows_of
+from helpers.data.manifest import as_csv, rows_of
 from helpers.data.marks import describe_png, write_png
 from helpers.data.pixels import to_float, to_levels
 from helpers.data.scan import folder_name
@@ -145,13 +143,10 @@ def export(
         head += DIALS
         told = np.concatenate(shapes)[:, DIALLED]
         rows = [(*row, *(f"{value:.3g}" for value in those)) for row, those in zip(rows, told)]
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
+    table = as_csv([head, *rows])
     # the list gets its final name when every image is there
     listing, unfinished = folder / "images.csv", folder / "images.csv.part"
-    same = any(p.is_file() and p.read_text() == table.getvalue() for p in (listing, unfinished))
+    same = any(p.is_file() and p.read_text() == table for p in (listing, unfinished))
     if folder.is_dir() and any(folder.iterdir()) and not same:
         raise FileExistsError(
             f"{folder}: not empty, and it does not hold this very set (same weights, class, seed "
@@ -159,7 +154,7 @@ def export(
         )
     for c in classes:
         (folder / folder_name(c)).mkdir(parents=True, exist_ok=True)
-    unfinished.write_text(table.getvalue())
+    unfinished.write_text(table)
 
     paths = [folder / row[0] for row in rows]
     device = next(generator.parameters()).device
@@ -259,12 +254,9 @@ def main(arguments=None):
     parser.add_argument("--ask", metavar="FILE.csv", help="in place of --n, a row for each scan: "
                         "class, eye (its rows of one class are visits), drusen, highest, "
                         "area")  # fmt: skip
-    parser.add_argument(
-        "--like",
-        metavar="DATA",
-        help="a folder, manifest.csv or simulated: of "
-        f"{POOL} times as many scans those whose drusen are as its patients'",
-    )
+    parser.add_argument("--like", metavar="DATA", help="a folder, manifest.csv or simulated: of "
+                        f"{POOL} times as many scans those whose drusen are as its patients'"
+                        )  # fmt: skip
     parser.add_argument("--guidance", type=float, help="of a flow: 1 is off, more is more typical "
                         "of the class and less varied (1)")  # fmt: skip
     parser.add_argument("--steps", type=int, help="of a flow: more is slower (as it was trained)")
@@ -307,15 +299,9 @@ def main(arguments=None):
             if options.whole and shapes is None:
                 raise ValueError(f"{options.whole}: knows no shapes; name a run of "
                                  "OCT_FRAMING=aligned, or simulated.")  # fmt: skip
-            paths = translate_folder(
-                generator,
-                options.from_dfe,
-                options.out,
-                name=options.run,
-                shapes=shapes or None,
-                size=options.size,
-                seed=options.seed,
-            )
+            paths = translate_folder(generator, options.from_dfe, options.out, name=options.run,
+                                     shapes=shapes or None, size=options.size,
+                                     seed=options.seed)  # fmt: skip
         else:
             if not hasattr(generator, "z_dim"):
                 raise ValueError(f"{options.run}: translates photographs; give --from-dfe DIR.")

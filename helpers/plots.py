@@ -69,10 +69,7 @@ def finish(figure, caption, path):
 
 def compact(figure, caption="", shades=32):
     """The figure as an image of few shades of each colour: a third of the bytes in a notebook."""
-    if caption:
-        text = textwrap.fill(caption, int(figure.get_figwidth() * 15.5))
-        figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color=REAL)
-    plt.close(figure)
+    finish(figure, caption, None)
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=90)
     shades = np.array(Image.open(full).convert("RGB")) | (256 // shades - 1)

@@ -20,7 +20,7 @@ from helpers.classifiers.linear_head import label_numbers, linear_head
 from helpers.classifiers.networks import load_classifier
 from helpers.data.batches import batches
 from helpers.data.scan import Scan
-from helpers.data.simulated.simulate import make_eyes
+from helpers.data.simulated.simulate import make_eye
 from helpers.data.split import Data, Split
 from helpers.measures.features import Features
 from helpers.training.loop import train
@@ -34,9 +34,9 @@ SMALL = {"backbone": "test_efficientnet", "pretrained": False}
 def eyes(first, count, grade=1.0, size=64):
     """Simulated scans (2 * count, 1, size, size), half of each class, and their labels."""
     made = [
-        eye.oct
+        make_eye(seed, c, size=size, grade=grade).oct
         for c in CLASSES
-        for eye in make_eyes(range(first, first + count), c, size=size, grade=grade)
+        for seed in range(first, first + count)
     ]
     return np.stack(made)[:, None], np.repeat(CLASSES, count)
 

@@ -9,7 +9,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from helpers.distillation.complementarity import complementarity
+from helpers.distillation.world import complementarity
 from helpers.measures.diagnosis import (
     average_precision,
     diagnosis,
@@ -159,12 +159,6 @@ def test_of_two_classes_one_is_as_uncertain_as_the_other():
     found = diagnosis(labels, np.stack([1 - score, score], 1), ["A", "B"], patients)["classes"]
     assert found["A"]["auroc"] == pytest.approx(found["B"]["auroc"])
     assert found["A"]["auroc"]["low"] is None
-
-
-def test_of_one_patient_errors_have_no_interval():
-    labels, first = made(20, digits=0, seed=1)
-    found = complementarity(labels, first, first, CLASSES, ["a"] * 20, resamples=5)
-    assert found["both"]["low"] is found["both"]["high"] is None is not found["both"]["value"]
 
 
 @pytest.mark.slow

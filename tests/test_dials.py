@@ -12,7 +12,7 @@ from helpers import config
 from helpers.data import shape
 from helpers.data.pixels import to_levels
 from helpers.data.prepare import prepare
-from helpers.gan import gan
+from helpers.gan import gan, judging
 from helpers.gan.dials import LEFT_OPEN, RULED, leave_open, louder, read_dials, with_dials
 from helpers.gan.recipes import with_recipe
 from helpers.gan.sampling import draw_noise, has_dials, sample, sample_asked
@@ -192,11 +192,11 @@ def test_a_generator_listens_and_what_it_is_told_is_exported_and_kept(sides, mon
     method = gan.GAN(s, whole.images[:4], Thumbnails(), ("DRUSEN", "NORMAL"),
                      labels=np.full(4, "DRUSEN"), shapes=bank)  # fmt: skip
     network = method.networks["generator"]
-    before = method.generate(network, method.validation_noise)
+    before = judging.generate(method, network, method.validation_noise)
     monkeypatch.setattr("helpers.gan.dials.read_dials", lambda scans: np.full((len(scans), 3), 0.1))
     method.validate(network)
     assert method.architecture["louder"][0] == 2.5 == method.louder[0]
-    after = method.generate(network, method.validation_noise)
+    after = judging.generate(method, network, method.validation_noise)
     assert not torch.equal(before, after)
 
     network.metadata, network.shapes = method.architecture | {"class": "DRUSEN"}, bank

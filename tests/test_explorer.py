@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.data.marks import is_synthetic
 from helpers.data.shape import AT
+from helpers.data.sources import says_synthetic
 from helpers.gan import residual, stylegan
 from helpers.gan.explorer import NO_CHANGE, Explorer
 from helpers.gan.sampling import sample
@@ -271,7 +271,7 @@ def test_what_is_shown_is_saved_with_its_recipe(kit, generator, start):
     assert "Saved explored-0001.png" in kit.message.value
     with Image.open(kit.folder / "explored-0001.png") as picture:
         saved, about = np.asarray(picture), picture.info
-    assert is_synthetic(kit.folder / "explored-0001.png")
+    assert says_synthetic(kit.folder / "explored-0001.png")
     assert about["WeightsSHA256"] == "weights 0" and about["GrainSeed"] == "5"
     likeness = "edited from a projection of a real scan: eye <A>"
     assert about["Synthetic"].endswith(likeness if start else "shows no patient")

@@ -18,8 +18,8 @@ from test_reading_html import CHROMIUM
 
 from helpers import generate
 from helpers.data import shape
-from helpers.data.marks import is_synthetic
 from helpers.data.shape import AT
+from helpers.data.sources import says_synthetic
 from helpers.gan import dcgan, flow
 from helpers.gan.explorer import Aligned
 from helpers.gan.explorer_html import to_onnx, write_html
@@ -179,7 +179,7 @@ def test_a_browser_draws_what_python_draws_and_hands_out_a_labelled_set(
         speckle = eye + 5 * grain  # every eye's own
         wanted = shape._place_one(crop, own, 256, Noise(2**31 + speckle, 3 * 2**30 + speckle))
         path = tmp_path / "set" / row["file"]
-        assert is_synthetic(path)
+        assert says_synthetic(path)
         with Image.open(path) as picture:
             about = json.loads(picture.info["Moved"])
             assert about == ({"drusen": 0.5, "tilt": 2} if name == "NORMAL" else {})

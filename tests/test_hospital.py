@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from helpers.data import hospital
-from helpers.data.sources import take_in
+from helpers.data.layout import Place
+from helpers.data.sources import scans_of, take_in
 
 NAME, FIRST, ID, BORN = "Zwetschgenbaum", "Adalbert", "HOSP7719042", "19470329"
 COMMENT = "seit Ostern verzerrtes Sehen"
@@ -27,6 +28,11 @@ HEIGHT, WIDTH, COUNT = 48, 64, 5
 def scans(count=COUNT, height=HEIGHT, width=WIDTH, seed=0) -> np.ndarray:
     """Noise, uint8 (count, height, width): an order or a flip that is wrong shows in every px."""
     return np.random.default_rng(seed).integers(1, 256, (count, height, width), np.uint8)
+
+
+def listed(volume, path):
+    """The scans that a source takes from a volume in a folder that says nothing."""
+    return scans_of(volume, path, "oct", Place("X", "", None))
 
 
 # Writers, each of one format: they return the file and what it should read as
@@ -319,9 +325,9 @@ def test_xml_names_pictures_that_are_missing_and_reads_the_rest(tmp_path):
     assert volume.numbers == [0, 2, 4] and (together(volume) == pixels[::2]).all()
     assert len(volume.lines) == 3 and volume.spacing_um == pytest.approx(120)
     assert "b1.tif, b3.tif" in volume.notes[0] and "SLO.tif" in volume.notes[1]
-    rows = hospital.manifest_rows(volume, path)
-    assert [row["frame"] for row in rows] == [0, 2, 4]
-    assert (hospital.read_frame(rows[1]["path"]) == pixels[2]).all()
+    rows = listed(volume, path)
+    assert [row.frame for row in rows] == [0, 2, 4]
+    assert (hospital.read_frame(rows[1].path) == pixels[2]).all()
     with pytest.raises(ValueError, match="no B-scan 1"):
         hospital.read_frame(f"{path}#1")
 
@@ -409,10 +415,10 @@ def test_e2e_with_both_eyes_is_two_volumes_of_one_person(tmp_path):
     right, left = hospital.read_volumes(path)
     assert (right.eye, left.eye) == ("OD", "OS")
     assert right.patient == left.patient and right.volume != left.volume
-    rows = hospital.manifest_rows(right, path) + hospital.manifest_rows(left, path)
-    assert [row["path"].rpartition("#")[2] for row in rows] == [str(i) for i in range(2 * COUNT)]
-    assert [row["frame"] for row in rows] == [*range(COUNT)] * 2
-    assert (hospital.read_frame(rows[7]["path"]) == left.frames[2]).all()
+    rows = listed(right, path) + listed(left, path)
+    assert [row.path.rpartition("#")[2] for row in rows] == [str(i) for i in range(2 * COUNT)]
+    assert [row.frame for row in rows] == [*range(COUNT)] * 2
+    assert (hospital.read_frame(rows[7].path) == left.frames[2]).all()
 
 
 def test_e2e_counts_the_missing(tmp_path):
@@ -582,26 +588,18 @@ def test_xml_in_utf16_is_found_and_read(tmp_path):
     assert (together(read_volume(path)) == pixels).all()
 
 
-def test_thinning_keeps_the_middle(tmp_path):
+def test_thinning_keeps_the_middle(tmp_path, monkeypatch):
     volume = read_volume(write_tiff(tmp_path, scans(49))[0])
     for every in (1, 2, 3, 7, 48, 100):
-        kept = [row["frame"] for row in hospital.manifest_rows(volume, "f.tif", every)]
+        monkeypatch.setenv("OCT_EVERY", str(every))
+        kept = [row.frame for row in listed(volume, "f.tif")]
         assert 24 in kept and set(np.diff(kept)) <= {every}
-    for every in (0, -1, 1.5, True, "2"):
-        with pytest.raises(ValueError, match="whole number"):
-            hospital.manifest_rows(volume, "f.tif", every)
 
 
-def test_rows_have_every_column(tmp_path):
-    path, _ = write_dcm(tmp_path)
-    row = hospital.manifest_rows(read_volume(path), path)[0]
-    assert list(row) == [
-        "path", "label", "patient", "eye", "volume", "frame", "um_per_px_x", "um_per_px_y",
-        "x0", "y0", "x1", "y1", "width", "height",
-    ]  # fmt: skip
-    other, _ = write_tiff(tmp_path)
-    row = hospital.manifest_rows(read_volume(other), other)[0]
-    assert row["eye"] == row["um_per_px_x"] == row["x0"] == "" and row["width"] == WIDTH
+def test_what_a_file_does_not_say_is_none(tmp_path):
+    path, _ = write_tiff(tmp_path)
+    scan = listed(read_volume(path), path)[0]
+    assert scan.eye is scan.um_per_px_x is scan.line is None and scan.width == WIDTH
 
 
 def test_frames_of_a_file_open_it_once(tmp_path, monkeypatch):
@@ -762,7 +760,7 @@ def outcome(path) -> str:
         volumes = hospital.read_volumes(path)
         texts = [repr(volumes)] + [f"{v.__dict__}" for v in volumes]
         for volume in volumes:
-            texts.append(str(hospital.manifest_rows(volume, path)))
+            texts.append(str(listed(volume, path)))
             for i in range(len(volume.frames)):
                 try:
                     assert volume.frames[i].dtype == np.uint8

@@ -97,11 +97,10 @@ def test_planted_drusen_and_fovea():
     assert read.fovea[0] == pytest.approx(128, abs=2)
     assert read.fovea[1] == pytest.approx(104.5, abs=2)
     assert read.fovea_depth == pytest.approx(25, abs=4)
-    twice = read_layers(drawn(drusen=planted, pit=25, size=512), um_per_px=(11.7, 3.9))
+    twice = read_layers(drawn(drusen=planted, pit=25, size=512))
     assert [d.height for d in twice.drusen] == pytest.approx(
         [2 * d.height for d in read.drusen], abs=1.5
     )
-    assert twice.um_per_px == (11.7, 3.9)
 
 
 def test_drusen_on_simulated_truth():

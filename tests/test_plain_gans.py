@@ -12,8 +12,9 @@ from support.methods import CLASSES, METHODS, RESIDUAL, STYLE, gan, make_data
 from helpers import config
 from helpers.data.batches import batches
 from helpers.gan import residual, stylegan
+from helpers.gan.dcgan import SIZES
 from helpers.gan.recipes import with_recipe
-from helpers.gan.residual import SIZES, Discriminator
+from helpers.gan.residual import Discriminator
 from helpers.gan.sampling import sample
 from helpers.generate import load_generator
 from helpers.training import checkpoint

@@ -12,11 +12,12 @@ import pytest
 from test_reading import scans
 
 from helpers.evaluate import reading_analysis
-from helpers.evaluate.reading_analysis import fleiss_kappa, holm
+from helpers.evaluate.reading_analysis import fleiss_kappa
 from helpers.evaluate.reading_html import write_html
 from helpers.evaluate.reading_test import FEATURES, open_test, prepare_test, read_mailed
 from helpers.evaluate.report import complete
 from helpers.evaluate.verdict import verdict
+from helpers.measures.intervals import holm
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

@@ -11,7 +11,11 @@ import pytest
 from scipy import ndimage
 
 from helpers.data.simulated.anatomy import SURFACES
-from helpers.data.simulated.simulate import CONDITIONS, make_eye, make_eyes
+from helpers.data.simulated.simulate import CONDITIONS, make_eye
+
+
+def make_eyes(seeds, condition, **settings):
+    return [make_eye(seed, condition, **settings) for seed in seeds]
 
 
 def brightest_row(scan, around, reach):

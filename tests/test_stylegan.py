@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from helpers.gan.dcgan import SIZES
 from helpers.gan.losses import path_lengths
-from helpers.gan.residual import SIZES
 from helpers.gan.stylegan import SLOW, Dense, Generator, Layer, Mapping, Modulated, normalise
 
 LATENT = 8

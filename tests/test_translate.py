@@ -10,9 +10,9 @@ from support.methods import METHODS
 
 from helpers import generate
 from helpers.data.bscan import clean_oct
-from helpers.data.marks import is_synthetic
 from helpers.data.shape import align, crop_rows, crops_of_bands, place_back
 from helpers.data.simulated import simulate
+from helpers.data.sources import says_synthetic
 from helpers.generate import load_generator
 from helpers.measures.layers import read_layers
 from helpers.training.loop import train
@@ -43,7 +43,7 @@ def test_every_photograph_becomes_a_scan_of_its_class(run, photographs, tmp_path
     assert len(paths) == len(rows) == 3
     assert [row["class"] for row in rows] == [path.parent.name for path in paths]
     assert sorted(path.name for path in paths) == ["0_left.png", "1_left.png", "2_left.png"]
-    assert all(is_synthetic(path) and Image.open(path).size == (64, 64) for path in paths)
+    assert all(says_synthetic(path) and Image.open(path).size == (64, 64) for path in paths)
     assert len({row["weights_sha256"] for row in rows}) == 1
     pictures = [np.asarray(Image.open(path)) for path in paths]
     assert not np.array_equal(pictures[0], pictures[1])
@@ -127,7 +127,7 @@ def test_bands_become_whole_scans_in_shapes_of_their_class(run, photographs, tmp
         generate.main([str(run), "--from-dfe", str(photographs), "--out", str(tmp_path / folder),
                        "--whole", "simulated", *more])  # fmt: skip
         paths = sorted((tmp_path / folder).rglob("*.png"))
-        assert all(is_synthetic(path) for path in paths)
+        assert all(says_synthetic(path) for path in paths)
         return [np.asarray(Image.open(path)) for path in paths]
 
     scans, again, others = made("a"), made("b"), made("c", "--seed=1", "--size=128")

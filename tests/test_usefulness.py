@@ -12,7 +12,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 from helpers.classifiers.fit import fit
 from helpers.classifiers.linear_head import label_numbers, linear_head
 from helpers.data.pixels import at_size
-from helpers.data.simulated.simulate import make_eyes
+from helpers.data.simulated.simulate import make_eye
 from helpers.evaluate.report import complete, print_table
 from helpers.evaluate.verdict import verdict
 from helpers.measures.intervals import between
@@ -298,9 +298,7 @@ def test_centring_is_not_spoken_of_where_it_was_not_measured(cohort):
 def test_swapped_simulated_scans_with_the_true_classifier():
     def eyes(first, count, name):
         who = range(first, first + count)
-        images = [
-            e.oct for c in ("NORMAL", "DRUSEN") for e in make_eyes(who, c, size=64, grade=1.0)
-        ]
+        images = [make_eye(k, c, size=64, grade=1.0).oct for c in ("NORMAL", "DRUSEN") for k in who]
         labels = np.repeat(CLASSES, count)
         who = [f"{name}{i}" for i in [*range(count)] * 2]
         return scans(np.stack(images)[:, None], labels, who)

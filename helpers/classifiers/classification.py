@@ -15,7 +15,7 @@ from helpers.classifiers.networks import Classifier, Network
 from helpers.data.augment import augment, mirror
 from helpers.data.pixels import to_float, to_levels
 from helpers.measures.features import PACKAGED
-from helpers.training.loop import average_gradients
+from helpers.training.processes import update
 
 
 @dataclass
@@ -103,18 +103,14 @@ class Classification:
 
     def step(self, batch, accelerator) -> dict[str, torch.Tensor]:
         """One update from a labelled batch."""
-        s, network, optimizer = self.settings, self.averaged, self.optimizers["classifier"]
-        images, labels = batch
+        s, (images, labels) = self.settings, batch
         images = augmented(images, s)
-        set_rate(optimizer, s, self.steps_done)
+        set_rate(self.optimizers["classifier"], s, self.steps_done)
         self.steps_done += 1
         with accelerator.autocast():
-            logits = network(images).float()
+            logits = self.averaged(images).float()
         loss = self.loss(logits, labels)
-        optimizer.zero_grad()
-        accelerator.backward(loss)
-        average_gradients(network, accelerator)
-        optimizer.step()
+        update(self, loss, accelerator, "classifier")
         right = (logits > 0) == labels.bool() if s.multilabel else logits.argmax(1) == labels
         return {"loss_classifier": loss.detach(), "accuracy": right.float().mean()}
 

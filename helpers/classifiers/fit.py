@@ -14,7 +14,7 @@ from helpers.classifiers.classification import Classification, ClassifierSetting
 from helpers.classifiers.linear_head import label_numbers, linear_head
 from helpers.classifiers.networks import Classifier
 from helpers.data.batches import batches
-from helpers.training.loop import choose_precision
+from helpers.training.precision import choose_precision
 
 # What `fit` fine-tunes with: 40 s of one core. By two-fold cross-validation over 38 patients
 # (Noor, AMD against NORMAL, one seed) AUROC 0.946; 140 steps at 3e-4 0.952 (90 s), 60 at 3e-4

@@ -1,7 +1,6 @@
 """The uint8 cache: every scan decoded and cleaned once, whole on disk or not at all."""
 
 import errno
-import hashlib
 import json
 import os
 import warnings
@@ -18,7 +17,7 @@ from helpers.data.hospital import read_frame
 from helpers.data.padding import without_padding
 from helpers.data.photograph import clean_dfe
 from helpers.data.pixels import read_image, to_grey
-from helpers.data.scan import Scan
+from helpers.data.scan import Scan, digest
 from helpers.data.simulated import simulate
 from helpers.data.sources import packed_image
 
@@ -132,7 +131,7 @@ def decode(scans, hashes, cache: Path, *, size, framing, progress=True, watch=Tr
     elif watch and scans[0].dataset not in DRAWN:
         versions["look"] = look.VERSION
     settings = [scans[0].modality, size, framing, versions]
-    key = hashlib.sha256(json.dumps([settings, hashes]).encode()).hexdigest()[:24]
+    key = digest(json.dumps([settings, hashes]))[:24]
     raw, note = cache / f"{key}.u8", cache / f"{key}.json"
     if note.exists():
         about = _read_note(note)
@@ -154,8 +153,7 @@ def decode(scans, hashes, cache: Path, *, size, framing, progress=True, watch=Tr
             for number, image in enumerate(images):
                 if isinstance(image[0], str):
                     bad.append((number, image[0]))
-                    missing = hashlib.sha256(scans[number].path.encode("utf-8", "surrogateescape"))
-                    fleeting |= image[1] and hashes[number] != missing.hexdigest()
+                    fleeting |= image[1] and hashes[number] != digest(scans[number].path)
                     continue
                 image, seen = image
                 if seen.get("said"):

@@ -76,20 +76,18 @@ def _correlation(one, other) -> float:
     return float(best.sum() / max(energy.sum(), 1e-3))
 
 
-def find_copies(fingerprints, read=None, *, far=None, block=2048) -> list[tuple[int, int, float]]:
+def find_copies(fingerprints, read=None, *, block=2048) -> list[tuple[int, int, float]]:
     """Pairs (i, j, distance) of copies, i < j, by i and j; distance: the share of signs that
     differ, mirrored or not.
 
     fingerprints: uint8 (N, sum(BYTES)), of any number of pictures; memory stays at about
     ``block``^2 x 8 bytes, time grows with N^2. read: picture i, uint8, for a number i: then pairs
     up to FAR are compared by their details too, which finds trimmed copies and never takes
-    neighbours for copies; without, pairs up to NEAR count. ``far`` sets another distance. Where
-    several have one fingerprint, each is paired with the first of them only, and others' copies
-    with that one.
+    neighbours for copies; without, pairs up to NEAR count. Where several have one fingerprint, each
+    is paired with the first of them only, and others' copies with that one.
     Raises ValueError for an array of another shape, and what ``read`` raises.
     """
-    if far is None:
-        far = NEAR if read is None else FAR
+    far = NEAR if read is None else FAR
     prints = np.asarray(fingerprints, np.uint8)
     if prints.size == 0:
         return []

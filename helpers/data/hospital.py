@@ -113,12 +113,16 @@ class Volume:
     height: int
     width: int
     frames: Sequence[np.ndarray] = field(repr=False)
-    numbers: list[int] = field(repr=False)
-    lines: list[tuple[float, float, float, float] | None] = field(repr=False)
+    numbers: list[int] = field(default=None, repr=False)  # None: all of them
+    lines: list[tuple[float, float, float, float] | None] = field(default=None, repr=False)
     enface: np.ndarray | None = field(default=None, repr=False)
     enface_um_per_px: float | None = None
     first: int = 0
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.numbers = self.numbers or list(range(len(self.frames)))
+        self.lines = self.lines or [None] * len(self.frames)
 
 
 # what callers use
@@ -187,7 +191,8 @@ def read_volumes(path) -> list[Volume]:
 
 
 def read_frame(path) -> np.ndarray:
-    """The B-scan uint8 (H, W) that ``path``, FILE#NUMBER, stands for: see ``manifest_rows``.
+    """The B-scan uint8 (H, W) that ``path``, FILE#NUMBER, stands for, the number running through
+    all volumes of the file.
 
     The last files stay open, so that 49 B-scans do not parse a header 49 times. Raises what
     ``read_volumes`` raises, and ValueError if the file has no such B-scan.
@@ -202,28 +207,6 @@ def read_frame(path) -> np.ndarray:
     raise Unreadable(f"{file}: has no B-scan {number}.")
 
 
-def manifest_rows(volume: Volume, path, every=1) -> list[dict]:
-    """One row per B-scan; what is unknown is "".
-
-    Of ``every`` so many one is taken, counted so that the middle one, which is nearest the fovea,
-    is among them; ValueError if that is not a whole number from 1 up.
-    ``path`` becomes FILE#NUMBER, the number running through all volumes of the file; ``frame`` is
-    the number in its volume. ``label`` is left to the caller: no file says it.
-    """
-    rows = []
-    for i in _every(len(volume.frames), every):
-        number, line = volume.numbers[i], volume.lines[i] or ("",) * 4
-        row = {
-            "path": f"{path}#{volume.first + number}", "label": "", "patient": volume.patient,
-            "eye": volume.eye, "volume": volume.volume, "frame": number,
-            "um_per_px_x": volume.um_per_px_x, "um_per_px_y": volume.um_per_px_y,
-            **dict(zip(("x0", "y0", "x1", "y1"), line)),
-            "width": volume.width, "height": volume.height,
-        }  # fmt: skip
-        rows.append({key: "" if value is None else value for key, value in row.items()})
-    return rows
-
-
 def pictures_of(path) -> list[Path]:
     """The picture files that an XML names and that are there: part of a volume, no scans of their
     own. Of other files []. Errors as in ``read_volumes``."""
@@ -233,12 +216,6 @@ def pictures_of(path) -> list[Path]:
     there = _siblings(path)
     names = (_last_part(url.text) for url in _xml_root(path).iter("ExamURL"))
     return [there[name.lower()] for name in names if name and name.lower() in there]
-
-
-def _every(count: int, every: int) -> range:
-    if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
-        raise Unreadable(f"every {every!r}: a whole number from 1 up; 1 takes all B-scans.")
-    return range((count // 2) % every, count, every)
 
 
 _LOCK = threading.Lock()  # lru_cache alone lets threads open the same file at the same time
@@ -522,21 +499,12 @@ def _xml_series(path: Path, series, place: int, person: dict, there: dict) -> Vo
         except (KeyError, ValueError):
             notes.append(f"{path}: the SLO picture is missing: {name or 'without a name'}")
     return Volume(
-        volume=_name(path, place),
-        eye=_eye(path, eyes),
-        **person,
-        um_per_px_x=um_x,
-        um_per_px_y=um_y,
-        spacing_um=_spacing_um(lines_um),
-        height=height,
-        width=width,
-        frames=Frames(path, lambda i: _picture(found[i]), len(found)),
-        numbers=numbers,
-        lines=[_on_enface(lines_um[n], slo_x, slo_y) for n in numbers],
-        enface=enface,
-        enface_um_per_px=slo_x,
-        notes=notes,
-    )
+        volume=_name(path, place), eye=_eye(path, eyes), **person, um_per_px_x=um_x,
+        um_per_px_y=um_y, spacing_um=_spacing_um(lines_um), height=height, width=width,
+        frames=Frames(path, lambda i: _picture(found[i]), len(found)), numbers=numbers,
+        lines=[_on_enface(lines_um[n], slo_x, slo_y) for n in numbers], enface=enface,
+        enface_um_per_px=slo_x, notes=notes,
+    )  # fmt: skip
 
 
 def _picture(path: Path) -> np.ndarray:
@@ -596,23 +564,15 @@ def _vol(path: Path) -> list[Volume]:
         return _heidelberg_levels(np.frombuffer(pixels, "<f4").reshape(height, width))
 
     slo = np.frombuffer(_part(path, data, 2048, slo_width * slo_height), np.uint8)
-    return [
-        Volume(
-            volume=_name(path),
-            eye=_eye(path, [eye]),
-            **_person(path, _text(bytes(head[140:164])), device_id),
-            um_per_px_x=_um(path, mm_x, "per px"),
-            um_per_px_y=_um(path, mm_y, "per px"),
-            spacing_um=spacing,
-            height=height,
-            width=width,
-            frames=Frames(path, decode, count),
-            numbers=list(range(count)),
-            lines=[_on_enface(line, slo_x, slo_y) for line in lines_um],
-            enface=slo.reshape(slo_height, slo_width).copy() if has_slo else None,
-            enface_um_per_px=slo_x,
-        )
-    ]
+    return [Volume(
+        volume=_name(path), eye=_eye(path, [eye]),
+        **_person(path, _text(bytes(head[140:164])), device_id),
+        um_per_px_x=_um(path, mm_x, "per px"), um_per_px_y=_um(path, mm_y, "per px"),
+        spacing_um=spacing, height=height, width=width, frames=Frames(path, decode, count),
+        lines=[_on_enface(line, slo_x, slo_y) for line in lines_um],
+        enface=slo.reshape(slo_height, slo_width).copy() if has_slo else None,
+        enface_um_per_px=slo_x,
+    )]  # fmt: skip
 
 
 # Heidelberg .e2e
@@ -720,23 +680,11 @@ def _e2e_series(path, data, key, pictures, scans, enface, eye, person) -> Volume
         return _e2e_levels()[np.frombuffer(pixels, "<u2")].reshape(height, width)
 
     return Volume(
-        volume=_name(path, *key),
-        eye=eye,
-        **person,
-        um_per_px_x=um_x,
-        um_per_px_y=um_y,
-        spacing_um=spacing,
-        height=height,
-        width=width,
-        frames=Frames(path, decode, len(order)),
-        numbers=list(range(len(order))),
-        lines=[
-            tuple(round((end + FIELD_DEGREES / 2) / per_px, 2) for end in line)
-            if inside and line else None
-            for line in lines
-        ],
-        enface=enface,
-        enface_um_per_px=round(per_px * UM_PER_DEGREE, 6) if inside else None,
+        volume=_name(path, *key), eye=eye, **person, um_per_px_x=um_x, um_per_px_y=um_y,
+        spacing_um=spacing, height=height, width=width, frames=Frames(path, decode, len(order)),
+        lines=[tuple(round((end + FIELD_DEGREES / 2) / per_px, 2) for end in line)
+               if inside and line else None for line in lines],
+        enface=enface, enface_um_per_px=round(per_px * UM_PER_DEGREE, 6) if inside else None,
         notes=notes,
     )  # fmt: skip
 
@@ -780,22 +728,11 @@ def _topcon(path: Path) -> list[Volume]:
     eye = next((chunks[n][0] for n in (b"@CAPTURE_INFO_02", b"@CAPTURE_INFO") if n in chunks), None)
     # PATIENT_INFO_03 is encrypted: nobody is known from it
     patient = _text(bytes(chunks.get(b"@PATIENT_INFO_02", b"")[:32]))
-    return [
-        Volume(
-            volume=_name(path),
-            eye={0: "OD", 1: "OS"}.get(eye),
-            **_person(path, patient),
-            um_per_px_x=um_x,
-            um_per_px_y=um_y,
-            spacing_um=spacing,
-            height=height,
-            width=width,
-            frames=Frames(path, decode, count),
-            numbers=list(range(count)),
-            lines=[None] * count,
-            enface=_topcon_photograph(chunks),
-        )
-    ]
+    return [Volume(
+        volume=_name(path), eye={0: "OD", 1: "OS"}.get(eye), **_person(path, patient),
+        um_per_px_x=um_x, um_per_px_y=um_y, spacing_um=spacing, height=height, width=width,
+        frames=Frames(path, decode, count), enface=_topcon_photograph(chunks),
+    )]  # fmt: skip
 
 
 def _topcon_jpegs(path: Path, chunk: memoryview):
@@ -880,21 +817,14 @@ def _zeiss(path: Path) -> list[Volume]:
         )
     cube = not named or "cube" in named["kind"].lower()
     scans = np.memmap(path, np.uint8, "r", shape=(count, ZEISS_DEPTH, width))
-    return [
-        Volume(
-            volume=_name(path),
-            eye=_eye(path, [named["eye"]] if named else []),
-            **_person(path, named and named["patient"]),
-            um_per_px_x=round(6000 / width, 6) if cube else None,
-            um_per_px_y=round(2000 / ZEISS_DEPTH, 6) if cube else None,
-            spacing_um=round(6000 / count, 6) if cube else None,
-            height=ZEISS_DEPTH,
-            width=width,
-            frames=Frames(path, lambda i: np.ascontiguousarray(scans[i, ::-1, ::-1]), count),
-            numbers=list(range(count)),
-            lines=[None] * count,
-        )
-    ]
+    um_x, um_y, spacing = (round(um, 6) if cube else None
+                           for um in (6000 / width, 2000 / ZEISS_DEPTH, 6000 / count))  # fmt: skip
+    return [Volume(
+        volume=_name(path), eye=_eye(path, [named["eye"]] if named else []),
+        **_person(path, named and named["patient"]), um_per_px_x=um_x, um_per_px_y=um_y,
+        spacing_um=spacing, height=ZEISS_DEPTH, width=width,
+        frames=Frames(path, lambda i: np.ascontiguousarray(scans[i, ::-1, ::-1]), count),
+    )]  # fmt: skip
 
 
 # DICOM
@@ -985,18 +915,11 @@ def _dicom_volume(path: Path, data, pixel_array) -> Volume:
     decode(count - 1)  # what is cut is cut at the end
     return Volume(
         # one file for each B-scan is usual, too: what they share is the series
-        volume="V" + _hash("series", series) if series else _name(path),
-        eye=eye,
-        **_person(path, data.get("PatientID")),
-        um_per_px_x=_um(path, mm_x, "per px"),
-        um_per_px_y=_um(path, mm_y, "per px"),
-        spacing_um=spacing,
-        height=height,
-        width=width,
-        frames=Frames(path, decode, count),
-        numbers=list(range(count)),
-        lines=lines or [None] * count,
-    )
+        volume="V" + _hash("series", series) if series else _name(path), eye=eye,
+        **_person(path, data.get("PatientID")), um_per_px_x=_um(path, mm_x, "per px"),
+        um_per_px_y=_um(path, mm_y, "per px"), spacing_um=spacing, height=height, width=width,
+        frames=Frames(path, decode, count), lines=lines,
+    )  # fmt: skip
 
 
 # TIFFs of several pages
@@ -1037,21 +960,10 @@ def _tiff(path: Path) -> list[Volume]:
 
     levels = _Levels(raw, count)
     levels(count - 1)  # what is cut is cut at the end
-    return [
-        Volume(
-            volume=_name(path),
-            eye=None,
-            **_person(path, None),
-            um_per_px_x=None,
-            um_per_px_y=None,
-            spacing_um=None,
-            height=height,
-            width=width,
-            frames=Frames(path, levels, count),
-            numbers=list(range(count)),
-            lines=[None] * count,
-        )
-    ]
+    return [Volume(
+        volume=_name(path), eye=None, **_person(path, None), um_per_px_x=None, um_per_px_y=None,
+        spacing_um=None, height=height, width=width, frames=Frames(path, levels, count),
+    )]  # fmt: skip
 
 
 READERS = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from helpers.data.scan import BLOCK_PATIENT, DEVICES, Scan, ending, in_source, shown
+from helpers.data.scan import BLOCK_PATIENT, DEVICES, Scan, ending, in_source, shown, some
 
 SHOWN = 8  # names of one kind in the table; the json has all
 HALF = 0.5  # of the scans under one patient, from which on that is doubted
@@ -125,7 +125,9 @@ def doubts_of(scans: list[Scan]) -> list[str]:
         of.setdefault(scan.label, set()).add(scan.patient)
     alone = sorted(label for label, those in of.items() if len(those) == 1)
     if alone and len(of) > 1:
-        doubts.append(f"only one patient has {_some(alone)}: it cannot be both learned and tested")
+        doubts.append(
+            f"only one patient has {some(alone, SHOWN)}: it cannot be both learned and tested"
+        )
     eyes = {}
     for scan in known:
         if scan.eye:
@@ -190,11 +192,6 @@ def as_json(intake: Intake) -> str:
         ],
     }
     return json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-
-
-def _some(names) -> str:
-    names = [shown(name) for name in names]
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def _counted(counts: dict) -> str:

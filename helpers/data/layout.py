@@ -21,6 +21,7 @@ from helpers.data.scan import (
     condition,
     is_condition,
     shown,
+    some,
     stem_of,
 )
 
@@ -108,7 +109,7 @@ def read_layout(files, own: str, modality: str, known=None):
     patients = _from_names(files, patients, modality, layout)
     if dated := sorted({visit for name, visit in zip(patients, visits) if visit and not name}):
         patients = [name or visit for name, visit in zip(patients, visits)]
-        doubts.append(f"{_some(dated)}: visits, and nothing names a person; each is taken for one")
+        doubts.append(f"{some(dated)}: visits, and nothing names a person; each is taken for one")
     spelling, folded = {"": ""}, {}
     for name in dict.fromkeys(patients):
         tidy = unicodedata.normalize("NFC", shown(name))
@@ -121,7 +122,7 @@ def read_layout(files, own: str, modality: str, known=None):
         layout["eye"] = f"{count} of {len(files)} by OD/OS, L/R, left/right in the path"
     visits = {part for file in files for part in file[:-1] if kind(part) == "visit"}
     if visits:
-        layout["visit"] = f"folders {_some(visits)}"
+        layout["visit"] = f"folders {some(visits)}"
     return places, layout, doubts
 
 
@@ -178,16 +179,16 @@ def _classes(files, own, known, layout, doubts):
         doubts.append(f"{outside} images lie outside of every class folder")
     names = sorted({label for label in labels if label})
     if any(file in known for file in files):
-        layout["class"] = f"images.csv says it ({_some(names)})"
+        layout["class"] = f"images.csv says it ({some(names)})"
     elif level is not None and len(by_stem) < len(files):
-        layout["class"] = f"{why} ({_some(names)})"
+        layout["class"] = f"{why} ({some(names)})"
         numbers = [name for name in names if name.isdecimal()]
         if numbers:
-            doubts.append(f"class folders that look like numbers: {_some(numbers)}")
+            doubts.append(f"class folders that look like numbers: {some(numbers)}")
         if others := [n for n in names if not is_condition(n) and n not in numbers]:
-            doubts.append(f"class names never seen: {_some(others)}")
+            doubts.append(f"class names never seen: {some(others)}")
     elif by_stem:
-        layout["class"] = f"the file names ({_some(names)})"
+        layout["class"] = f"the file names ({some(names)})"
     else:
         layout["class"] = f"the source's own name ({shown(own)})"
     return [label if label is None else condition(label) for label in labels], rests
@@ -238,13 +239,13 @@ def _by_known_names(files, at, by_stem, known, layout, doubts):
             outside += 1
     names = sorted({label for label in labels if label})
     levels = sorted({k + 1 for k, _ in depths})
-    layout["class"] = f"folder level {', '.join(map(str, levels))} ({_some(names)})"
+    layout["class"] = f"folder level {', '.join(map(str, levels))} ({some(names)})"
     if strangers:
-        doubts.append(f"class names never seen: {_some(sorted(strangers))}")
+        doubts.append(f"class names never seen: {some(sorted(strangers))}")
     if outside:
         doubts.append(f"{outside} images lie outside of every class folder")
     if twice:
-        doubts.append(f"two class names in one path, the last counts: {_some(sorted(twice))}")
+        doubts.append(f"two class names in one path, the last counts: {some(sorted(twice))}")
     return labels, rests
 
 
@@ -352,11 +353,11 @@ def _people(labels, rests, layout, doubts):
     names = _without_eyes_and_dates(names)
     if joined:
         doubts.append(
-            f"{_some(joined)}: taken for groups of persons, and the folders in them for persons"
+            f"{some(joined)}: taken for groups of persons, and the folders in them for persons"
         )
     if count := sum(map(bool, names)):
         sides = " and ".join(f"{side} the class" for side in where if where[side])
-        those = _some({name for name in names if name})
+        those = some({name for name in names if name})
         layout["person"] = f"a folder {sides}, {count} of {len(names)} files ({those})"
     return names, visits
 
@@ -532,8 +533,3 @@ def _eye_in(name: str) -> str | None:
     said = {EYE_WORDS[w.lower()] for w in words if w.lower() in EYE_WORDS}
     said = said or {EYES[w.lower()] for w in words[1:] if w in ("L", "R")}
     return said.pop() if len(said) == 1 else None
-
-
-def _some(names, most=6) -> str:
-    names = sorted(shown(name) for name in names)
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

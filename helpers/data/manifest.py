@@ -76,6 +76,13 @@ def rows_of(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return header, rows
 
 
+def as_csv(rows) -> str:
+    """Rows of values as a table's text."""
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(rows)
+    return table.getvalue()
+
+
 def decoded(content: bytes) -> str:
     """Text of any spreadsheet program: UTF-8, UTF-16 where it says so, else Windows' code page."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):

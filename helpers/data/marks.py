@@ -1,6 +1,6 @@
 """What a PNG says of itself: that it is synthetic, and what made it."""
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from helpers import __version__
@@ -21,12 +21,3 @@ def write_png(levels, path, text):
     """uint8 (H, W, 1) or (H, W, 3) and its text chunks to a file."""
     picture = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
     picture.save(path, pnginfo=text, compress_level=1)
-
-
-def is_synthetic(path):
-    """Whether an image file says of itself that it is synthetic. ValueError if it is no image."""
-    try:
-        with Image.open(path) as picture:
-            return str(picture.info.get("Synthetic", "")).startswith("true")
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not an image") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from helpers.data import look, pixels, shape
 from helpers.data.cache import reopen
-from helpers.data.scan import Scan
+from helpers.data.scan import Scan, digest
 from helpers.data.split import SIDES, Data, Split
 
 VERSION = 2  # of what names, spreadsheets and the split make of a folder
@@ -27,7 +27,7 @@ ASKED = ("OCT_PATIENT", "OCT_EVERY", "OCT_SPLIT")  # what a folder is read by be
 def state_of(source) -> str | None:
     """A hash of the names, sizes and times of change of every file below a folder. None where that
     tells too little: no folder, a link to another one, what was written just now."""
-    digest, newest, todo = hashlib.sha256(), 0, [str(source)]
+    known, newest, todo = hashlib.sha256(), 0, [str(source)]
     try:
         while todo:
             with os.scandir(todo.pop()) as entries:
@@ -41,10 +41,10 @@ def state_of(source) -> str | None:
                     return None
                 newest = max(newest, about.st_mtime_ns)
                 line = f"{entry.path}\0{about.st_size}\0{about.st_mtime_ns}\n"
-                digest.update(line.encode("utf-8", "surrogateescape"))
+                known.update(line.encode("utf-8", "surrogateescape"))
     except OSError:  # what cannot be opened is named where it is read
         return None
-    return digest.hexdigest() if 0 < newest < (time.time() - SETTLED) * 1e9 else None
+    return known.hexdigest() if 0 < newest < (time.time() - SETTLED) * 1e9 else None
 
 
 def record_of(source, cache: Path, settings: list) -> Path | None:
@@ -56,9 +56,7 @@ def record_of(source, cache: Path, settings: list) -> Path | None:
     asked = [os.environ.get(name) for name in ASKED]
     asked += [find_spec(name) is not None for name in READERS]
     key = json.dumps([os.path.abspath(source), str(source), state, settings, versions, asked])
-    return (
-        cache / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:24]}.opened"
-    )
+    return cache / f"{digest(key)[:24]}.opened"
 
 
 def remember(record: Path, data: Data, pixels_file: Path) -> None:

@@ -23,7 +23,7 @@ from helpers.config import root
 from helpers.data import opened
 from helpers.data.cache import decode
 from helpers.data.intake import Intake, missed
-from helpers.data.scan import Scan, in_source, shown
+from helpers.data.scan import Scan, digest, in_source, shown
 from helpers.data.sources import NAMED, SYNTHETIC, all_synthetic, is_marked, packed_image, take_in
 from helpers.data.split import SIDES, TOO_FEW, Data, Split, choose_class, split_patients
 
@@ -120,11 +120,9 @@ def prepare(
         shapes = None if decoded.shapes is None else decoded.shapes[those]
         splits[name] = Split(decoded.images[those], side, shapes)
         start += len(side)
-    digest = hashlib.sha256(
-        json.dumps([[s.label, s.patient, hashes[s]] for s in good]).encode()
-    ).hexdigest()
-    data = Data(**splits, source=str(source), class_=class_, manifest_hash=digest[:16], notes=notes,
-                left_out=bad, classes=classes)  # fmt: skip
+    manifest = digest(json.dumps([[s.label, s.patient, hashes[s]] for s in good]))
+    data = Data(**splits, source=str(source), class_=class_, manifest_hash=manifest[:16],
+                notes=notes, left_out=bad, classes=classes)  # fmt: skip
     if record and not fleeting:
         opened.remember(record, data, Path(decoded.images.filename))
     return data
@@ -155,7 +153,7 @@ def _nothing_left(source, class_: str, side: str, bad) -> str:
 def _drawn(chosen, side_of, sides, most, source, progress, failed, copies, synthetic, cache):
     """{scan: hash of its content} of the scans to decode, without copies; of each side ``most`` at
     the most, of which no more are read than that takes."""
-    known = cache / f"{_hash(os.path.abspath(source))[:24]}.hashes"
+    known = cache / f"{digest(os.path.abspath(source))[:24]}.hashes"
     how = dict(progress=progress, bad=failed, copies=copies, marked=synthetic is not False,
                known=known)  # fmt: skip
     there = [scan for scan in chosen if scan in side_of]
@@ -166,7 +164,7 @@ def _drawn(chosen, side_of, sides, most, source, progress, failed, copies, synth
         hashes, first = {}, {}
         for side in sides:
             queue = [scan for scan in there if side_of[scan] == side]
-            queue.sort(key=lambda scan: _hash(in_source(scan.path, root)))
+            queue.sort(key=lambda scan: digest(in_source(scan.path, root)))
             wanted = most
             while wanted and queue:
                 found = content_hashes(queue[:wanted], **how)
@@ -180,10 +178,6 @@ def _drawn(chosen, side_of, sides, most, source, progress, failed, copies, synth
     if not hashes and any(why == SYNTHETIC for _, why in failed):
         raise ValueError(all_synthetic(source, len(failed), shown(Path(failed[0][0]).name)))
     return hashes
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 @lru_cache(maxsize=64)
@@ -289,10 +283,10 @@ def content_hashes(
                 path, _, number = scan.path.rpartition("#")
                 about = os.stat(path)  # a notebook goes on where a file was replaced
                 whole = _file_hash(path, about.st_size, about.st_mtime_ns)
-                return _hash(f"{whole}#{number}"), ""
+                return digest(f"{whole}#{number}"), ""
             content = Path(scan.path).read_bytes()
         except FileNotFoundError:
-            return _hash(scan.path), ""  # it is named where it is decoded
+            return digest(scan.path), ""  # it is named where it is decoded
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             return "", f"cannot be read ({reason})"
@@ -307,16 +301,16 @@ def content_hashes(
     values, unread = [None] * len(scans), {}
     for k, scan in enumerate(scans):
         if scan.dataset == "simulated":
-            values[k] = _hash(scan.path), ""
+            values[k] = digest(scan.path), ""
             continue
         name = state = ""
         if scan.dataset not in ("npz", "volume"):
             try:
                 about = os.stat(scan.path)
                 if not stat.S_ISREG(about.st_mode):  # a pipe would never end
-                    values[k] = _hash(scan.path), ""
+                    values[k] = digest(scan.path), ""
                     continue
-                name, state = _hash(scan.path)[:24], f"{about.st_size} {about.st_mtime_ns}"
+                name, state = digest(scan.path)[:24], f"{about.st_size} {about.st_mtime_ns}"
                 if name in remembered and remembered[name][0] == state:
                     values[k] = told(remembered[name])
                     continue

@@ -77,6 +77,11 @@ class Scan:
         return hash(self.path)  # of all fields it takes seconds for 100,000 scans
 
 
+def digest(text: str) -> str:
+    """SHA-256 of a text, of names that are no UTF-8 too."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def natural_order(path) -> list:
     """scan_2 before scan_10."""
     return [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", str(path))]
@@ -91,6 +96,12 @@ def shown(name) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name
     )
+
+
+def some(names, most=6) -> str:
+    """The first names in alphabetical order, as text."""
+    names = sorted(shown(name) for name in names)
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def stem_of(name: str) -> str:

@@ -284,13 +284,15 @@ def scans_of(volume, file: str, modality: str, place) -> list[Scan]:
     every = os.environ.get("OCT_EVERY") or "1"
     if not every.isdecimal() or int(every) < 1:
         raise ValueError(f"OCT_EVERY={every!r}: a whole number from 1 up; 1 takes all B-scans.")
+    count, step = len(volume.frames), int(every)
     scans = []
-    for row in hospital.manifest_rows(volume, file, int(every)):
-        line = " ".join(f"{row[end]:.1f}" for end in ("x0", "y0", "x1", "y1") if row[end] != "")
+    for i in range((count // 2) % step, count, step):  # the middle one, nearest the fovea, is kept
+        number, line = volume.numbers[i], volume.lines[i]
         scans.append(
-            Scan(row["path"], modality, "volume", place.label, patient, volume.width,
-                 volume.height, volume.um_per_px_x, volume.um_per_px_y, row["frame"],
-                 eye=volume.eye or place.eye, volume=volume.volume, line=line or None)
+            Scan(f"{file}#{volume.first + number}", modality, "volume", place.label, patient,
+                 volume.width, volume.height, volume.um_per_px_x, volume.um_per_px_y, number,
+                 eye=volume.eye or place.eye, volume=volume.volume,
+                 line=line and " ".join(f"{end:.1f}" for end in line))
         )  # fmt: skip
     return scans
 

@@ -1,6 +1,5 @@
 """One side of the split for every patient: what is drawn, how it is described."""
 
-import hashlib
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from helpers.data.scan import BLOCK, BLOCK_PATIENT, Scan, shown
+from helpers.data.scan import BLOCK, BLOCK_PATIENT, Scan, digest, shown
 
 FRACTIONS = (0.65, 0.15, 0.2)
 SIDES = ("train", "validation", "test")
@@ -151,16 +150,12 @@ def split_patients(scans: list[Scan], *, seed=0, fractions=FRACTIONS) -> dict[st
         count = len(patients)
         validation, test = (max(1, round(share * count)) for share in fractions[1:])
         wanted = {"test": test if count > 1 else 0, "validation": validation if count > 2 else 0}
-        free = sorted(
-            (name for name in patients if name not in side),
-            key=lambda name: _place(name, seed),
-        )
+        free = shuffled([name for name in patients if name not in side], seed)
         for where, number in wanted.items():
             number -= sum(side.get(name) == where for name in patients)
             if published and where not in published and len(free) < number:
                 taken = [name for name in patients if side.get(name) == "train"]
-                taken = sorted(taken, key=lambda name: _place(name, seed))[1:]
-                free += taken[: max(number, 0)]
+                free += shuffled(taken, seed)[1:][: max(number, 0)]
             for _ in range(min(number, len(free))):
                 side[free.pop()] = where
         side.update(dict.fromkeys(free, "train"))
@@ -171,9 +166,9 @@ def split_patients(scans: list[Scan], *, seed=0, fractions=FRACTIONS) -> dict[st
     return result
 
 
-def _place(name: str, seed: int) -> bytes:
-    """Where a patient stands in the order that a seed draws."""
-    return hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest()
+def shuffled(names, seed: int) -> list[str]:
+    """In the order that a seed draws, which neither names nor places in a list decide."""
+    return sorted(names, key=lambda name: digest(f"{seed}:{name}"))
 
 
 def _at_boundary(scan: Scan, side: dict[str, str]) -> bool:

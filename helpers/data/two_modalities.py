@@ -4,7 +4,6 @@ Both sides are split by patient with the same rule. Labels of both are brought t
 because data sets call a condition differently.
 """
 
-import hashlib
 import re
 import warnings
 from collections import Counter
@@ -17,7 +16,7 @@ from helpers.data.batches import balanced_index, batches
 from helpers.data.bscan import band
 from helpers.data.cache import simulated_eye
 from helpers.data.prepare import prepare
-from helpers.data.scan import BLOCK_PATIENT, Scan
+from helpers.data.scan import BLOCK_PATIENT, Scan, digest
 from helpers.data.split import SIDES, Data, Split, findings
 
 LEAST = 2  # images of each side, to train on
@@ -78,17 +77,20 @@ def prepare_domains(
         "dfe": prepare(s.dfe, modality="dfe", framing=s.dfe_framing, **shared),
         "oct": prepare(s.data, framing=s.framing, **shared),
     }
-    lacking = []  # words about what the sources are short of
+    said = []
+
+    def say(words: str) -> None:
+        said.append(words)
+        warnings.warn(words, stacklevel=3)
+
     for modality, source in data.items():
         data[modality], ambiguous = renamed(source, named, multilabel)
         if ambiguous:
-            lacking.append(f"{ambiguous} images of {modality.upper()} show several conditions at "
-                           "once and were left out; OCT_MULTILABEL=1 keeps them.")  # fmt: skip
-            warnings.warn(lacking[-1], stacklevel=2)
+            say(f"{ambiguous} images of {modality.upper()} show several conditions at once and "
+                "were left out; OCT_MULTILABEL=1 keeps them.")  # fmt: skip
         missing = lacks(data[modality].train, classes)
         if modality in may_lack and 0 < len(missing) < len(classes):
-            lacking.append(f"{', '.join(missing)}: none in {modality.upper()}.")
-            warnings.warn(lacking[-1], stacklevel=2)
+            say(f"{', '.join(missing)}: none in {modality.upper()}.")
         elif missing:
             setting = {"dfe": "OCT_DFE", "oct": "OCT_DATA"}[modality]
             has = ", ".join(f"{label} ({n})" for label, n in sorted(source.classes.items()))
@@ -97,7 +99,6 @@ def prepare_domains(
                 f"has {has}; say in OCT_CLASSES what is one condition, as "
                 "NORMAL,DRUSEN+AMD+AMD_DRY."
             )
-    notes = [*data["dfe"].notes, *data["oct"].notes, *lacking]
     if paired:
         sides = {side: matched(*(getattr(data[m], side) for m in ("dfe", "oct"))) for side in SIDES}
         lost = sum(lost for *_, lost in sides.values())
@@ -108,26 +109,19 @@ def prepare_domains(
                 "eye one name, such as dfe/P01_OD.png and oct/P01_OD.png."
             )
         if lost:
-            notes.append(f"{lost} images have no partner and were left out.")
-            warnings.warn(notes[-1], stacklevel=2)
+            say(f"{lost} images have no partner and were left out.")
         unlike = [pair for dfe, oct, _ in sides.values() for pair in zip(dfe.scans, oct.scans)
                   if set(findings(pair[0].label)) != set(findings(pair[1].label))]  # fmt: skip
         if unlike:
             one, other = unlike[0]
-            notes.append(f"{len(unlike)} pairs have two classes, as {one.path} ({one.label}) and "
-                         f"{other.path} ({other.label}): the photograph's counts.")  # fmt: skip
-            warnings.warn(notes[-1], stacklevel=2)
+            say(f"{len(unlike)} pairs have two classes, as {one.path} ({one.label}) and "
+                f"{other.path} ({other.label}): the photograph's counts.")  # fmt: skip
         for k, modality in enumerate(("dfe", "oct")):
             data[modality] = replace(data[modality], **{side: v[k] for side, v in sides.items()})
     else:
         # stand-ins are called alike in any two sources, and are nobody
-        held = {
-            p
-            for d in data.values()
-            for split in (d.validation, d.test)
-            for p in split.patients
-            if not BLOCK_PATIENT.search(p)
-        }
+        held = {p for d in data.values() for split in (d.validation, d.test)
+                for p in split.patients if not BLOCK_PATIENT.search(p)}  # fmt: skip
         for modality, source in data.items():  # the sources need not be split alike
             data[modality] = replace(source, train=without(source.train, held))
         both = set(data["dfe"].train.patients) & set(data["oct"].train.patients)
@@ -156,11 +150,11 @@ def prepare_domains(
         for source in data.values() for side in SIDES for scan in getattr(source, side).scans
     )  # fmt: skip
     if s.orient and unknown:
-        notes.append(f"orient=1, but the names of {unknown} images do not say which eye they show "
-                     "(OD, OS, left, right): nothing is turned.")  # fmt: skip
-        warnings.warn(notes[-1], stacklevel=2)
-    digest = hashlib.sha256("".join(d.manifest_hash for d in data.values()).encode()).hexdigest()
-    data["oct"] = replace(data["oct"], manifest_hash=digest[:16])  # a run is one of both sources
+        say(f"orient=1, but the names of {unknown} images do not say which eye they show "
+            "(OD, OS, left, right): nothing is turned.")  # fmt: skip
+    both = digest("".join(d.manifest_hash for d in data.values()))
+    data["oct"] = replace(data["oct"], manifest_hash=both[:16])  # a run is one of both sources
+    notes = [*data["dfe"].notes, *data["oct"].notes, *said]
     oriented = s.orient and not unknown
     if oriented:
         data = {modality: as_right_eyes(source) for modality, source in data.items()}

@@ -19,7 +19,7 @@ from helpers.classifiers.networks import Classifier, Network
 from helpers.data.pixels import to_float
 from helpers.distillation import losses
 from helpers.distillation.partners import PARTNERS, distillation_batches, one_hot
-from helpers.training.processes import average_gradients, gather_rows
+from helpers.training.processes import gather_rows, update
 
 BY_CLASS = ("cpm", "csa")
 BY_SAMPLE = ("kd", "dkd", "fitnets", "rkd", "sp", "simkd")
@@ -195,11 +195,8 @@ class Distillation:
                 total = total + teacher_loss
         for optimizer in self.optimizers.values():
             set_rate(optimizer, s, self.steps_done)
-            optimizer.zero_grad()
-        accelerator.backward(total * accelerator.num_processes)  # each has its own rows' gradient
-        for name, network in self.networks.items():
-            average_gradients(network, accelerator)
-            self.optimizers[name].step()
+        # each process has its own rows' gradient
+        update(self, total * accelerator.num_processes, accelerator, *self.networks)
         self.steps_done += 1
         return record
 

@@ -64,7 +64,7 @@ def print_table(report: dict) -> None:
     print(f"{'':24}{'mAP':>7}  {'per seed':22}gain over the student alone (95 %)")
     for name, arm in report.items():
         seeds = " ".join(f"{100 * value:.1f}" for value in arm["seeds"])
-        words = "" if name == ALONE else points(arm["gain"]["map"])
+        words = "" if name == ALONE else between(arm["gain"]["map"], 1, 100)
         print(f"{name:24}{100 * arm['map']['value']:7.1f}  {seeds:22}{words}")
 
 
@@ -86,14 +86,7 @@ def print_scores(report: dict) -> None:
         for score, gain in report[name]["gain"].items():
             if gain["value"] is not None:
                 words = score.replace("map", "mAP" if score == "map" else "average precision of")
-                print(f"{name}: {words}, gain in points {points(gain)}")
-
-
-def points(gain: dict) -> str:
-    """A gain with its interval, if there is one, in points."""
-    if gain["low"] is None:
-        return f"{100 * gain['value']:.1f}"
-    return between({name: 100 * gain[name] for name in ("value", "low", "high")}, 1)
+                print(f"{name}: {words}, gain in points {between(gain, 1, 100)}")
 
 
 def class_similarities(classifier, scans, classes) -> np.ndarray:

@@ -9,10 +9,10 @@ from tqdm.auto import tqdm
 from helpers.data.photograph import clean_dfe
 from helpers.data.simulated.simulate import make_eye
 from helpers.data.split import Labelled
-from helpers.distillation.complementarity import complementarity
 from helpers.distillation.distillation import distil
 from helpers.distillation.study import ALONE, teach
-from helpers.measures.diagnosis import diagnosis, difference
+from helpers.measures.diagnosis import as_matrix, diagnosis, difference
+from helpers.measures.intervals import interval, patient_weights
 
 MAPPED = {  # the arms of the map
     ALONE: dict(losses=""),
@@ -154,3 +154,36 @@ def overlaps(world: World, settings) -> dict:
         )
         for (one, a), (other, b) in product(said, said) if (one, other) == ("OCT", "DFE")
     }  # fmt: skip
+
+
+def complementarity(labels, first, second, classes):
+    """What two classifiers of the same N eyes, one per modality, have to say to each other.
+
+    labels (N,) or one-hot (N, K); first and second: probabilities (N, K). Returned, each {value,
+    low, high, resamples} with intervals over eyes: ``first`` and ``second``, shares of eyes
+    that each gets wrong; ``both``, wrong in both (what a judge who always knew whom to believe
+    would get wrong); ``chance``, what ``both`` would be if errors within a class had nothing to do
+    with each other; ``fused``, the share wrong of the mean of both; ``map`` of the two and of
+    their mean, and ``gain``, mAP of the mean minus that of the better one.
+    """
+    truth = as_matrix(labels, len(classes)).argmax(1)
+    weights = patient_weights(np.arange(len(truth)), 1000, seed=0)
+    weights = weights / weights.sum(1, keepdims=True)
+    fused = (np.asarray(first) + np.asarray(second)) / 2
+    wrong = {name: np.asarray(p).argmax(1) != truth
+             for name, p in (("first", first), ("second", second), ("fused", fused))}  # fmt: skip
+    shares = {name: weights @ missed for name, missed in wrong.items()}
+    shares["both"] = weights @ (wrong["first"] & wrong["second"])
+    shares["chance"] = sum(
+        (weights @ (wrong["first"] * of)) * (weights @ (wrong["second"] * of))
+        / np.where(weights @ of > 0, weights @ of, np.nan)
+        for of in (as_matrix(truth, len(classes)).T[np.unique(truth)])
+    )  # fmt: skip
+    report = {name: interval(values) for name, values in shares.items()}
+    report["map"] = {
+        name: diagnosis(labels, p, classes)["map"]
+        for name, p in (("first", first), ("second", second), ("fused", fused))
+    }
+    worse = report["map"]["first"]["value"] < report["map"]["second"]["value"]
+    report["gain"] = difference(labels, fused, second if worse else first, classes)["map"]
+    return report

@@ -12,7 +12,6 @@ the way. What is reported is paired over all patients.
 
 import argparse
 import csv
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from helpers.classifiers.linear_head import linear_head
 from helpers.data.pixels import to_levels
 from helpers.data.prepare import prepare
 from helpers.data.sources import load_manifest
-from helpers.data.split import Labelled
+from helpers.data.split import Labelled, shuffled
 from helpers.gan.recipes import with_recipe
 from helpers.gan.sampling import classes_of, sample
 from helpers.gan.train import train_gan
@@ -55,15 +54,10 @@ def deal_patients(scans, folds: int, seed=0) -> dict[str, int]:
                 "patients, or leave the class out with --classes."
             )
         held = [sum(fold.get(patient) == k for patient in patients) for k in range(folds)]
-        for patient in _shuffled([p for p in patients if p not in fold], seed):
+        for patient in shuffled([p for p in patients if p not in fold], seed):
             fold[patient] = int(np.argmin(held))
             held[fold[patient]] += 1
     return fold
-
-
-def _shuffled(patients, seed) -> list[str]:
-    """In an order that neither names nor places in a list decide."""
-    return sorted(patients, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
 
 
 def write_fold(path: Path, scans, fold: dict[str, int], number: int, seed=0) -> None:
@@ -75,7 +69,7 @@ def write_fold(path: Path, scans, fold: dict[str, int], number: int, seed=0) -> 
     validating = set()
     for patients in classes.values():
         wanted = max(1, round(VALIDATION * len(patients))) - len(validating & patients)
-        validating |= set(_shuffled(patients - validating, seed + 1)[: max(0, wanted)])
+        validating |= set(shuffled(patients - validating, seed + 1)[: max(0, wanted)])
     rows = [["path", "label", "patient", "dataset", "split", "frame"]]
     for scan in scans:
         side = "validation" if scan.patient in validating else "train"
@@ -121,9 +115,9 @@ def summarise(positive, scores: dict[str, np.ndarray], folds, patients, resample
              if name.startswith("real") and name.replace("real", "both") in areas}  # fmt: skip
     count = len(set(patients))
     return {
-        "arms": {name: interval(values, 0.95) for name, values in areas.items()},
-        "minus real": {name: interval(values, 0.95) for name, values in gains.items()},
-        "added": {name: interval(values, 0.95) for name, values in added.items()},
+        "arms": {name: interval(values) for name, values in areas.items()},
+        "minus real": {name: interval(values) for name, values in gains.items()},
+        "added": {name: interval(values) for name, values in added.items()},
         "scans": len(positive), "patients": count,
         "needed": {name: patients_needed(values, count) for name, values in gains.items()},
     }  # fmt: skip
@@ -177,7 +171,7 @@ def _some(real: Labelled, share: float, seed) -> list[str]:
     """A share of the patients of each class, at least two; a larger share holds the smaller one."""
     chosen = []
     for label in np.unique(real.labels):
-        names = _shuffled(set(real.patients[real.labels == label]), seed + 2)
+        names = shuffled(set(real.patients[real.labels == label]), seed + 2)
         chosen += names[: max(2, round(share * len(names)))]
     return chosen
 

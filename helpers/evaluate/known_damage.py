@@ -81,7 +81,7 @@ def disguised(images, count=60, seed=0):
 def responses(real, features, *, other=None, seed=0, progress=True):
     """What every measure says of damaged real scans: damage -> measure -> value or None.
 
-    real, other: objects with `training` and `test` Splits (`evaluation_data.Real`); other: of
+    real, other: objects with `training` and `test` Splits (`sides.Real`); other: of
     another class, NORMAL where that is wanted. Half of the training patients play the synthetic
     scans, the other half what a generator was trained on; all are compared with the test patients.
     """
@@ -114,19 +114,15 @@ def _response(images, trained, unseen, test, yard, features, progress):
         "kernel distance": kernel_distance(rows, test, None, unseen.patients),
         "precision": kinds["precision"],
         "coverage": kinds["coverage"],
-        "speckle size, lateral": _median(grain["speckle_lateral"]),
-        "fine detail, lateral": _median(grain["fine_detail_lateral"]),
-        "drusen per scan": _mean(anatomy["drusen_count"]),
+        "speckle size, lateral": _middle(np.nanmedian, grain["speckle_lateral"]),
+        "fine detail, lateral": _middle(np.nanmedian, grain["fine_detail_lateral"]),
+        "drusen per scan": _middle(np.nanmean, anatomy["drusen_count"]),
         "copies, %": None if share is None else 100 * share,
     }
 
 
-def _median(values):
-    return float(np.nanmedian(values)) if np.isfinite(values).any() else None
-
-
-def _mean(values):
-    return float(np.nanmean(values)) if np.isfinite(values).any() else None
+def _middle(of, values):
+    return float(of(values)) if np.isfinite(values).any() else None
 
 
 def response_figure(found, *, caption="", path=None):

@@ -69,22 +69,12 @@ def write_page(report, figure, path) -> Path:
     origin += [(f"run: {key}", value) for key, value in (run or {}).items() if key != "identity"]
     origin += [(f"version of {key}", value) for key, value in report["versions"].items()]
     title, summary = _title(report)
-    page = (
-        Environment(autoescape=True)
-        .from_string(PAGE)
-        .render(
-            title=title,
-            summary=summary,
-            handle=HANDLE,
-            criteria=_by_criterion(report),
-            meanings=CRITERIA,
-            figure=base64.b64encode(picture.getvalue()).decode(),
-            warnings=report["warnings"],
-            missing=[(name, report[name].get("reason", "")) for name in report["not_measured"]],
-            tables=tables(report),
-            origin=origin,
-        )
-    )
+    page = Environment(autoescape=True).from_string(PAGE).render(
+        title=title, summary=summary, handle=HANDLE, criteria=_by_criterion(report),
+        meanings=CRITERIA, figure=base64.b64encode(picture.getvalue()).decode(),
+        warnings=report["warnings"], tables=tables(report), origin=origin,
+        missing=[(name, report[name].get("reason", "")) for name in report["not_measured"]],
+    )  # fmt: skip
     path = Path(path)
     path.write_text(page)
     return path
@@ -247,7 +237,6 @@ def _shift_panel(axes, report):
     axes.set_yticks(range(len(rows)), [name.replace("_", " ") for name, _ in rows], fontsize=7)
     axes.set(xlim=(-1.05, 1.05), ylim=(-1, len(rows)))
     axes.set_title(title, loc="left")
-    return None
 
 
 def _pair_panels(figure, part, synthetic, seen):
@@ -267,4 +256,3 @@ def _pair_panels(figure, part, synthetic, seen):
         mirrored = "training, mirrored" if pair["mirrored"] else "training"
         two[1].set_title(mirrored, fontsize=8, pad=2)
     figure.suptitle("Closest pairs: synthetic, and the training scan nearest to it", fontsize=9)
-    return None

@@ -190,13 +190,11 @@ def evaluate(real, synthetic, out, *, classifier="linear", with_inception=True, 
     settings = dict(seed=seed, progress=progress)
     parts = measure_distances(sides, features, **settings)
     if with_inception:
+        test, training = sides.real.test, sides.real.training
         parts["inception"] = inception.inception_report(
-            sides.synthetic.images,
-            sides.real.test.images,
-            sides.real.training.images,
-            patients=(sides.real.test.patients, sides.real.training.patients),
-            progress=progress,
-        )
+            sides.synthetic.images, test.images, training.images,
+            patients=(test.patients, training.patients), progress=progress,
+        )  # fmt: skip
     parts["anatomy"] = measure_shifts(sides, layers, **settings)
     parts["texture"] = measure_shifts(sides, texture, **settings)
     parts["memorisation"] = measure_memorisation(sides, features, **settings)
@@ -255,9 +253,8 @@ def main(arguments=None):
     add("--out", required=True, help="where report.html, report.pdf and report.json go")
     add("--contrast", help="the same recipe trained on another class: a run or a folder")
     add("--control", help="a generator that saw none of these patients: attacked as well")
-    add(
-        "--outside", dest="another_clinic", help="real scans of another clinic: is it useful there?"
-    )
+    add("--outside", dest="another_clinic",
+        help="real scans of another clinic: is it useful there?")  # fmt: skip
     add("--class", dest="class_", default="DRUSEN", help="where there are several (DRUSEN)")
     add("--n", type=int, default=1000, help="how many synthetic scans (1000)")
     add("--classifier", default="linear", choices=("linear", "whole", "off"),

@@ -6,6 +6,7 @@ marked as such, and say nothing of the scans.
 """
 
 import json
+from functools import partial
 from itertools import combinations
 
 import matplotlib.pyplot as plt
@@ -25,6 +26,7 @@ from helpers.evaluate.reading_test import (
     read_mailed,
     reading_order,
 )
+from helpers.measures.intervals import between, holm
 
 __all__ = [
     "BlindedTest", "accuracy_figure", "analyse", "open_test", "prepare_test", "print_analysis",
@@ -134,15 +136,6 @@ def fleiss_kappa(answers) -> float | None:
     agree = ((counts * (counts - 1)).sum(1) / (readers * (readers - 1))).mean()
     chance = ((counts.sum(0) / counts.sum()) ** 2).sum()
     return float((agree - chance) / (1 - chance))
-
-
-def holm(p_values) -> list[float]:
-    """Holm's (1979) correction of several p-values, in their order."""
-    order = np.argsort(p_values)
-    steps = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
-    corrected = np.empty(len(order))
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
-    return corrected.tolist()
 
 
 def _rated(key, ratings) -> dict | None:
@@ -302,15 +295,9 @@ def analyse(test, simulated=()) -> dict:
     }
 
 
-def _text(found, digits=0, percent=True):
-    if found["value"] is None:
-        return "-"
-    value, low, high = (found[k] * (100 if percent else 1) for k in ("value", "low", "high"))
-    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
 def print_analysis(report) -> str:
     """Print an analysis, readers by rows, 95 % intervals in brackets; returns the text."""
+    percent = partial(between, digits=0, times=100)
     lines = [
         f"Reading test {report['test']}: {report['n_real']} real and {report['n_synthetic']} "
         f"synthetic scans of {report['size']} px, {report['human_readers']} human reader(s)"
@@ -318,20 +305,18 @@ def print_analysis(report) -> str:
     for name, reader in report["readers"].items():
         mark = "" if reader["kind"] == "human" else "  [SIMULATED]"
         real, synthetic = (reader["diagnosis"][kind] for kind in ANSWERS)
+        accuracy = f"{percent(reader['accuracy'])}, guessing p = {reader['p_guessing']:.2g}"
         rows = [
-            (
-                "accuracy, %",
-                _text(reader["accuracy"]) + f", guessing p = {reader['p_guessing']:.2g}",
-            ),
-            ("synthetic seen as such, %", _text(reader["sensitivity"])),
-            ("real seen as such, %", _text(reader["specificity"])),
-            ("d'", _text(reader["d_prime"], 2, percent=False)),
-            ("right diagnosis on real, %", _text(real)),
-            ("right diagnosis on synthetic, %", _text(synthetic)),
+            ("accuracy, %", accuracy),
+            ("synthetic seen as such, %", percent(reader["sensitivity"])),
+            ("real seen as such, %", percent(reader["specificity"])),
+            ("d'", between(reader["d_prime"])),
+            ("right diagnosis on real, %", percent(real)),
+            ("right diagnosis on synthetic, %", percent(synthetic)),
         ]
         if four := reader.get("quartets"):
             p = four["p_guessing"]
-            rows.append(("real one of four found, %", f"{_text(four)}, guessing 25, p = {p:.2g}"))
+            rows.append(("real one of four found, %", f"{percent(four)}, guessing 25, p = {p:.2g}"))
         lines.append(f"{name}{mark}: {reader['answered']} scans, "
                      f"{reader['median_seconds']:.0f} s each")  # fmt: skip
         lines += [f"  {what:<34}{value}" for what, value in rows]

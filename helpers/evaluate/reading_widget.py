@@ -42,9 +42,9 @@ _OPEN = {}  # readers' files and the widgets of this process that write them
 class ReadingTest(ipywidgets.VBox):
     """A blinded reading test, shown where it is the last line of a cell.
 
-    test: from ``reading.prepare_test`` or ``reading.open_test``; display: px on the screen, side of
+    test: from ``reading_test.prepare_test`` or ``open_test``; display: px on the screen, side of
     the picture. Asks for a name, goes on where that name stopped, and writes every answer at once
-    to the reader's CSV (``blinding.Reader``). It never opens the key.
+    to the reader's CSV (``reading_test.Reader``). It never opens the key.
 
     ipywidgets knows no keys, so a text field takes them: what is typed into it are answers.
     It is never emptied while one reads, because emptying races with what is being typed.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from helpers.measures.intervals import between
 from helpers.measures.usefulness import ARMS
+from helpers.training.network_file import write_whole
 
 SCHEMA = 3
 PACKAGES = ("torch", "torchvision", "timm", "torchmetrics", "scikit-learn", "numpy")
@@ -52,9 +53,7 @@ def write(report: dict, path) -> Path:
     """report as JSON, whole or not at all; NaN is refused rather than written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    part.replace(path)
+    write_whole(path, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
     return path
 
 
@@ -209,42 +208,28 @@ def _memorised(part):
         found = part[space]
         if found["copied_share"] is None:
             continue
-        share, excess = (
-            {k: 100 * v[k] for k in ("value", "low", "high")}
-            for v in ({**found, "value": found["copied_share"]}, found["excess"])
-        )
-        expected = f"{100 * found['expected_share']:.1f} % expected of scans that are no copies"
-        rows.append((f"nearer than the threshold, {space}, %", between(share, 1), expected))
-        rows.append((f"  beyond that, {space}, %", between(excess, 1),
-                     f"p = {found['p_value']:.2g}"))  # fmt: skip
-        if "membership" in found:
-            trace = found["membership"]
-            rows.append(
-                (
-                    f"  membership AUROC, {space}",
-                    between(trace["attack"]),
-                    f"the same attack on {trace['control_is']}: {between(trace['control'])}",
-                )
-            )
-            rows.append(
-                (
-                    "    attack minus that control",
-                    between(trace["excess"]),
-                    f"0.00: training leaves no trace; {trace['n']} scans a side",
-                )
-            )
+        share = found | {"value": found["copied_share"]}
+        rows += [
+            (f"nearer than the threshold, {space}, %", between(share, 1, 100),
+             f"{100 * found['expected_share']:.1f} % expected of scans that are no copies"),
+            (f"  beyond that, {space}, %", between(found["excess"], 1, 100),
+             f"p = {found['p_value']:.2g}"),
+        ]  # fmt: skip
+        if trace := found.get("membership"):
+            rows += [
+                (f"  membership AUROC, {space}", between(trace["attack"]),
+                 f"the same attack on {trace['control_is']}: {between(trace['control'])}"),
+                ("    attack minus that control", between(trace["excess"]),
+                 f"0.00: training leaves no trace; {trace['n']} scans a side"),
+            ]  # fmt: skip
         for side, whole in found["volumes"].items():
             if whole is not None:
                 most = whole["largest"]
-                rows.append(
-                    (
-                        f"  {side} patients drawn again, {space}",
-                        f"{whole['stand_out']} of {whole['patients']}",
-                        f"most: {100 * most['share']:.1f} % of synthetic scans are near one, "
-                        f"{100 * most['expected']:.1f} % expected, p = {most['p_value']:.2g}",
-                    )
-                )
-    for disguise, missed in part["missed"].items():
-        missed = {k: 100 * missed[k] for k in ("value", "low", "high")}
-        rows.append((f"copies missed, {disguise}, %", between(missed, 0), "planted by us"))
-    return rows
+                rows.append((
+                    f"  {side} patients drawn again, {space}",
+                    f"{whole['stand_out']} of {whole['patients']}",
+                    f"most: {100 * most['share']:.1f} % of synthetic scans are near one, "
+                    f"{100 * most['expected']:.1f} % expected, p = {most['p_value']:.2g}",
+                ))  # fmt: skip
+    return rows + [(f"copies missed, {disguise}, %", between(missed, 0, 100), "planted by us")
+                   for disguise, missed in part["missed"].items()]  # fmt: skip

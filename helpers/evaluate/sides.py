@@ -19,10 +19,9 @@ from PIL import Image
 
 from helpers.config import root
 from helpers.data import cache
-from helpers.data.marks import is_synthetic
 from helpers.data.pixels import at_size, to_levels
 from helpers.data.prepare import content_hashes, prepare
-from helpers.data.sources import load_manifest, take_in
+from helpers.data.sources import load_manifest, says_synthetic, take_in
 from helpers.data.split import Split, choose_class
 from helpers.gan.sampling import sample
 from helpers.generate import load_generator
@@ -59,20 +58,13 @@ class Synthetic:
 
 def refuse_synthetic(source) -> None:
     """ValueError if files of a folder say of themselves that they are synthetic."""
-    marked = [file for file in Path(source).rglob("*.png") if _says_synthetic(file)]
+    marked = [file for file in Path(source).rglob("*.png") if says_synthetic(file)]
     if marked:
         raise ValueError(
             f"{source}: {len(marked)} of its images are marked as synthetic ({marked[0].name}, "
             "...). They would be measured against their like. Take them out, or say "
             "--allow-synthetic if you mean it."
         )
-
-
-def _says_synthetic(file) -> bool:
-    try:
-        return is_synthetic(file)
-    except (OSError, ValueError):
-        return False  # a broken file is reported where it is decoded
 
 
 def read_real(source, class_, *, size, framing="stretch", n_simulated=600, folder=None, run=None,
@@ -195,7 +187,7 @@ def _read_folder(scans, label, source, n, seed, folder, progress) -> Synthetic:
     if decoded.bad:
         first = Path(decoded.bad[0][0]).name
         notes.append(f"{len(decoded.bad)} synthetic files cannot be read: {first}, ...")
-    marked = float(np.mean([_says_synthetic(scan.path) for scan in scans]))
+    marked = float(np.mean([says_synthetic(scan.path) for scan in scans]))
     return Synthetic(np.array(decoded.images), label, None, Path(source).name, marked, notes)
 
 

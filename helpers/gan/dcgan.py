@@ -15,17 +15,18 @@ SIZES = (64, 128, 256, 512)
 NORMS = ("batch", "none")
 
 
-def ladder(size: int, width: int) -> list[int]:
-    """Channels at 4, 8, ..., size/2 px: ``width`` next to the image, doubled with every step."""
+def ladder(size: int, width: int, widest=math.inf) -> list[int]:
+    """Channels at 4, 8, ..., size/2 rows: ``width`` at the last, doubled with every halving."""
     if size not in SIZES:
-        raise ValueError(f"size={size}: a DCGAN is built for {', '.join(map(str, SIZES))} px.")
+        raise ValueError(f"size={size}: it is built for {', '.join(map(str, SIZES))} px.")
     steps = int(math.log2(size)) - 2
-    return [width * 2**step for step in reversed(range(steps))]
+    return [min(width * 2**step, widest) for step in reversed(range(steps))]
 
 
 def initialise(module: nn.Module) -> None:
-    """N(0, 0.02) for convolutions (the paper), N(1, 0.02) for BatchNorm (the PyTorch example)."""
-    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+    """N(0, 0.02) for convolutions (the paper), N(1, 0.02) for BatchNorm (the PyTorch example); so
+    do CycleGAN and pix2pix."""
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -28,7 +28,6 @@ around it. And a dependency of that size for one class is a bad bargain.
 """
 
 import math
-from functools import partial
 
 import numpy as np
 import torch
@@ -38,10 +37,11 @@ from torch import nn
 from helpers.data import shape
 from helpers.data.augment import CHANGES, change, draw_changes, mirror
 from helpers.gan import judging
+from helpers.gan.dcgan import SIZES
 from helpers.gan.dials import leave_open
-from helpers.gan.residual import GAIN, SIZES, SLOPE, convolution, double
-from helpers.training.cuda_graph import Replayed
-from helpers.training.processes import average_gradients
+from helpers.gan.residual import GAIN, SLOPE, convolution, double
+from helpers.training.cuda_graph import learn_or_replay
+from helpers.training.processes import update
 
 WIDEST = 256  # channels at most
 FOLD = 2  # pixels of a side that become channels: no block works at the picture's own resolution
@@ -261,12 +261,7 @@ class Flow:
     def step(self, batch, accelerator) -> dict[str, torch.Tensor]:
         """``learn`` from crops (B, 1, rows, size), labels (B,) and looks (B, looks); on a GPU of
         its own captured once and replayed (``cuda_graph``)."""
-        if batch[0].is_cuda and accelerator.num_processes == 1:
-            if self.replayed is None:
-                self.replayed = Replayed(self.learn, self.optimizers.values())
-            record = self.replayed(None, accelerator, *batch)
-        else:
-            record = self.learn(None, accelerator, *batch)
+        record = learn_or_replay(self, None, accelerator, *batch)
         self.steps += 1
         return record
 
@@ -291,10 +286,7 @@ class Flow:
         with accelerator.autocast():
             found = generator.velocity(between(noise, crops, t), t, labels, looks, changes)
         loss = flow_loss(found.float(), noise, crops)
-        self.optimizers["generator"].zero_grad()
-        accelerator.backward(loss)
-        average_gradients(generator, accelerator)
-        self.optimizers["generator"].step()
+        update(self, loss, accelerator, "generator")
         return {"loss_velocity": loss.detach()}
 
     def preview(self, network: nn.Module) -> torch.Tensor:
@@ -337,10 +329,6 @@ def noise_like(crops: torch.Tensor, seed: int) -> torch.Tensor:
     return torch.stack(rows).to(crops.device)
 
 
-def _guided(generator, labels, looks, x, t) -> torch.Tensor:
-    return generator.guided(x, t, labels, looks)
-
-
 @torch.inference_mode()
 def edit(generator, crops, t: float, labels=None, looks=None, *, seed=0, steps=16):
     """Crops (N, 1, rows, size) in [-1, 1], drawn again from half-way with other conditions.
@@ -355,9 +343,9 @@ def edit(generator, crops, t: float, labels=None, looks=None, *, seed=0, steps=1
     if t == 1:
         return crops.clone()
     x = between(noise_like(crops, seed), crops, crops.new_full((len(crops),), t))
-    few = max(1, math.ceil((1 - t) * steps))
-    field = partial(_guided, generator, labels, looks)
-    return integrate(field, x, times(few, t)).clamp(-1, 1)
+    at = times(max(1, math.ceil((1 - t) * steps)), t)
+    drawn = integrate(lambda x, t: generator.guided(x, t, labels, looks), x, at)
+    return drawn.clamp(-1, 1)
 
 
 @torch.inference_mode()
@@ -380,7 +368,6 @@ def inpaint(generator, crops, columns: slice, labels=None, looks=None, *, seed=0
     noise = noise_like(crops, seed)
     back = crops[:, None].expand(-1, steps * (again - 1), *crops.shape[1:])
     fresh = list(noise_like(back, seed + 1).unbind(1))  # of every turn
-    field = partial(_guided, generator, labels, looks)
     x, at = noise, times(steps)
     for now, then in zip(at, at[1:]):
         for turn in range(again):
@@ -389,6 +376,6 @@ def inpaint(generator, crops, columns: slice, labels=None, looks=None, *, seed=0
                 left = math.sqrt(max(0.0, (1 - now) ** 2 - (share * (1 - then)) ** 2))
                 back = share * x + left * fresh.pop()
                 x = torch.where(drawn, back, (1 - now) * noise + now * crops)
-            x = step(field, x, now, then)
+            x = step(lambda x, t: generator.guided(x, t, labels, looks), x, now, then)
             x = torch.where(drawn, x, (1 - then) * noise + then * crops)
     return torch.where(drawn, x.clamp(-1, 1), crops)

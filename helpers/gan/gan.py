@@ -15,8 +15,8 @@ from helpers.data.augment import augment, mirror
 from helpers.gan import dcgan, judging, residual, stylegan
 from helpers.gan.dials import leave_open
 from helpers.gan.losses import LOSSES, zero_centred_penalty
-from helpers.training.cuda_graph import Replayed
-from helpers.training.processes import average_gradients
+from helpers.training.cuda_graph import learn_or_replay
+from helpers.training.processes import update
 
 DOUBLES = 4000  # images in which gamma doubles or halves while it is adapted
 DOUBLES_ALIGNED, HELD = 1000, 3000  # of aligned crops; images before which it is not moved there
@@ -115,12 +115,7 @@ class GAN:
         if self.weighed.device != real.device:
             self.weighed = self.weighed.to(real.device)
         way = self._way(len(real) * accelerator.num_processes)
-        if real.is_cuda and accelerator.num_processes == 1:
-            if self.replayed is None:
-                self.replayed = Replayed(self.learn, self.optimizers.values())
-            record = self.replayed(way, accelerator, real, *told)
-        else:
-            record = self.learn(way, accelerator, real, *told)
+        record = learn_or_replay(self, way, accelerator, real, *told)
         self.steps += 1
         return record
 
@@ -163,7 +158,7 @@ class GAN:
             penalty = 2 * zero_centred_penalty(logits.float(), shown, s.penalty_fine)  # R1 + R2
             record["penalty"] = penalty.detach()
             loss = loss + (s.penalty_every * self.weighed[0] / 2).float() * penalty
-        self._update("discriminator", loss, accelerator)
+        update(self, loss, accelerator, "discriminator")
 
         discriminator.requires_grad_(False)  # its gradients are not needed on the generator's way
         with accelerator.autocast():
@@ -173,7 +168,7 @@ class GAN:
         loss = self.generator_loss(on_real.detach(), on_fake)
         discriminator.requires_grad_(True)
         record["loss_generator"] = loss.detach()
-        self._update("generator", loss, accelerator)
+        update(self, loss, accelerator, "generator")
         margin = on_real - on_fake if s.loss == "relativistic" else on_real
         record["sign_real"] = margin.detach().sign().mean()  # 1: every real scan is recognised
         if s.gamma:
@@ -200,17 +195,6 @@ class GAN:
             move = count * accelerator.num_processes / doubles
             gamma.mul_(2 ** (move * (self.settings.balance - mean).sign()))
             record["gamma"] = gamma.clone()
-
-    def _update(self, name: str, loss: torch.Tensor, accelerator) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad()
-        accelerator.backward(loss)
-        average_gradients(self.networks[name], accelerator)
-        optimizer.step()
-
-    def generate(self, network: torch.nn.Module, noise: torch.Tensor, labels=None) -> torch.Tensor:
-        """Whole scans (N, 1, S, S) in [-1, 1] from noise (N, z_dim) (``judging.generate``)."""
-        return judging.generate(self, network, noise, labels)
 
     def preview(self, network: torch.nn.Module) -> torch.Tensor:
         """Sixteen scans of the same noise every time (``judging.preview``)."""

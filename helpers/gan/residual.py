@@ -30,7 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-SIZES = (64, 128, 256, 512)
+from helpers.gan.dcgan import ladder
+
 NORMS = ("none",)  # no other, unlike a DCGAN
 WIDEST = 256  # channels at most
 FINE = 8  # channels at the picture's own resolution
@@ -44,14 +45,6 @@ SHARP = 10.0  # how much of a column's brightest row counts where the RPE's heig
 DEEP = 128  # channels that look at it
 SLOPE = 0.2  # of the leaky ReLU
 GAIN = math.sqrt(2 / (1 + SLOPE**2))  # keeps the variance through it (He et al., ICCV 2015)
-
-
-def ladder(size: int, width: int) -> list[int]:
-    """Channels at 4, 8, ..., size/2 rows: ``width`` at the last, doubled with every halving."""
-    if size not in SIZES:
-        raise ValueError(f"size={size}: it is built for {', '.join(map(str, SIZES))} px.")
-    steps = int(math.log2(size)) - 2
-    return [min(width * 2**step, WIDEST) for step in reversed(range(steps))]
 
 
 def convolution(inside: int, outside: int, kernel: int, gain=1.0, *, bias=False, groups=1):
@@ -120,7 +113,7 @@ class Generator(nn.Module):
         self.size, self.rows, self.latent = size, rows, latent
         self.classes, self.looks = classes, looks
         self.z_dim = latent + rows * size
-        widths = ladder(rows, width)
+        widths = ladder(rows, width, WIDEST)
         self.embedding = nn.Embedding(classes, latent) if classes else None
         self.basis = nn.Parameter(torch.randn(widths[0], 4, 4 * size // rows))
         inputs = latent * (2 if classes else 1) + looks
@@ -221,7 +214,7 @@ class Discriminator(nn.Module):
         super().__init__()
         rows = rows or size
         self.height = Height(size, rows) if height else None
-        widths = ladder(rows, width)[::-1]
+        widths = ladder(rows, width, WIDEST)[::-1]
         self.halve = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise([1, *widths]))
         for layer in self.halve:
             nn.init.normal_(layer.weight, 0.0, GAIN / math.sqrt(layer.weight[0].numel()))

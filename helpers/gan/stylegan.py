@@ -28,7 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers.gan.residual import BEYOND, FAINT, FINE, SLOPE, Grain, double, ladder, spreads
+from helpers.gan.dcgan import ladder
+from helpers.gan.residual import BEYOND, FAINT, FINE, SLOPE, WIDEST, Grain, double, spreads
 
 SLOW = 0.01  # the mapping network's learning rate, as a share of the others'
 MEAN_OF = 4096  # draws of z whose mean style is the centre of truncation
@@ -151,7 +152,7 @@ class Generator(nn.Module):
         self.size, self.rows, self.latent = size, rows, latent
         self.classes, self.looks = classes, looks
         self.z_dim = latent + rows * size
-        widths = ladder(rows, width)
+        widths = ladder(rows, width, WIDEST)
         self.levels = len(widths) + 1
         self.mapping = Mapping(latent, layers, classes, looks)
         self.start = nn.Parameter(torch.randn(widths[0], 4, 4 * size // rows))

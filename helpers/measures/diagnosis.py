@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from helpers.measures.intervals import interval, patient_weights
-from helpers.measures.scores import FIXED_SPECIFICITY, area_under, roc
+from helpers.measures.scores import area_under, roc, sensitivity_at_90_specificity
 
 BINS = 10  # of the calibration error
 OVERALL = ("map", "auroc", "sensitivity_at_90_specificity", "f1", "kappa", "calibration_error")
@@ -26,7 +26,7 @@ def as_matrix(labels, count: int) -> np.ndarray:
 
 def diagnosis(
     labels, probabilities, classes, patients=None, *, said=None, multilabel=False, thresholds=0.5,
-    level=0.95, resamples=1000, seed=0,
+    resamples=1000, seed=0,
 ):  # fmt: skip
     """{score: {value, low, high, resamples}} for OVERALL; ``classes``: {class: the first three}.
 
@@ -48,8 +48,7 @@ def diagnosis(
     few = few_patients(truth, patients)
 
     def entry(name, place, lonely):
-        found = interval(np.mean([v[name] if place is None else v[name][place] for v in values], 0),
-                         level)  # fmt: skip
+        found = interval(np.mean([v[name] if place is None else v[name][place] for v in values], 0))
         return found | {"low": None, "high": None} if lonely else found
 
     report = {name: entry(name, None, few.any()) for name in OVERALL}
@@ -81,16 +80,16 @@ def resampled_precisions(
     return found
 
 
-def gains(precisions, others, classes, *, level=0.95) -> dict:
+def gains(precisions, others, classes) -> dict:
     """Of ``resampled_precisions`` over others: {"map": the mean's gain, "map CLASS": each one's},
     each {value, low, high, resamples}.
 
     Paired: every resample has the same patients in both, so that what makes a patient easy or hard
     for both cancels.
     """
-    found = {"map": interval(_mean(precisions) - _mean(others), level)}
+    found = {"map": interval(_mean(precisions) - _mean(others))}
     for k, name in enumerate(classes):
-        found[f"map {name}"] = interval(precisions[k] - others[k], level)
+        found[f"map {name}"] = interval(precisions[k] - others[k])
     return found
 
 
@@ -161,7 +160,9 @@ def _values(truth, probabilities, weights):
     curves = [roc(t, p, weights) for t, p in pairs]
     values["map by class"] = _defined(truth, [average_precision(t, p, weights) for t, p in pairs])
     values["auroc by class"] = [area_under(*curve) for curve in curves]
-    values["sensitivity_at_90_specificity by class"] = [_fixed(*curve) for curve in curves]
+    values["sensitivity_at_90_specificity by class"] = [
+        sensitivity_at_90_specificity(*curve) for curve in curves
+    ]
     return values | {name.removesuffix(" by class"): _mean(rows) for name, rows in values.items()}
 
 
@@ -203,11 +204,6 @@ def _bins(confidence, right, weights):
     which = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = [np.abs(weights @ ((confidence - right) * (which == b))) for b in range(BINS)]
     return sum(gaps) / weights.sum(1)
-
-
-def _fixed(false, true):
-    kept = np.where(false <= 1 - FIXED_SPECIFICITY + 1e-9, true, 0).max(1)
-    return np.where(np.isnan(false + true).any(1), np.nan, kept)
 
 
 def _mean(rows):

@@ -3,6 +3,8 @@
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from helpers.measures.intervals import ENDS
+
 
 def polynomial_kernel(x, y):
     """k(x, y) = (x.y / d + 1)^3 for feature rows x (N, d) and y (M, d); float64 (N, M)."""
@@ -108,20 +110,19 @@ def resampled_distances(
 
 
 def kernel_distance_interval(
-    x, y, x_groups=None, y_groups=None, *, level=0.95, resamples=1000, seed=0, paired=False
+    x, y, x_groups=None, y_groups=None, *, resamples=1000, seed=0, paired=False
 ):
-    """(low, high) of ``kernel_distance`` by bootstrap over groups (patients).
+    """(low, high), 95 %, of ``kernel_distance`` by bootstrap over groups (patients).
 
     ValueError with fewer than two groups on a side. Below about five patients it should
     not be trusted.
     """
     values = resampled_distances(x, y, x_groups, y_groups, resamples=resamples, seed=seed,
                                  paired=paired)  # fmt: skip
-    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return tuple(np.nanquantile(values, ENDS).tolist())
 
 
-def log_ratio_interval(a, b, real, real_groups=None, *, level=0.95, resamples=1000, seed=0):
+def log_ratio_interval(a, b, real, real_groups=None, *, resamples=1000, seed=0):
     """Compare two generators against the same real scans: log(distance a / distance b).
 
     a, b: features of generated images; real: features of real scans, real_groups their patients.
@@ -146,31 +147,20 @@ def log_ratio_interval(a, b, real, real_groups=None, *, level=0.95, resamples=10
         values = 1000 * (_within(x, x_members, x_draws) + within_real - 2 * across)
         return np.maximum(values, 0.01)  # an unbiased estimate may fall below zero, a log not
 
-    low, high = np.nanquantile(
-        np.log(resampled(a) / resampled(b)), [(1 - level) / 2, (1 + level) / 2]
-    )
+    low, high = np.nanquantile(np.log(resampled(a) / resampled(b)), ENDS)
     return float(np.log(estimates[0] / estimates[1])), float(low), float(high)
 
 
 def distance_report(
-    synthetic,
-    training,
-    test,
-    *,
-    other_class=None,
-    other_class_name="another class",
-    features=None,
-    limit=1000,
-    resamples=1000,
-    seed=0,
-    progress=False,
-):
+    synthetic, training, test, *, features, other_class=None, other_class_name="another class",
+    limit=1000, resamples=1000, seed=0, progress=False,
+):  # fmt: skip
     """The parts of report.json that are distances; `evaluate.report.complete` adds the others.
 
     synthetic: uint8 or float [-1, 1] images (N, C, S, S). training, test: Splits of the same Data
     at full size, 256 px or more (test patients were not used to train or to choose anything).
-    other_class: a Split of real scans of another class, at full size too. features: a `Features`,
-    made here if None. More than `limit` images of a kind are thinned out at random.
+    other_class: a Split of real scans of another class, at full size too. features: a `Features`.
+    More than `limit` images of a kind are thinned out at random.
 
     Returned: a dict of plain numbers. `kernel_distance.value` is synthetic to unseen patients with
     a 95 % interval over those patients, `floor` the same for real training scans, `scale` what
@@ -178,10 +168,6 @@ def distance_report(
     measure on this yardstick, `resolution` what reducing real scans to S px costs by itself.
     Needs two images of each kind (ValueError); what makes a number doubtful is in `warnings`.
     """
-    if features is None:
-        from helpers.measures.features import Features
-
-        features = Features()
     rng = np.random.default_rng(seed)
 
     def some(images, *patients):
@@ -235,21 +221,12 @@ def distance_report(
         "features": f"{getattr(features, 'name', 'its own')}, ImageNet weights, 224 px; x1000; "
         "not the published KID",
         "kernel_distance": {
-            "value": value,
-            "low": low,
-            "high": high,
+            "value": value, "low": low, "high": high,
             "floor": kernel_distance(seen, real, their_patients, patients),
-            "n_synthetic": len(made),
-            "n_real": len(real),
-            "patients": count,
+            "n_synthetic": len(made), "n_real": len(real), "patients": count,
             "to_training": kernel_distance(made, seen, None, their_patients),
             "same_size": same_size,
         },
-        "scale": {
-            "other_class": other,
-            "blur": damaged(blurred),
-            "noise": damaged(noise),
-        },
-        "resolution": resolution,
-        "warnings": warnings,
-    }
+        "scale": {"other_class": other, "blur": damaged(blurred), "noise": damaged(noise)},
+        "resolution": resolution, "warnings": warnings,
+    }  # fmt: skip

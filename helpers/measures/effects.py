@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from helpers.measures.intervals import ENDS
 
-def effect(real, synthetic, real_groups=None, synthetic_groups=None, *, level=0.95, resamples=1000,
-           seed=0):  # fmt: skip
-    """Cliff's delta (Psychological Bulletin 1993) and its interval: (value, low, high).
+
+def effect(real, synthetic, real_groups=None, synthetic_groups=None, *, resamples=1000, seed=0):
+    """Cliff's delta (Psychological Bulletin 1993) and its 95 % interval: (value, low, high).
 
     The probability that a synthetic value is larger than a real one, minus that it is smaller: 0
     alike, 1 all larger, -1 all smaller. values (N,), (M,) without NaN. The bootstrap draws whole
@@ -23,7 +24,7 @@ def effect(real, synthetic, real_groups=None, synthetic_groups=None, *, level=0.
         weights.append(drawn[:, member].astype(np.float32))
     ours, theirs = weights
     deltas = ((ours @ sign) * theirs).sum(1) / (ours.sum(1) * theirs.sum(1))
-    low, high = np.quantile(deltas, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(deltas, ENDS)
     return float(sign.mean()), float(low), float(high)
 
 

@@ -32,6 +32,7 @@ from helpers.measures.surfaces import (
 )
 
 SURFACES = ("ILM", "RPE", "BM")
+BATCH = 32  # pictures whose paths are found at a time
 
 MEASURES = {
     "usable": "usable (1 yes, 0 no)",
@@ -84,29 +85,23 @@ class Layers:
     fovea: tuple[float, float] | None = None
     fovea_depth: float = np.nan
     tilt: float = np.nan
-    confidence: dict[str, float] = field(default_factory=dict)
-    um_per_px: tuple[float, float] | None = None
 
 
-def read_layers(image, um_per_px=None):
-    """Layers of one B-scan: uint8 or float in [-1, 1], (H, W) or (1, H, W).
-
-    um_per_px: (across, down) if known; it is handed on. ValueError for another shape.
-    """
-    return read_all([image], um_per_px)[0]
+def read_layers(image):
+    """Layers of one B-scan: uint8 or float in [-1, 1], (H, W) or (1, H, W). ValueError for another
+    shape."""
+    return read_all([image])[0]
 
 
-def read_all(images, um_per_px=None, progress=False, batch=32):
+def read_all(images, progress=False):
     """Layers of every picture of (N, 1, H, W), (N, H, W) or a list of read_layers' pictures."""
     found = []
     with tqdm(total=len(images), desc="layers", disable=not progress) as bar:
-        for start in range(0, len(images), batch):
-            greys = [_grey(image) for image in images[start : start + batch]]
+        for start in range(0, len(images), BATCH):
+            greys = [_grey(image) for image in images[start : start + BATCH]]
             work = np.stack([to_work(grey) for grey in greys])
             shapes = [grey.shape for grey in greys]
-            found += [
-                _one(*part, um_per_px) for part in zip(*find_paths(work), shapes, strict=True)
-            ]
+            found += [_one(*part) for part in zip(*find_paths(work), shapes, strict=True)]
             bar.update(len(greys))
     return found
 
@@ -126,7 +121,7 @@ def _grey(image):
     return image
 
 
-def _one(work, smooth, ilm, ridge, shape, um_per_px):
+def _one(work, smooth, ilm, ridge, shape):
     """Layers of one picture from its paths on 256 x 256 pixels."""
     rise = mean_at(smooth, ilm, 3, 12) - mean_at(smooth, ilm, -12, -3)
     fall = mean_at(smooth, ridge, -1, 1) - mean_at(smooth, ridge, 7, 14)
@@ -142,13 +137,11 @@ def _one(work, smooth, ilm, ridge, shape, um_per_px):
         "sharp": sharp.mean() / max(rise.mean(), 0.01),  # how abrupt the ILM is
         "clear": sharp.mean() * fall.mean() / (0.5 + unrest),  # contrast of smooth paths
     }
-    confidence = {name: float(value) for name, value in confidence.items()}
     reason = _reason(confidence, ilm, ridge)
     if reason:
         empty = np.full(shape[1], np.nan)
         rows = {name: empty.copy() for name in SURFACES}
-        return Layers(shape, rows, False, reason, empty.copy(), empty.copy(),
-                      confidence=confidence, um_per_px=um_per_px)  # fmt: skip
+        return Layers(shape, rows, False, reason, empty.copy(), empty.copy())
     base = settle(lower_envelope(ridge, seen + 0.01), ridge, seen)
     half = band_edge(work, ridge, seen & (base - ridge < 1))
     down, across = shape[0] / WORK, shape[1] / WORK
@@ -175,7 +168,6 @@ def _one(work, smooth, ilm, ridge, shape, um_per_px):
         shape, rows, True, "", rows["BM"] - rows["ILM"], rows["BM"] - rows["RPE"],
         band=float(2 * half * down), drusen=drusen, fovea=fovea,
         fovea_depth=float(depth * down), tilt=float(slope * down / across),
-        confidence=confidence, um_per_px=um_per_px,
     )  # fmt: skip
 
 

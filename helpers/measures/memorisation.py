@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import beta, betabinom
 
 from helpers.measures.alignment import Alignment
-from helpers.measures.intervals import interval, patient_weights
+from helpers.measures.intervals import holm, interval, patient_weights
 
 FALSE_SHARE = 0.01  # of unseen real scans that may be called copies, where there are enough of them
 DRAWS = 20  # of equally many scans, where two sets of different size are compared
@@ -151,7 +151,7 @@ def membership(synthetic, control, member, patients, *, resamples=1000, seed=0):
         pairs = weights[0].sum(1) * weights[1].sum(1)
         areas[name] = ((weights[0] @ order) * weights[1]).sum(1) / pairs
     areas["excess"] = areas["attack"] - areas["control"]
-    found = {name: interval(values, 0.95) for name, values in areas.items()}
+    found = {name: interval(values) for name, values in areas.items()}
     if min(len(np.unique(ours)), len(np.unique(theirs))) < 2:
         found = {name: value | {"low": None, "high": None} for name, value in found.items()}
     return {"n": n, **found}
@@ -182,8 +182,7 @@ def near_volumes(synthetic, real, trained, patients):
                           int(np.flatnonzero(own)[0])))  # fmt: skip
         if found:
             found.sort()
-            steps = [min(1.0, row[0] * (len(found) - k)) for k, row in enumerate(found)]
-            p_values = np.maximum.accumulate(steps)
+            p_values = np.array(holm([row[0] for row in found]))
             _, share, expected, scan = found[0]
             sides[side] = {
                 "patients": len(found),
@@ -298,14 +297,12 @@ def memorisation_report(
     )
     report["warnings"] = _warnings(pixels, alone, names)
     if compared < 1:
-        report["warnings"].insert(
-            0,
-            (
-                f"only {len(chosen[1])} of {len(training)} training scans were compared: about "
-                f"{1 - compared:.0%} of all copies lie among the others and go unnoticed; what is "
-                "beyond expected is scaled up to all of them, the share below the threshold is not"
-            ),
+        words = (
+            f"only {len(chosen[1])} of {len(training)} training scans were compared: about "
+            f"{1 - compared:.0%} of all copies lie among the others and go unnoticed; what is "
+            "beyond expected is scaled up to all of them, the share below the threshold is not"
         )
+        report["warnings"].insert(0, words)
     return report
 
 

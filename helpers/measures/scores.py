@@ -11,8 +11,8 @@ NAMES = ("auroc", "sensitivity", "specificity", "sensitivity_at_90_specificity",
 
 
 def scores(
-    labels, probabilities, classes, patients=None, positive=None, *, threshold=0.5, level=0.95,
-    resamples=1000, seed=0,
+    labels, probabilities, classes, patients=None, positive=None, *, threshold=0.5, resamples=1000,
+    seed=0,
 ):  # fmt: skip
     """How well probabilities (N, K) tell the labels (N,), names out of the K `classes`.
 
@@ -38,24 +38,24 @@ def scores(
     few = [str(c) for c in classes if 0 < len(set(patients[labels == c])) < 2]
     report = {}
     for name in NAMES:
-        entry = interval(values[name].mean(0), level) if name in values else None
-        if entry is None:
-            entry = {"value": None, "low": None, "high": None, "resamples": 0,
-                     "reason": "of several classes none was named as the positive one"}  # fmt: skip
+        nothing = {"value": None, "low": None, "high": None, "resamples": 0}
+        if name not in values:
+            words = "of several classes none was named as the positive one"
+            report[name] = nothing | {"reason": words}
         elif empty:
-            entry = {"value": None, "low": None, "high": None, "resamples": 0,
-                     "reason": f"no test scan of {', '.join(empty)}"}  # fmt: skip
-        elif few:
-            entry |= {"low": None, "high": None,
-                      "reason": f"one patient only of {', '.join(few)}: no interval"}  # fmt: skip
-        report[name] = entry
+            report[name] = nothing | {"reason": f"no test scan of {', '.join(empty)}"}
+        else:
+            report[name] = interval(values[name].mean(0))
+            if few:
+                words = f"one patient only of {', '.join(few)}: no interval"
+                report[name] |= {"low": None, "high": None, "reason": words}
     report["auroc"]["seeds"] = [] if empty else [float(v) for v in values["auroc"][:, 0]]
     return report
 
 
 def auroc_difference(
-    labels, probabilities, others, classes, patients=None, positive=None, *, level=0.95,
-    resamples=1000, seed=0,
+    labels, probabilities, others, classes, patients=None, positive=None, *, resamples=1000,
+    seed=0,
 ):  # fmt: skip
     """AUROC of `probabilities` minus that of `others`, {value, low, high, resamples}.
 
@@ -64,15 +64,13 @@ def auroc_difference(
     """
     labels = np.asarray(labels)
     patients = np.arange(len(labels)) if patients is None else np.asarray(patients)
-    positive, weights = (
-        positive_class(classes, positive),
-        patient_weights(patients, resamples, seed),
-    )
+    positive = positive_class(classes, positive)
+    weights = patient_weights(patients, resamples, seed)
     a, b = (
         _values(labels, _stacked(p, labels, classes), list(classes), positive, 0.5, weights)
         for p in (probabilities, others)
     )
-    found = interval(a["auroc"].mean(0) - b["auroc"].mean(0), level)
+    found = interval(a["auroc"].mean(0) - b["auroc"].mean(0))
     alone = any(len(set(patients[labels == c])) == 1 for c in classes)  # as in ``scores``
     return found | {"low": None, "high": None} if alone else found
 
@@ -137,9 +135,7 @@ def _values(labels, stack, classes, positive, threshold, weights):
                        weighted_share(~called, labels != positive, weights)]  # fmt: skip
             values.setdefault("sensitivity", []).append(recalls[0])
             values.setdefault("specificity", []).append(recalls[1])
-            false, true = curves[positive]
-            kept = np.where(false <= 1 - FIXED_SPECIFICITY + 1e-9, true, 0).max(1)
-            kept = np.where(np.isnan(false + true).any(1), np.nan, kept)
+            kept = sensitivity_at_90_specificity(*curves[positive])
             values.setdefault("sensitivity_at_90_specificity", []).append(kept)
         if len(classes) > 2:
             said = np.asarray(classes)[probabilities.argmax(1)]
@@ -163,6 +159,11 @@ def roc(is_positive, score, weights):
         total = np.where(counts[:, -1:] > 0, counts[:, -1:], np.nan)
         rates.append(np.hstack([np.zeros((len(counts), 1)), counts]) / total)
     return rates
+
+
+def sensitivity_at_90_specificity(false, true):
+    kept = np.where(false <= 1 - FIXED_SPECIFICITY + 1e-9, true, 0).max(1)
+    return np.where(np.isnan(false + true).any(1), np.nan, kept)
 
 
 def area_under(false, true):

@@ -55,12 +55,6 @@ def _between(picture, low, high):
     return (sums[:, bottom] - sums[:, top]) / (bottom - top)[None, :, None]
 
 
-def _deeper(likely, least):
-    """The highest value at least `least` rows deeper, for every pixel of (N, H, W); 0 below."""
-    highest = np.maximum.accumulate(likely[:, ::-1], 1)[:, ::-1]
-    return np.pad(highest[:, least:], ((0, 0), (0, least), (0, 0)))
-
-
 def along(picture, path, reach):
     """The picture flattened along path (N, W): rows path - reach to path + reach, interpolated."""
     row = path[:, None] + np.arange(-reach, reach + 1)[None, :, None]
@@ -112,7 +106,8 @@ def find_paths(work):
     likely[below < 8] = 0
     # nothing under the RPE looks like it, where the nerve fibre layer has the RPE under it; once
     # that is out of the way, the path may climb drusen, which have BM under them
-    deeper = _deeper(likely, 9)
+    highest = np.maximum.accumulate(likely[:, ::-1], 1)[:, ::-1]
+    deeper = np.pad(highest[:, 9:], ((0, 0), (0, 9), (0, 0)))
     rpe = shortest_paths(np.where(below < 8, 5, 0.8 * deeper - likely), 6, 0.01)
     thickness = np.take_along_axis(below, rpe[:, None], 1)
     inner = np.maximum(0.35 * np.median(thickness, 2, keepdims=True), 8)

@@ -179,7 +179,7 @@ def usefulness_report(
     shuffled, shuffled_report = tested(
         [trained(synthetic, number, mixing.permutation(synthetic.labels)) for number in seeds]
     )
-    source = source_control(real, generated, test, classes, fit, measured, bar)
+    source = source_control(real, generated, test, fit, measured, bar)
     bar.close()
     report = {
         "auroc": arms["synthetic"]["auroc"],
@@ -216,7 +216,7 @@ def what_centring_means(differences) -> str:
     return ADVICE
 
 
-def source_control(real, generated, test, classes, fit, measured, bar):
+def source_control(real, generated, test, fit, measured, bar):
     """What a classifier of source, not of disease, can do: `source_auroc` and `look_alone`.
 
     It learns to tell real from synthetic scans of one class. `source_auroc` is measured on held

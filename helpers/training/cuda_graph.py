@@ -63,3 +63,12 @@ class Replayed:
                           "it is, which is slower on a fast GPU.", stacklevel=3)  # fmt: skip
             return
         self.graphs[key] = graph, given, list(record), values
+
+
+def learn_or_replay(method, way, accelerator, *tensors) -> dict[str, torch.Tensor]:
+    """``method.learn(way, accelerator, *tensors)``; on a GPU of its own as ``method.replayed``."""
+    if not tensors[0].is_cuda or accelerator.num_processes > 1:
+        return method.learn(way, accelerator, *tensors)
+    if method.replayed is None:
+        method.replayed = Replayed(method.learn, method.optimizers.values())
+    return method.replayed(way, accelerator, *tensors)

@@ -5,9 +5,10 @@ It never names a method. A method is a plain object with
 - ``networks`` and ``optimizers``, dictionaries by name; ``averaged``, the module whose moving
   average is judged and exported; ``architecture``, what rebuilds that module; ``exported``, what
   its file is called ("generator"); ``score_name``, the name of its score ("kernel_distance");
-- ``step(batch, accelerator) -> dict of numbers``, which calls backward and the optimizers; 0-d
-  tensors are numbers, and on a GPU better ones, since reading a float waits for the step to end; a
-  method that sets learning rates itself multiplies them by ``group.get("slowed", 1)``;
+- ``step(batch, accelerator) -> dict of numbers``, which calls backward and the optimizers
+  (``processes.update``); 0-d tensors are numbers, and on a GPU better ones, since reading a float
+  waits for the step to end; a method that sets learning rates itself multiplies them by
+  ``group.get("slowed", 1)``;
 - ``preview(module) -> images`` and ``validate(module) -> float`` (smaller is better); after it
   perhaps ``judgement``, of what the score is made: numbers by name; "word" and "why" are said;
 - ``state_dict()`` / ``load_state_dict(state)`` for whatever else it remembers.
@@ -22,13 +23,10 @@ from tqdm import tqdm as plain_tqdm
 from tqdm.auto import tqdm
 
 from helpers.training.budget import Budget
-from helpers.training.precision import choose_precision
-from helpers.training.processes import any_process, average_gradients, interruptible, is_first
+from helpers.training.processes import any_process, interruptible, is_first
 from helpers.training.runs import Run
 from helpers.training.state import Training
 from helpers.training.threads import Threads
-
-__all__ = ["average_gradients", "choose_precision", "train"]  # what a method and a notebook need
 
 
 def train(method, draw, run: Run, settings) -> Run:

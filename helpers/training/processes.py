@@ -115,6 +115,16 @@ def average_gradients(network: torch.nn.Module, accelerator: Accelerator) -> Non
         gradient.copy_(part.view_as(gradient))
 
 
+def update(method, loss: torch.Tensor, accelerator: Accelerator, *names: str) -> None:
+    """One step of those of the method's optimizers that are called ``names``, down ``loss``."""
+    for name in names:
+        method.optimizers[name].zero_grad()
+    accelerator.backward(loss)
+    for name in names:
+        average_gradients(method.networks[name], accelerator)
+        method.optimizers[name].step()
+
+
 def gather_rows(mine: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
     """The rows (B, d) of all processes; only this one's have a gradient.
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from helpers.data.augment import mirror
 from helpers.gan.losses import LOSSES
-from helpers.training.processes import average_gradients
+from helpers.training.processes import update
 from helpers.translation.judge import Judge, architecture, set_rate
 from helpers.translation.losses import PLACES, patch_nce, with_channels
 from helpers.translation.networks import PatchDiscriminator, Translator, patch_layers
@@ -91,7 +91,7 @@ class CUT:
             on_real = discriminator(scans).float()
             on_fake = discriminator(drawn.detach()).float()
             judged = self.discriminator_loss(on_real, on_fake)
-        self._update(["discriminator"], judged, accelerator)
+        update(self, judged, accelerator, "discriminator")
 
         discriminator.requires_grad_(False)
         with accelerator.autocast():
@@ -103,19 +103,10 @@ class CUT:
                 same = self.contrast(as_rgb, generator(as_rgb, "oct"))
                 losses["loss_contrast"] = (losses["loss_contrast"] + s.nce * same) / 2
         discriminator.requires_grad_(True)
-        self._update(["generator", "projectors"], sum(losses.values()), accelerator)
+        update(self, sum(losses.values()), accelerator, "generator", "projectors")
         self.steps += 1
         record = {"loss_discriminator": judged, **losses}
-        record = {name: value.detach() for name, value in record.items()}
-        return record
-
-    def _update(self, names: list[str], loss: torch.Tensor, accelerator) -> None:
-        for name in names:
-            self.optimizers[name].zero_grad()
-        accelerator.backward(loss)
-        for name in names:
-            average_gradients(self.networks[name], accelerator)
-            self.optimizers[name].step()
+        return {name: value.detach() for name, value in record.items()}
 
     def preview(self, network: nn.Module) -> torch.Tensor:
         return self.judge.preview(network)

@@ -5,7 +5,7 @@ from torch import nn
 
 from helpers.data.augment import mirror
 from helpers.gan.losses import LOSSES
-from helpers.training.processes import average_gradients
+from helpers.training.processes import update
 from helpers.translation.judge import Judge, Pool, architecture, set_rate
 from helpers.translation.losses import cycle_loss, identity_loss, with_channels
 from helpers.translation.networks import PatchDiscriminator, Translator, patch_layers
@@ -68,7 +68,7 @@ class CycleGAN:
                         s.cycle * s.identity * identity_loss(real[to], same[to][0].float())
                     )
             discriminator.requires_grad_(True)
-        self._update("generator", sum(losses.values()), accelerator)
+        update(self, sum(losses.values()), accelerator, "generator")
 
         judged = 0.0
         with accelerator.autocast():
@@ -76,18 +76,10 @@ class CycleGAN:
                 shown = torch.cat([real[to], pool(drawn[to])])
                 on_real, on_fake = discriminator[to](shown).float().split(len(scans))
                 judged = judged + self.discriminator_loss(on_real, on_fake)
-        self._update("discriminator", judged, accelerator)
+        update(self, judged, accelerator, "discriminator")
         self.steps += 1
         record = {"loss_discriminator": judged, **losses}
-        record = {name: value.detach() for name, value in record.items()}
-        return record
-
-    def _update(self, name: str, loss: torch.Tensor, accelerator) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad()
-        accelerator.backward(loss)
-        average_gradients(self.networks[name], accelerator)
-        optimizer.step()
+        return {name: value.detach() for name, value in record.items()}
 
     def preview(self, network: nn.Module) -> torch.Tensor:
         return self.judge.preview(network)

@@ -1,7 +1,5 @@
 """A folder of photographs (DFE) through a trained translator, into a labelled synthetic OCT set."""
 
-import csv
-import io
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from helpers.data.manifest import as_csv
 from helpers.data.marks import describe_png, write_png
 from helpers.data.photograph import clean_dfe, crop_field_of_view
 from helpers.data.pixels import read_image, to_float, to_levels
@@ -112,11 +111,8 @@ def translate_folder(
             write_png(picture, folder / file, describe_png(**about))
             rows.append([str(file), scan.path, scan.label, generator.weights_hash, size,
                          note])  # fmt: skip
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["file", "photograph", "class", "weights_sha256", "size", "note"])
-    writer.writerows(rows)
-    (folder / "images.csv").write_text(table.getvalue())
+    head = ["file", "photograph", "class", "weights_sha256", "size", "note"]
+    (folder / "images.csv").write_text(as_csv([head, *rows]))
     unsure = [row[1] for row in rows if row[-1]]
     if unsure:
         names = ", ".join(Path(path).name for path in unsure[:5])

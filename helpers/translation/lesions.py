@@ -12,6 +12,7 @@ from torchmetrics.functional.image import (
 )
 
 from helpers.data.pixels import to_float, to_levels
+from helpers.measures.intervals import ENDS
 from helpers.measures.layers import read_all
 from helpers.measures.scores import scores
 from helpers.measures.true_layers import true_layers
@@ -188,8 +189,8 @@ def summary(per_scan: dict, weights=None) -> dict[str, float]:
 
 
 def lesion_report(
-    translated, true_scans, truths, patients, um_per_row=None, *, seed=0, resamples=500, level=0.95
-) -> dict:  # fmt: skip
+    translated, true_scans, truths, patients, um_per_row=None, *, seed=0, resamples=500
+) -> dict:
     """How much of what is drawn lies where it lies in the eye: {name: {...}}.
 
     translated, true_scans: (N, 1, S, S); truths: ``simulate.Truth`` of each eye; patients (N,);
@@ -218,7 +219,7 @@ def lesion_report(
     def between(values, draws):
         if len(names) < 2:
             return {"value": values, "low": None, "high": None}
-        low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        low, high = np.nanquantile(draws, ENDS)
         return {"value": values, "low": float(low), "high": float(high)}
 
     all_own, all_dealt = [summary(own, w) for w in draws], [dealt(w) for w in draws]

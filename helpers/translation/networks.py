@@ -20,21 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from helpers.gan.dcgan import SIZES, initialise
 from helpers.translation.evidence import SIDE, Evidence
 
-SIZES = (64, 128, 256, 512)
 SKIPS = ("pixel", "column")
-
-
-def initialise(module: nn.Module) -> None:
-    """N(0, 0.02) for convolutions, N(1, 0.02) for BatchNorm (both papers)."""
-    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
-        nn.init.zeros_(module.bias)
 
 
 class InstanceNorm(nn.Module):

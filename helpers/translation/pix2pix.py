@@ -6,7 +6,7 @@ from torch import nn
 
 from helpers.data.augment import mirror
 from helpers.gan.losses import LOSSES
-from helpers.training.processes import average_gradients
+from helpers.training.processes import update
 from helpers.translation.judge import Judge, architecture, set_rate
 from helpers.translation.networks import PatchDiscriminator, Translator, patch_layers
 
@@ -59,7 +59,7 @@ class Pix2pix:
             on_real = discriminator(torch.cat([shown, scans], 1)).float()
             on_fake = discriminator(torch.cat([shown, drawn.detach()], 1)).float()
         judged = self.discriminator_loss(on_real, on_fake) / 2
-        self._update("discriminator", judged, accelerator)
+        update(self, judged, accelerator, "discriminator")
 
         discriminator.requires_grad_(False)
         with accelerator.autocast():
@@ -67,18 +67,10 @@ class Pix2pix:
         discriminator.requires_grad_(True)
         losses = {"loss_oct": self.generator_loss(on_fake, on_fake)}
         losses["loss_l1"] = s.l1 * self.error(drawn.float(), scans)
-        self._update("generator", sum(losses.values()), accelerator)
+        update(self, sum(losses.values()), accelerator, "generator")
         self.steps += 1
         record = {"loss_discriminator": judged, **losses}
-        record = {name: value.detach() for name, value in record.items()}
-        return record
-
-    def _update(self, name: str, loss: torch.Tensor, accelerator) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad()
-        accelerator.backward(loss)
-        average_gradients(self.networks[name], accelerator)
-        optimizer.step()
+        return {name: value.detach() for name, value in record.items()}
 
     def preview(self, network: nn.Module) -> torch.Tensor:
         return self.judge.preview(network)

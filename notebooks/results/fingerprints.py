@@ -107,7 +107,7 @@ def share_marked(made, without, marked, plain, patients):
     groups = np.arange(len(made)), patients[0], patients[1], patients[2]
     weights = [patient_weights(names, 1000, k) for k, names in enumerate(groups)]
     mean = [(w @ values) / w.sum(1) for w, values in zip(weights, (made, without, marked, plain))]
-    return interval((mean[0] - mean[1]) / (mean[2] - mean[3]), 0.95)
+    return interval((mean[0] - mean[1]) / (mean[2] - mean[3]))
 
 
 def share_near(made, own, others, patients):

@@ -166,7 +166,7 @@ def by_eye(guess, true):
 def mean_of(values, weights):
     """Mean over eyes, with its interval over patients; eyes of which it is not defined left out."""
     good = np.isfinite(values)
-    return interval(weights[:, good] @ values[good] / weights[:, good].sum(1), 0.95)
+    return interval(weights[:, good] @ values[good] / weights[:, good].sum(1))
 
 
 def anatomy(domains, settings, drawn, seed):

@@ -204,8 +204,8 @@ def main():
         for name in tests:
             base = areas[source.split(" + ")[0], name, "whole"]
             values = {way: areas[source, name, way] for way in WAYS}
-            row = {way: interval(value, 0.95) for way, value in values.items()}
-            row |= {f"{way}, gain": interval(v - base, 0.95) for way, v in values.items()}
+            row = {way: interval(value) for way, value in values.items()}
+            row |= {f"{way}, gain": interval(v - base) for way, v in values.items()}
             table[f"{source} to {name}"] = row
             print(f"| {source} to {name} | " + " | ".join(between(row[way]) for way in WAYS)
                   + " |", flush=True)  # fmt: skip

@@ -55,27 +55,17 @@ def oedema(rng, grade) -> list[Lesion]:
         angle = rng.uniform(0, 2 * np.pi)
         width = rng.uniform(35, 110)
         here = away * rng.normal(1, 0.2)
-        found.append(
-            Lesion(
-                "exudate", cx + here * np.cos(angle), cy + here * np.sin(angle),
-                width, rng.uniform(18, 40), rng.normal(0.45, 0.08),
-            )
-        )  # fmt: skip
-    for _ in range(rng.poisson(4 * grade)):
-        found.append(
-            Lesion("exudate", x + rng.normal(0, 700), rng.uniform(-9, 9), rng.uniform(30, 70),
-                   rng.uniform(15, 35), rng.normal(0.48, 0.1))
-        )  # fmt: skip
-    for _ in range(4 + rng.poisson(18 * grade)):
-        found.append(
-            Lesion("haemorrhage", rng.normal(0, 2300), rng.normal(0, 2000),
-                   rng.lognormal(np.log(90), 0.6), 0.0)
-        )  # fmt: skip
+        found.append(Lesion("exudate", cx + here * np.cos(angle), cy + here * np.sin(angle),
+                            width, rng.uniform(18, 40), rng.normal(0.45, 0.08)))  # fmt: skip
+    found += [Lesion("exudate", x + rng.normal(0, 700), rng.uniform(-9, 9), rng.uniform(30, 70),
+                     rng.uniform(15, 35), rng.normal(0.48, 0.1))
+              for _ in range(rng.poisson(4 * grade))]  # fmt: skip
+    found += [Lesion("haemorrhage", rng.normal(0, 2300), rng.normal(0, 2000),
+                     rng.lognormal(np.log(90), 0.6), 0.0)
+              for _ in range(4 + rng.poisson(18 * grade))]  # fmt: skip
     if rng.uniform() < 0.05 + 0.2 * grade:
-        found.append(
-            Lesion("subretinal_fluid", x, 0.0, rng.uniform(700, 1500),
-                   rng.uniform(30, 60 + 70 * grade))
-        )  # fmt: skip
+        width, height = rng.uniform(700, 1500), rng.uniform(30, 60 + 70 * grade)
+        found.append(Lesion("subretinal_fluid", x, 0.0, width, height))
     return found
 
 
@@ -89,26 +79,21 @@ def neovascular(rng, grade) -> list[Lesion]:
                20 + rng.uniform(20, 110) * grade),
     ]  # fmt: skip
     if rng.uniform() < 0.75:
-        found.append(
-            Lesion("subretinal_fluid", x + rng.normal(0, 0.3) * width, 0.0,
-                   width * rng.uniform(0.6, 1.2), 20 + rng.uniform(10, 140) * grade)
-        )  # fmt: skip
+        found.append(Lesion("subretinal_fluid", x + rng.normal(0, 0.3) * width, 0.0,
+                            width * rng.uniform(0.6, 1.2),
+                            20 + rng.uniform(10, 140) * grade))  # fmt: skip
     found.append(Lesion("thickening", x, 0.0, 1.4 * width, rng.uniform(0, 90) * (0.3 + grade)))
     if rng.uniform() < 0.4:
         for _ in range(1 + rng.poisson(5 * grade)):
             size = rng.lognormal(np.log(85), 0.4)
             where = x + rng.normal(0, 0.3) * width
             found.append(Lesion("cyst", where, 0.0, size, size * rng.uniform(0.6, 1.1), 0.55))
-    for _ in range(rng.poisson(5)):
-        found.append(
-            Lesion("exudate", x + rng.normal(0, 0.4) * width, rng.normal(0, 200),
-                   rng.uniform(25, 60), rng.uniform(15, 30), rng.uniform(0.2, 0.6))
-        )  # fmt: skip
-    for _ in range(1 + rng.poisson(3 * grade)):
-        found.append(
-            Lesion("haemorrhage", x + rng.normal(0, 0.5) * width, rng.normal(0, 0.5) * width,
-                   rng.uniform(250, 500 + 900 * grade), 0.0)
-        )  # fmt: skip
+    found += [Lesion("exudate", x + rng.normal(0, 0.4) * width, rng.normal(0, 200),
+                     rng.uniform(25, 60), rng.uniform(15, 30), rng.uniform(0.2, 0.6))
+              for _ in range(rng.poisson(5))]  # fmt: skip
+    found += [Lesion("haemorrhage", x + rng.normal(0, 0.5) * width, rng.normal(0, 0.5) * width,
+                     rng.uniform(250, 500 + 900 * grade), 0.0)
+              for _ in range(1 + rng.poisson(3 * grade))]  # fmt: skip
     return found + drusen(rng, 0.5 * grade, count=rng.poisson(4))
 
 

@@ -181,8 +181,3 @@ def draw_look(person, side, shared, own) -> dict:
         "photo_y": own.normal(0, 250),
         "blur": abs(own.normal(0.4, 0.5)),
     }
-
-
-def make_eyes(seeds, condition, **settings) -> list[Eye]:
-    """make_eye for every seed."""
-    return [make_eye(int(seed), condition, **settings) for seed in seeds]

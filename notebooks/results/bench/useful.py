@@ -16,6 +16,7 @@ import torch
 from bench import quality, steps, timing
 from helpers import config
 from helpers.data.pixels import to_levels
+from helpers.gan import judging
 from helpers.gan.recipes import with_recipe
 from helpers.gan.train import build_training
 from helpers.measures.features import Features
@@ -76,7 +77,7 @@ class Contender:
                     s.ema_half_life == 0
                 ):  # the paper keeps no average: BatchNorm's own is the judged
                     average.load_state_dict(method.averaged.state_dict())
-                return to_levels(method.generate(average, noise, labels))
+                return to_levels(judging.generate(method, average, noise, labels))
         raise ValueError(f"nothing here draws {label}")
 
 
