@@ -8,6 +8,7 @@ import nbformat
 import pytest
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+HELPERS = NOTEBOOKS.parent / "helpers"
 STEMS = sorted(path.stem for path in NOTEBOOKS.glob("*.py"))
 HEADINGS = ["What this does, and what to expect", "Setup", "Settings", "Data", "Model", "Loss",
             "Train", "Look", "Measure", "Limits"]  # fmt: skip
@@ -39,6 +40,17 @@ def test_committed_outputs_are_whole(stem):
     assert counts == list(range(1, len(counts) + 1)), "run from top to bottom: make notebooks"
     text = path.read_text()
     assert not re.search(r"/(home|root|work|Users)/", text), "an output shows a machine's path"
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_sources_that_outputs_show_are_todays(stem):
+    known = "\n".join(path.read_text() for path in HELPERS.rglob("*.py"))
+    notebook = nbformat.read(NOTEBOOKS / f"{stem}.ipynb", as_version=4)
+    shown = [o.data["text/markdown"] for cell in notebook.cells for o in cell.get("outputs", [])
+             if o.get("data", {}).get("text/markdown", "").startswith("```python")]  # fmt: skip
+    for code in shown:
+        for part in code.removeprefix("```python\n").removesuffix("```").split("\n\n"):
+            assert part.rstrip() in known, "make notebooks"
 
 
 @pytest.mark.parametrize("stem", STEMS)
