@@ -463,7 +463,8 @@ def _convert(shown: str, text: str, kind):
 
 def _from_root(value: str, name: str) -> str:
     """Names of sources stay; paths become absolute."""
-    if name in ("data", "dfe") and value in SOURCES:  # ./oct2017 is the folder
+    by_name = {"data": SOURCES, "dfe": SOURCES, "start": ("simulated",)}
+    if value in by_name.get(name, ()):  # ./oct2017 is the folder
         return value
     path = Path(value).expanduser()
     is_path = name == "runs" or "/" in value or value.endswith(".csv") or (root() / path).exists()

@@ -53,6 +53,7 @@ def test_relative_paths_start_at_the_root(tmp_path, monkeypatch):
     (tmp_path / "simulated").mkdir()  # as generate --out simulated makes it
     assert resolve(TrainGan, [], {}).data == "simulated"
     assert resolve(TrainGan, ["--data=./simulated"], {}).data == str(tmp_path / "simulated")
+    assert resolve(TrainGan, ["--start=simulated"], {}).start == "simulated"
 
 
 def test_a_recipe_fills_what_is_left_open():

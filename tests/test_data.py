@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,18 @@ def test_a_sample_keeps_every_scan_on_its_side(folder):
 def test_a_folder_may_have_the_name_of_what_is_no_folder(folder, name):
     levels = made(folder).train.images
     assert np.array_equal(made(folder.rename(folder.with_name(name))).train.images, levels)
+
+
+def test_a_sample_of_less_than_nothing_is_refused(folder):
+    with pytest.raises(ValueError, match="most=-1.*0 for all"):
+        made(folder, most=-1)
+
+
+def test_sides_in_any_order_have_their_own_images(folder):
+    data = made(folder, class_="all")
+    some = made(folder, class_="all", sides=("test", "train"))
+    for side in ("train", "test"):
+        np.testing.assert_array_equal(getattr(some, side).images, getattr(data, side).images)
 
 
 def test_images_lie_beside_their_scans(folder):
@@ -326,6 +339,13 @@ def test_a_data_set_in_one_file(tmp_path):
     np.savez(tmp_path / "float.npz", images=images / 255, labels=labels, patients=patients)
     with pytest.raises(ValueError, match="float.npz: images float64"):
         load_manifest(tmp_path / "float.npz")
+    for pixels_of in ((12, 80), (12, 70, 80, 1), (12, 1, 70, 80)):
+        np.savez(wrong, images=np.zeros(pixels_of, np.uint8), labels=labels, patients=patients)
+        with pytest.raises(ValueError, match=r"wrong.npz: .*needs uint8 \(N, H, W\)"):
+            load_manifest(wrong)
+    np.savez(path, images=images, labels=np.array(labels, "S"), patients=np.array(patients, "S"))
+    scans = load_manifest(path)
+    assert {s.label for s in scans} == {"DRUSEN", "NORMAL"} and scans[0].patient == "p0"
 
 
 def test_simulated_eyes(tmp_path):
@@ -466,6 +486,16 @@ def test_a_killed_run_leaves_nothing_that_counts(folder, monkeypatch):
     assert made(folder).train.images.std() > 1
 
 
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(folder):
+    cache = folder.parent / "cache"
+    cache.mkdir()
+    for name, age in (("old", 4000), ("new", 0)):
+        (cache / f"{name}.1.part").write_bytes(b"pixels")
+        os.utime(cache / f"{name}.1.part", (time.time() - age,) * 2)
+    made(folder)
+    assert [part.name for part in cache.glob("*.part")] == ["new.1.part"]
+
+
 def test_no_space_left_names_the_folder_and_the_setting(folder, monkeypatch):
     class Full(io.FileIO):
         def write(self, content):
@@ -483,11 +513,24 @@ def test_no_space_left_names_the_folder_and_the_setting(folder, monkeypatch):
     assert not list((folder.parent / "cache").glob("*"))
 
 
+def test_a_cache_below_a_file_names_the_setting(folder):
+    (folder.parent / "runs").write_text("no folder")
+    with pytest.raises(OSError, match="cache of 12 images cannot be written.*OCT_RUNS"):
+        made(folder, cache=folder.parent / "runs" / "cache")
+
+
 def test_cache_lies_in_the_runs_folder(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("OCT_RUNS", str(tmp_path / "elsewhere"))
     made(folder, cache=None)
     (note,) = (tmp_path / "elsewhere" / "cache").glob("*.json")
     assert json.loads(note.read_text())["shape"][1:] == [1, 32, 32]
+
+
+def test_a_cache_below_home(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OCT_RUNS", "~/elsewhere")
+    made(folder, cache=None)
+    assert list((tmp_path / "elsewhere" / "cache").glob("*.u8"))
 
 
 @pytest.fixture

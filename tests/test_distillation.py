@@ -478,6 +478,8 @@ def test_grad_cam_finds_what_the_class_is_made_of():
         place = int(one.argmax())
         assert abs(place // 64 - row) < 5 and abs(place % 64 - column) < 5
     assert grad_cam(Classifier(network, about), images, 2).max() == 0
+    levels = ((images + 1) * 127.5).byte()
+    torch.testing.assert_close(grad_cam(Classifier(network, about), levels, 0), found)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv3_small_050", "test_vit"])

@@ -332,6 +332,15 @@ def test_xml_names_pictures_that_are_missing_and_reads_the_rest(tmp_path):
         hospital.read_frame(f"{path}#1")
 
 
+def test_a_picture_of_an_xml_that_comes_later_is_read_in_the_same_process(tmp_path):
+    path, pixels = write_xml(tmp_path)
+    late = (tmp_path / "B2.TIF").read_bytes()
+    (tmp_path / "B2.TIF").unlink()
+    np.testing.assert_array_equal(hospital.read_frame(f"{path}#1"), pixels[1])
+    (tmp_path / "B2.TIF").write_bytes(late)
+    np.testing.assert_array_equal(hospital.read_frame(f"{path}#2"), pixels[2])
+
+
 def test_xml_never_reads_outside_its_folder(tmp_path):
     (tmp_path / "deep").mkdir()
     path, _ = write_xml(tmp_path / "deep")

@@ -171,6 +171,13 @@ def test_a_pattern_says_who_it_is(tmp_path, monkeypatch):
             take_in(tmp_path / "x")
 
 
+def test_a_pattern_says_who_it_is_where_a_table_does_not(tmp_path, monkeypatch):
+    rows = [f"k{k // 2}x{k % 2}.png,AMD,{'known' if k < 2 else ''}" for k in range(8)]
+    file = sheet(tmp_path, "\n".join(["path,label,patient", *rows]))
+    monkeypatch.setenv("OCT_PATIENT", r"k(\d)x")
+    assert [s.patient for s in take_in(file).scans] == ["known"] * 2 + list("112233")
+
+
 def test_frames_of_both_eyes_stand_in_one_block(tmp_path):
     lay(tmp_path / "x", [f"AMD/{e}/{k}.png" for e in EYES for k in range(0, 120, 10)])
     scans = take_in(tmp_path / "x").scans
@@ -524,6 +531,9 @@ def test_paths_of_windows_and_of_another_machine(tmp_path):
                  r"\\server\share\eyes\a.png", r"D:\a\..\eyes\a.png"):  # fmt: skip
         (scan,) = load_manifest(sheet(tmp_path, f"path,label,patient\n{name},CNV,1\n"))
         assert Path(scan.path) == tmp_path / "eyes" / "a.png"
+    (tmp_path / "tables").mkdir()
+    beside = sheet(tmp_path / "tables", "path,label,patient\n..\\eyes\\a.png,CNV,1\n")
+    assert Path(load_manifest(beside)[0].path).samefile(tmp_path / "eyes" / "a.png")
 
 
 @pytest.mark.parametrize(
@@ -574,6 +584,18 @@ def test_a_published_split_is_kept(tmp_path):
     assert len(split["validation"]) == 3  # nobody was published for it: some of train
     assert sum(map(len, split.values())) == 20
     assert len(made(file, cache=tmp_path / "c").test) == 5
+
+
+def test_another_published_split_is_other_data(tmp_path):
+    """Though its pictures are the same, and come in the same order."""
+    found = []
+    for sides in ("train train validation test", "train validation test test"):
+        rows = ["path,label,patient,split"]
+        for n, side in enumerate(sides.split()):
+            picture(tmp_path / f"s{n}.png", n)
+            rows.append(f"s{n}.png,DRUSEN,P{n},{side}")
+        found.append(made(sheet(tmp_path, "\n".join(rows)), cache=tmp_path / "c").manifest_hash)
+    assert found[0] != found[1]
 
 
 def test_a_published_split_is_kept_where_nobody_is_named(tmp_path):

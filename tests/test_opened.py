@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,6 +134,22 @@ CHANGES = (another_picture, one_more, one_less, another_class, a_table, another_
            a_cut_record, cut_pixels, other_rules)  # fmt: skip
 
 
+def test_pictures_that_changed_places_are_read_anew(folder):
+    """Of one size and one time, as pictures without compression from one archive are."""
+    one, other = (folder / label / "0.bmp" for label in ("DRUSEN/P01", "NORMAL/P10"))
+    for seed, path in enumerate((one, other)):
+        retina(70 + seed).save(path)
+    settle(folder)
+    made(folder)
+    one.rename(folder / "away")
+    other.rename(one)
+    (folder / "away").rename(other)
+    again, fresh = made(folder), made(folder, cache=folder.parent / "another")
+    assert all(
+        np.array_equal(getattr(again, side).images, getattr(fresh, side).images) for side in SIDES
+    )
+
+
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_what_has_changed_is_understood_anew(folder, monkeypatch, change):
     calls = understood(monkeypatch)
@@ -183,6 +200,28 @@ def test_what_a_disk_refused_once_is_tried_again(folder, monkeypatch):
     assert len(made(folder).left_out) == 2
     monkeypatch.setattr(cache, "read_image", read)
     assert len(made(folder).left_out) == 1  # what is no picture
+
+
+def test_what_a_disk_refused_before_it_was_known_is_tried_again(folder, monkeypatch):
+    read, away = Path.read_bytes, folder / "DRUSEN" / "P01" / "0.png"
+
+    def refuses(path):
+        if path == away:
+            raise OSError(5, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuses)
+    assert len(made(folder).left_out) == 2
+    monkeypatch.setattr(Path, "read_bytes", read)
+    assert len(made(folder).left_out) == 1
+
+
+def test_a_folder_of_the_name_of_a_source_is_not_what_is_opened(folder, monkeypatch):
+    folder.rename(folder.with_name("simulated"))  # as generate --out simulated makes it
+    monkeypatch.chdir(folder.parent)
+    for patients in (3, 4):
+        found = made(Path("simulated"), n_simulated=patients, most=1, size=64)
+        assert found.classes["DRUSEN"] == 2 * patients
 
 
 def test_what_a_missing_package_refused_is_tried_again_with_it(folder, monkeypatch):

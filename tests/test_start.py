@@ -30,6 +30,12 @@ def ended(run):
     return weights, state["networks"]["discriminator"], about
 
 
+def test_what_ships_is_found_beside_what_it_drew(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "simulated").mkdir()  # as generate --out simulated makes it
+    assert start.generator_file("simulated") == start.SHIPPED / "simulated.safetensors"
+
+
 def test_all_weights_are_taken_over(run, ended, tmp_path):
     weights, discriminator, about = ended
     method = aligned_gan(tmp_path, seed=1)[0]

@@ -186,6 +186,14 @@ def test_other_settings_take_another_folder_and_are_named(tmp_path, data, featur
     assert unset and open_run(settings, data, {}).folder == first.folder
 
 
+def test_a_run_goes_on_where_its_pictures_have_moved(tmp_path, data):
+    for name in ("data", "dfe"):
+        for place in ("old", "new"):
+            given = [f"--runs={tmp_path}", f"--run={name}", f"--{name}={tmp_path / place}"]
+            settings = config.resolve(config.TrainCyclegan, given, {})
+            assert open_run(settings, data, {}).folder.name == name
+
+
 @pytest.mark.slow
 def test_the_generator_depends_on_settings_data_and_seed_alone(tmp_path, data, features):
     runs = [

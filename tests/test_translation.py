@@ -474,6 +474,28 @@ def test_classes_bring_labels_together_and_a_missing_one_is_named(cached):
         )  # fmt: skip
 
 
+def test_findings_in_small_letters_are_findings():
+    labels = ["drusen", "Drusen; dr", "other"]
+    scans = [Scan(f"{k}.png", "oct", "x", label, str(k)) for k, label in enumerate(labels)]
+    split = Split(np.zeros((3, 1, 8, 8), np.uint8), scans)
+    data = Data(split, split, split, source="x", class_="x", manifest_hash="")
+    found, ambiguous = two_modalities.renamed(data, {"DRUSEN": "DRUSEN", "DR": "DR"}, True)
+    assert found.train.labels.tolist() == ["DRUSEN", "DRUSEN;DR"] and not ambiguous
+
+
+def test_the_cache_lies_where_the_runs_do(cached, monkeypatch):
+    asked = []
+
+    def prepared(source, cache=None, **how):
+        asked.append(cache)
+        raise StopIteration
+
+    monkeypatch.setattr(two_modalities, "prepare", prepared)
+    with pytest.raises(StopIteration):
+        prepare_domains(settings(cached / "big disk"))
+    assert asked == [cached / "big disk" / "cache"]
+
+
 def test_a_small_band_of_a_simulated_eye_has_a_smooth_rpe():
     """Flattened at 64 px its columns would jump by whole pixels."""
     scan = Scan("simulated/NORMAL/P00003_OD", "oct", "simulated", "NORMAL", "P00003")

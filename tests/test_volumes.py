@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from test_hospital import write_xml
 
 from helpers.data.prepare import content_hashes, prepare
 from helpers.data.simulated.simulate import make_eye
@@ -68,6 +69,24 @@ def test_a_split_by_volumes_has_to_be_asked_for(clinic, monkeypatch):
 def test_frames_of_one_file_have_hashes_of_their_own(clinic):
     frames = [scan for scan in take_in(clinic).scans if scan.dataset == "volume"]
     assert len(set(content_hashes(frames).values())) == len(frames)
+
+
+def test_pictures_that_an_xml_names_are_part_of_what_is_known_of_it(tmp_path):
+    """New pictures beside the same XML are new scans; one XML for two persons is no copy."""
+    pytest.importorskip("defusedxml")
+    paths = []
+    for k in range(3):
+        place = tmp_path / "eyes" / "DRUSEN" / f"P{k}"
+        place.mkdir(parents=True)
+        path, pixels = write_xml(place, number="ANON")
+        Image.fromarray(pixels[0] // (k + 1)).save(place / "B0.TIF")
+        paths.append(path)
+    frames = [s for s in take_in(tmp_path / "eyes").scans if s.path.endswith("xml#0")]
+    hashes = content_hashes(frames, progress=False)
+    assert len(set(hashes.values())) == 3
+    Image.fromarray(pixels[1]).save(paths[0].with_name("B0.TIF"))
+    again = content_hashes(frames, progress=False)
+    assert [hashes[f] == again[f] for f in frames] == [False, True, True]
 
 
 def test_what_is_no_scan_is_left_out_and_what_is_turned_is_mended(clinic, tmp_path):

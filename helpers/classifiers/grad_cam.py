@@ -3,9 +3,12 @@
 import torch
 import torch.nn.functional as F
 
+from helpers.data.pixels import to_float
+
 
 def grad_cam(classifier, images: torch.Tensor, target: int) -> torch.Tensor:
-    """Maps (N, H, W) in [0, 1] of what speaks for class number ``target`` in images (N, C, H, W).
+    """Maps (N, H, W) in [0, 1] of what speaks for class number ``target`` in images (N, C, H, W),
+    uint8 or float in [-1, 1].
 
     ReLU of the sum over channels of the last feature maps, each weighted by the mean of the
     class's gradient in it (eq. 1 and 2), enlarged to the image and divided by its largest value.
@@ -15,7 +18,7 @@ def grad_cam(classifier, images: torch.Tensor, target: int) -> torch.Tensor:
     network = classifier.network
     device = network.head.weight.device
     with torch.no_grad():
-        maps = network.maps(images.to(device)).float()
+        maps = network.maps(to_float(images).to(device)).float()
     if maps.ndim != 4 or getattr(network.backbone, "output_fmt", "NCHW") == "NHWC":
         raise ValueError(f"{classifier.arguments['backbone']} has no feature maps for Grad-CAM")
     with torch.enable_grad():

@@ -3,7 +3,9 @@
 import errno
 import json
 import os
+import time
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ from helpers.data.simulated import simulate
 from helpers.data.sources import packed_image
 
 DRAWN = ("simulated", "npz")  # what is no file of somebody else's: nobody needs to look at it
+LEFT = 3600  # seconds without a byte after which nobody writes to a file any more
 MANY = 1000  # scans from which on processes are worth their start, where there are cores for them
 
 
@@ -147,6 +150,7 @@ def decode(scans, hashes, cache: Path, *, size, framing, progress=True, watch=Tr
     part = raw.with_suffix(f".{os.getpid()}.part")
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(cache)
         with part.open("wb") as file:
             images = tqdm(pool(map(one, scans)), total=len(scans), desc="decoding",
                           disable=not progress)  # fmt: skip
@@ -185,8 +189,17 @@ def decode(scans, hashes, cache: Path, *, size, framing, progress=True, watch=Tr
             "space or point OCT_RUNS at another disk."
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
     return replace(_open(raw, about, scans), fleeting=fleeting)
+
+
+def _remove_leftovers(cache: Path) -> None:
+    """Delete what processes have left that were killed while they wrote: gigabytes each time."""
+    for part in (cache / name for name in os.listdir(cache) if name.endswith(".part")):
+        with suppress(OSError):  # another process was faster
+            if time.time() - part.stat().st_mtime > LEFT:
+                part.unlink()
 
 
 def _alike(scans: list[Scan], good: list[int], prints) -> list[tuple[int, int]]:

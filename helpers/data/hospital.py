@@ -119,6 +119,7 @@ class Volume:
     enface_um_per_px: float | None = None
     first: int = 0
     notes: list[str] = field(default_factory=list)
+    pictures: list[Path] = field(default_factory=list, repr=False)  # of an XML, one for each frame
 
     def __post_init__(self):
         self.numbers = self.numbers or list(range(len(self.frames)))
@@ -197,13 +198,28 @@ def read_frame(path) -> np.ndarray:
     The last files stay open, so that 49 B-scans do not parse a header 49 times. Raises what
     ``read_volumes`` raises, and ValueError if the file has no such B-scan.
     """
+    volume, place = _found(path)
+    return volume.frames[place]
+
+
+def picture_of(path) -> Path | None:
+    """The picture file in which the B-scan FILE#NUMBER of an XML lies; None of other files. Raises
+    what ``read_frame`` raises."""
+    if not str(path).rpartition("#")[0].lower().endswith(".xml"):
+        return None
+    volume, place = _found(path)
+    return volume.pictures[place]
+
+
+def _found(path) -> tuple[Volume, int]:
+    """The volume that FILE#NUMBER lies in, and its place among the frames."""
     file, _, number = str(path).rpartition("#")
     if not file or not number.isdigit():
         raise Unreadable(f"{path}: a B-scan is named FILE#NUMBER.")
     for volume in _opened_file(file):
         inside = int(number) - volume.first
         if inside in volume.numbers:
-            return volume.frames[volume.numbers.index(inside)]
+            return volume, volume.numbers.index(inside)
     raise Unreadable(f"{file}: has no B-scan {number}.")
 
 
@@ -227,11 +243,12 @@ def _opened_file(file: str) -> list[Volume]:
         raise FileNotFoundError(f"{path}: no such file")
     stat = path.stat()
     with _LOCK:
-        return _opened(file, stat.st_mtime_ns, stat.st_size)
+        beside = path.parent.stat().st_mtime_ns  # the pictures of an XML may come later
+        return _opened(file, stat.st_mtime_ns, stat.st_size, beside)
 
 
 @lru_cache(maxsize=4)
-def _opened(file: str, _time: int, _size: int) -> list[Volume]:
+def _opened(file: str, _time: int, _size: int, _beside: int) -> list[Volume]:
     return read_volumes(file)
 
 
@@ -503,7 +520,7 @@ def _xml_series(path: Path, series, place: int, person: dict, there: dict) -> Vo
         um_per_px_y=um_y, spacing_um=_spacing_um(lines_um), height=height, width=width,
         frames=Frames(path, lambda i: _picture(found[i]), len(found)), numbers=numbers,
         lines=[_on_enface(lines_um[n], slo_x, slo_y) for n in numbers], enface=enface,
-        enface_um_per_px=slo_x, notes=notes,
+        enface_um_per_px=slo_x, notes=notes, pictures=found,
     )  # fmt: skip
 
 

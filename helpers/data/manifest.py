@@ -248,7 +248,8 @@ def found_file(folder: Path, name: str) -> Path:
         return plain
     parts = [part for part in re.split(r"[\\/]+", re.sub(r"^[A-Za-z]:", "", name)) if part]
     ends = (folder.joinpath(*parts[k:]) for k in range(len(parts)) if ".." not in parts[k:])
-    return next((end for end in ends if end.exists()), plain)
+    relative = [folder.joinpath(*parts)] if name.startswith("..") else []
+    return next((end for end in (*relative, *ends) if end.exists()), plain)
 
 
 def by_images_csv(source: Path, tables: list[tuple[str, ...]]) -> dict[tuple[str, ...], str]:

@@ -40,7 +40,8 @@ def state_of(source) -> str | None:
                 if entry.is_symlink() and entry.is_dir():
                     return None
                 newest = max(newest, about.st_mtime_ns)
-                line = f"{entry.path}\0{about.st_size}\0{about.st_mtime_ns}\n"
+                times = f"{about.st_mtime_ns}\0{about.st_ctime_ns}"  # the second: of its name, too
+                line = f"{entry.path}\0{about.st_size}\0{times}\n"
                 known.update(line.encode("utf-8", "surrogateescape"))
     except OSError:  # what cannot be opened is named where it is read
         return None

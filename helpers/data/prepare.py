@@ -13,6 +13,7 @@ import time
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,10 +23,13 @@ from tqdm.auto import tqdm
 from helpers.config import root
 from helpers.data import opened
 from helpers.data.cache import decode
+from helpers.data.hospital import picture_of
 from helpers.data.intake import Intake, missed
 from helpers.data.scan import Scan, digest, in_source, shown
 from helpers.data.sources import NAMED, SYNTHETIC, all_synthetic, is_marked, packed_image, take_in
 from helpers.data.split import SIDES, TOO_FEW, Data, Split, choose_class, split_patients
+
+UNREAD = "cannot be read"  # by the disk's fault: perhaps another time
 
 
 def prepare(
@@ -48,9 +52,13 @@ def prepare(
     for that in a source of one's own, for a class that the source lacks, for fewer than three
     patients, or if no file can be read; OSError naming OCT_RUNS if the cache cannot be written.
     """
-    cache = Path(cache or root() / os.environ.get("OCT_RUNS", "runs") / "cache")
-    asked = [modality, class_, size, framing, seed, most, list(sides), synthetic]
-    record = None if intake else opened.record_of(source, cache, asked)
+    cache = Path(cache or root() / Path(os.environ.get("OCT_RUNS", "runs")).expanduser() / "cache")
+    if most and most < 0:
+        raise ValueError(f"most={most} (OCT_MAX_IMAGES): choose 1 or more, or 0 for all.")
+    sides = sorted(sides, key=SIDES.index)  # the order in which images lie in the cache
+    public = str(source) in NAMED  # no folder; nobody can take a picture out of it
+    asked = [modality, class_, size, framing, seed, most, sides, synthetic]
+    record = None if intake or public else opened.record_of(source, cache, asked)
     if record and (known := opened.recall(record)):
         return known
     with warnings.catch_warnings(record=True) as caught:
@@ -69,7 +77,6 @@ def prepare(
                 f"{shown(source)} ({class_}): {TOO_FEW.format(len(patients))}"
                 + "".join(f" ({warning.message})" for warning in caught)
             )
-        public = str(source) in NAMED  # nobody can take a picture out of it
         bad, lost, twins, without, fleeting = [], set(), set(), set(), False
         while True:
             split = split_patients([s for s in scans if s.path not in without], seed=seed)
@@ -87,8 +94,8 @@ def prepare(
                 progress=progress,
             )  # fmt: skip
             warnings.simplefilter("always")  # threads that decode may leave another filter behind
+            fleeting |= decoded.fleeting or any(why.startswith(UNREAD) for _, why in failed)
             failed += decoded.bad
-            fleeting |= decoded.fleeting
             bad += failed
             lost |= {path for path, _ in failed}
             good = [scan for scan in kept if scan.path not in lost]
@@ -120,9 +127,11 @@ def prepare(
         shapes = None if decoded.shapes is None else decoded.shapes[those]
         splits[name] = Split(decoded.images[those], side, shapes)
         start += len(side)
-    manifest = digest(json.dumps([[s.label, s.patient, hashes[s]] for s in good]))
-    data = Data(**splits, source=str(source), class_=class_, manifest_hash=manifest[:16],
-                notes=notes, left_out=bad, classes=classes)  # fmt: skip
+    # a published side may change where no picture does
+    seen = [[s.label, s.patient, hashes[s], *([s.side] if s.side else [])] for s in good]
+    data = Data(**splits, source=str(source), class_=class_,
+                manifest_hash=digest(json.dumps(seen))[:16], notes=notes, left_out=bad,
+                classes=classes)  # fmt: skip
     if record and not fleeting:
         opened.remember(record, data, Path(decoded.images.filename))
     return data
@@ -283,13 +292,15 @@ def content_hashes(
                 path, _, number = scan.path.rpartition("#")
                 about = os.stat(path)  # a notebook goes on where a file was replaced
                 whole = _file_hash(path, about.st_size, about.st_mtime_ns)
+                if picture := picture_of(scan.path):  # which an XML only names
+                    whole += hashlib.sha256(picture.read_bytes()).hexdigest()
                 return digest(f"{whole}#{number}"), ""
             content = Path(scan.path).read_bytes()
         except FileNotFoundError:
             return digest(scan.path), ""  # it is named where it is decoded
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            return "", f"cannot be read ({reason})"
+            return "", f"{UNREAD} ({reason})"
         was = state, hashlib.sha256(content).hexdigest(), is_marked(content)
         if state:
             new[name] = was
@@ -310,7 +321,8 @@ def content_hashes(
                 if not stat.S_ISREG(about.st_mode):  # a pipe would never end
                     values[k] = digest(scan.path), ""
                     continue
-                name, state = digest(scan.path)[:24], f"{about.st_size} {about.st_mtime_ns}"
+                name = digest(scan.path)[:24]
+                state = f"{about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
                 if name in remembered and remembered[name][0] == state:
                     values[k] = told(remembered[name])
                     continue
@@ -354,4 +366,5 @@ def _remember(known: Path, hashes: dict) -> None:
         part.write_text(json.dumps(hashes))
         part.replace(known)
     except OSError:  # files are read again; that the cache cannot be written is said by ``decode``
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()

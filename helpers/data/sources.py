@@ -80,6 +80,7 @@ def take_in(
         intake = Intake(name, modality, packed(path, modality))
     elif is_file and kind in TABLES:
         scans, left_out, doubts = manifest(path, modality)
+        scans = found_by_pattern(scans, path.parent, patient)
         says = {"class": "the table's label", "person": "the table's patient"}
         intake = Intake(name, modality, scans, left_out, says, doubts)
     elif is_dir:
@@ -91,6 +92,18 @@ def take_in(
         )
     without_synthetic(intake, synthetic)
     return _finished(intake)
+
+
+def found_by_pattern(scans: list[Scan], root: Path, pattern: str | None) -> list[Scan]:
+    """The scans of a table, those of an unknown patient ("") with what OCT_PATIENT finds."""
+    pattern = os.environ.get("OCT_PATIENT", "") if pattern is None else pattern
+    unknown = [scan for scan in scans if not scan.patient]
+    if not (pattern and unknown):
+        return scans
+    files = [in_source(scan.path, root).split("/") for scan in unknown]
+    places = [layout.Place(scan.label, "", scan.eye) for scan in unknown]
+    found = iter(layout.with_pattern(files, places, pattern))
+    return [s if s.patient else replace(s, patient=next(found).patient) for s in scans]
 
 
 def _finished(intake: Intake) -> Intake:
@@ -128,11 +141,18 @@ def packed(path: Path, modality: str) -> list[Scan]:
         raise ValueError(
             f"{shown(path)}: needs the arrays images, labels and patients ({error})"
         ) from None
-    if images.dtype != np.uint8 or not len(images) == len(labels) == len(patients):
+    pictures = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
+    if images.dtype != np.uint8 or not (
+        pictures and labels.shape == patients.shape == images.shape[:1]
+    ):
         raise ValueError(
-            f"{shown(path)}: images {images.dtype} {images.shape}, {len(labels)} labels and "
-            f"{len(patients)} patients; needs uint8 and as many of each."
+            f"{shown(path)}: images {images.dtype} {images.shape}, labels {labels.shape} and "
+            f"patients {patients.shape}; needs uint8 (N, H, W) or (N, H, W, 3), and (N,) of each."
         )
+    labels, patients = (  # bytes, as of an HDF5 file, are text
+        np.char.decode(names, "utf-8", "replace") if names.dtype.kind == "S" else names
+        for names in (labels, patients)
+    )
     return [
         Scan(f"{path}#{k}", modality, "npz", condition(str(label)), str(patient),
              images.shape[2], images.shape[1])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from helpers.config import root
 from helpers.data.batches import balanced_index, batches
 from helpers.data.bscan import band
 from helpers.data.cache import simulated_eye
@@ -72,7 +73,7 @@ def prepare_domains(
     classes = tuple(group[0] for group in groups)
     wanted = "+".join([*named, ""])
     shared = dict(class_=wanted, size=s.size, n_simulated=s.n_simulated, most=most,
-                  progress=progress)  # fmt: skip
+                  cache=root() / s.runs / "cache", progress=progress)  # fmt: skip
     data = {
         "dfe": prepare(s.dfe, modality="dfe", framing=s.dfe_framing, **shared),
         "oct": prepare(s.data, framing=s.framing, **shared),
@@ -164,11 +165,11 @@ def prepare_domains(
 def renamed(data: Data, named: dict[str, str], multilabel=False) -> tuple[Data, int]:
     """``data`` with the labels that ``named`` knows, under their new names; and how many images
     were left out because they have several of them, which only ``multilabel`` takes."""
-    ambiguous = 0
+    ambiguous, named = 0, {name.lower(): to for name, to in named.items()}  # as ``prepare`` asks
 
     def one(split: Split) -> Split:
         nonlocal ambiguous
-        found = [dict.fromkeys(named[f] for f in findings(label) if f in named)
+        found = [dict.fromkeys(named[f] for f in findings(label.lower()) if f in named)
                  for label in split.labels]  # fmt: skip
         chosen = np.array([bool(names) and (multilabel or len(names) == 1) for names in found])
         ambiguous += sum(map(bool, found)) - int(chosen.sum())

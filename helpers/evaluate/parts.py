@@ -182,7 +182,7 @@ def evaluate(real, synthetic, out, *, classifier="linear", with_inception=True, 
         raise NotADirectoryError(f"{out}: is a file; --out takes a folder for the report's files.")
     Path(out).mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    cache = Path(cache or root() / os.environ.get("OCT_RUNS", "runs") / "cache")
+    cache = Path(cache or root() / Path(os.environ.get("OCT_RUNS", "runs")).expanduser() / "cache")
     sides = read_sides(real, synthetic, seed=seed, cache=cache, device=device, progress=progress,
                        **sides_settings)  # fmt: skip
     print(sides)

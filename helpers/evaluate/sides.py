@@ -243,7 +243,7 @@ def read_sides(real, synthetic, *, class_="DRUSEN", contrast=None, control=None,
     that saw none of these patients, to attack as well. Raises ValueError naming the folder if a
     side is empty, or if real files are marked as synthetic.
     """
-    cache = Path(cache or root() / os.environ.get("OCT_RUNS", "runs") / "cache")
+    cache = Path(cache or root() / Path(os.environ.get("OCT_RUNS", "runs")).expanduser() / "cache")
     if not allow_synthetic and Path(str(real)).is_dir():
         refuse_synthetic(real)
     keep = dict(folder=cache, progress=progress)

@@ -30,10 +30,10 @@ def generator_file(run):
     path = run / "generator.safetensors" if run.is_dir() else run
     if path.is_file():
         return path
+    shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.safetensors"))}
+    if str(run) in shipped:  # beside what --out simulated made, too
+        return shipped[str(run)]
     if not run.exists():
-        shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.safetensors"))}
-        if str(run) in shipped:
-            return shipped[str(run)]
         known = f"; with helpers come: {', '.join(shipped)}" if shipped else ""
         raise FileNotFoundError(f"{run}: no such run or file{known}")
     there = ", ".join(sorted(p.name for p in run.iterdir())[:10]) or "nothing"

@@ -22,9 +22,9 @@ from helpers.training.processes import is_first
 
 # What may change between two sittings of one run: where it lies, how long it goes on, who watches,
 # what is compared beside it.
-NOT_IDENTITY = ("preset", "data", "runs", "run", "steps", "hours", "first_hours", "session_hours",
-                "useful_images", "processes", "log_every", "validate_every", "patience", "arm",
-                "folds", "seeds", "patient", "every", "split", "report_images",
+NOT_IDENTITY = ("preset", "data", "dfe", "runs", "run", "steps", "hours", "first_hours",
+                "session_hours", "useful_images", "processes", "log_every", "validate_every",
+                "patience", "arm", "folds", "seeds", "patient", "every", "split", "report_images",
                 "edit_time")  # fmt: skip
 ATTACHED = Path("/kaggle/input")  # where Kaggle shows an earlier session's output, read-only
 PACKAGES = ("torch", "torchvision", "accelerate", "timm", "numpy")
