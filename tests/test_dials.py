@@ -344,13 +344,22 @@ def test_what_a_table_says_is_not_said_twice(tmp_path, capsys):
     assert "--ask" in capsys.readouterr().err
 
 
-def test_a_training_with_dials_begins_from_weights_without(tmp_path, sides):
+def test_a_training_with_dials_begins_from_weights_without(tmp_path, sides, monkeypatch):
     crops, whole = sides
-    s = with_recipe(config.TrainGan(size=256, validation_images=2, batch_size=2, dials=True))
     bank = shape.Shapes(with_dials(crops, whole), crops.labels)
-    method = gan.GAN(s, whole.images[:4], lambda images: np.zeros((len(images), 4), np.float32),
-                     ("DRUSEN", "NORMAL"), labels=np.full(4, "DRUSEN"), shapes=bank)  # fmt: skip
-    assert "simulated" in start_from(method, "simulated")
+
+    def begun(dials):
+        s = with_recipe(config.TrainGan(size=64, width=4, z_dim=8, validation_images=2,
+                                        batch_size=2, dials=dials))  # fmt: skip
+        return gan.GAN(s, whole.images[:4], lambda images: np.zeros((len(images), 4), np.float32),
+                       ("DRUSEN", "NORMAL"), labels=np.full(4, "DRUSEN"), shapes=bank)  # fmt: skip
+
+    known, method = begun(False), begun(True)
+    discriminator = known.networks["discriminator"].state_dict()
+    monkeypatch.setattr("helpers.gan.start._discriminator", lambda path: discriminator)
+    path = tmp_path / "known.safetensors"
+    write_network(path, known.networks["generator"].state_dict(), known.architecture)
+    assert "DRUSEN, NORMAL" in start_from(method, path)
     generator = method.networks["generator"]
     with torch.no_grad():
         assert not generator.louder.weight[:, len(shape.LOOK) :].any()
