@@ -63,13 +63,13 @@ def start_from(method, source) -> str:
     path = generator_file(source)
     weights, about = read_network(path)
     told, tells = (a["arguments"].get("looks", 0) for a in (method.architecture, about))
-    if tells > told > 0:
-        _refuse(source, "dials", 1, 0)
     mine, theirs = method.architecture, about
     has, wants = (_settings(architecture) for architecture in (theirs, mine))
     for name in (*has, *wants):  # what decides the most comes first
         if has.get(name) != wants.get(name):
             _refuse(source, name, has.get(name), wants.get(name))
+    if tells > told > 0:
+        _refuse(source, "dials", 1, 0)
     states = {"generator": weights}
     if "discriminator" in method.networks:
         states["discriminator"] = _discriminator(path)
