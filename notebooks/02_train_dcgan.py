@@ -258,8 +258,8 @@ figure and plots.compact(figure)
 #    and the generator can be asked for more or fewer. Told of every scan they take over what the
 #    class means, and heads learn less from such a generator; so at each step a quarter of the
 #    scans leave them open. Drusen then come as many, as high and as wide as in patients, and use is
-#    kept (results/generators.md). `OCT_DIALS` sets it: on for simulated eyes, off for your
-#    own scans.
+#    kept (results/generators.md). `OCT_DIALS` sets it: on for simulated eyes and where
+#    training begins from weights that know dials (those that ship do), else off.
 # 3. **Place back**: a shape is drawn (of the same class), the crop is bent, scaled and lit by it,
 #    and vitreous and choroid are continued with that device's speckle.
 

@@ -42,8 +42,8 @@
 # scans on unseen patients (AUROC 0.93 and 0.98; 0.96 with centred features), and finds 85 % of the
 # ill scans where the other finds 94 %; drusen are as many, as high and as wide as in patients. And
 # the page finds what is wrong: kinds of scans are missing (recall 0.37, coverage 0.50), the grain
-# is partly wrong, and a classifier tells every synthetic scan from a real one. No copies were found.
-# A better generator has to move these.
+# is partly wrong, and a classifier tells every synthetic scan from a real one. No copies were
+# found. A better generator has to move these.
 #
 # Nothing that is made here is for clinical use.
 
