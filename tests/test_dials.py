@@ -331,6 +331,14 @@ def test_a_training_that_begins_with_dials_goes_on_with_them(tmp_path):
     assert with_recipe(config.TrainGan(data="/scans", start="nowhere")).dials is False
 
 
+@pytest.mark.parametrize("dials", [{}, {"drusen": 1}, {"drusen": 3}])
+def test_drusen_that_are_drawn_have_a_height_and_an_area(dials):
+    bank = load_generator("simulated").shapes
+    drawn = bank.draw(300, "DRUSEN", 0, dials)[:, shape.DIALLED]
+    some = drawn[:, 0] > 0
+    assert some.mean() > 0.9 and (drawn[some] > 0.01).all() and not drawn[~some].any()
+
+
 def test_without_drusen_there_is_no_height_and_no_area(bank):
     assert bank.draw(20, "DRUSEN", 0)[:, shape.AT["highest"]].mean() > 0
     assert not bank.draw(20, "DRUSEN", 0, {"drusen": 0})[:, shape.DIALLED].any()

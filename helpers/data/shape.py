@@ -37,6 +37,7 @@ FADE = 0.15  # thicknesses over which a crop passes into the background
 CARRIED = 0.4  # thicknesses over which the background forgets the crop's edge
 BANDWIDTH = 1.0  # of drawn shapes, in standard deviations of the shapes in a neighbourhood
 NEAR, LEAST_NEAR = 0.1, 12  # share of a class that is a neighbourhood, and scans at least
+FEWEST = 0.05  # share of the scans with drusen that may have less than what is drawn
 TOGETHER = 1 / 3  # of a dial's range, that a scan with all that is asked may lie away
 SMALLEST = 64  # px of a whole scan
 DEVICES = 5  # scans whose speckle is averaged for a drawn one
@@ -373,6 +374,10 @@ class Shapes:
         smooth = own[:, DRAWN].astype(np.float64)
         spread = smooth.std(0) + 1e-6
         near = min(len(own), max(LEAST_NEAR, round(NEAR * len(own))))
+        ill = own[:, DIALLED].min(1) > 0
+        fewest = np.zeros(len(DIALS))
+        if ill.any():
+            fewest = np.quantile(own[ill][:, DIALLED], FEWEST, axis=0)
         drawn = np.empty((count, len(FIELDS)), np.float32)
         for i in range(count):
             rng = np.random.default_rng([seed, i])
@@ -383,7 +388,8 @@ class Shapes:
             for _ in range(20):
                 e = rng.standard_normal(near) @ moves
                 new = mean + (smooth[one] - mean + BANDWIDTH * e) / np.sqrt(1 + BANDWIDTH**2)
-                if _possible(new, own):
+                there = not ill[one] or (new[-len(DIALS) :] >= fewest).all()
+                if there and _possible(new, own):
                     break
             else:
                 new = smooth.mean(0)
@@ -391,6 +397,8 @@ class Shapes:
             away = (((smooth[alike] - new) / spread) ** 2).sum(1)
             drawn[i] = own[alike[np.argsort(away)[:DEVICES]]].mean(0)
             drawn[i, DRAWN] = new
+            if (drawn[i, DIALLED] < fewest).any():  # a druse without an area is none
+                drawn[i, DIALLED] = 0
         drawn[:, DIALLED] = drawn[:, DIALLED].clip(0)
         put_dials(drawn, dials or {})
         return drawn
@@ -421,11 +429,14 @@ class Shapes:
     def _near(self, own, label, dials) -> np.ndarray:
         """Of the scans of a class those whose dials are nearest to what is asked for."""
         self.check_dials(label, dials)
+        ill = own[:, DIALLED].min(1) > 0
+        if 0 not in dials.values() and ill.sum() > 2:
+            own = own[ill]
         away = np.zeros(len(own))
         for name, value in dials.items():
             known = own[:, AT[name]]
             away += ((known - value) / (known.std() + 1e-6)) ** 2
-        return own[np.argsort(away, kind="stable")[: max(LEAST_NEAR, len(own) // 4)]]
+        return own[np.argsort(away, kind="stable")[: max(LEAST_NEAR, len(own) // 8)]]
 
     def mean(self, label=None) -> np.ndarray:
         """The average shape of a class, with the speckle of the scan that is most like it."""
