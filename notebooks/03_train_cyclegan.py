@@ -35,10 +35,10 @@
 # | is the photograph hidden in it? | the way back through a file | the way back as it is |
 #
 # **What came out** (all numbers: results/translation.md): on simulated eyes, after minutes on one
-# core, though no training step is ever told which photograph and which scan belong together, 51 %
+# core, though no training step is ever told which photograph and which scan belong together, 54 %
 # of the drusen are in their place where scans are drawn from the evidence (other seeds 28 to 52 %),
-# and 19 % with CycleGAN (16 to 31 %). Dealt out to other eyes the same scans have 18 and 14 %; on
-# true scans 55 % are found. Part of the class is lost: AUROC 0.74 and 0.82, where the photographs
+# and 32 % with CycleGAN (16 to 31 %). Dealt out to other eyes the same scans have 18 and 17 %; on
+# true scans 55 % are found. Part of the class is lost: AUROC 0.75 and 0.87, where the photographs
 # have 1.00. On real photographs, after 38 minutes at 128 px, the scans are layered retinas with a
 # foveal pit, and the class survives about as well as it can be read off the photographs themselves,
 # which is not far from chance. What decides is **geometry**, and being asked for the right thing.
@@ -231,10 +231,10 @@ else:
 # %% [markdown]
 # **Where the cycle is lazy.** A photograph can be restored from a scan in which its drusen are
 # drusen, and as well from one in which they are a little grain in the choroid: the cycle never asks
-# which. Early in training the RPE rose more nearly where it should (correlation 0.39 and 0.49, at
-# the end 0.21 and 0.27): what the discriminator wants of drusen is put anywhere. Noise or a blur
-# in the middle of the cycle, a larger weight of it, discriminators that are told the class: each
-# was tried and moved nothing beyond the spread of the seeds. A frozen judge that has to read the
+# which. In two other trainings the RPE rose more nearly where it should early on (correlation 0.39
+# and 0.49, at the end 0.21 and 0.27): what the discriminator wants of drusen is put anywhere. Noise
+# or a blur in the middle of the cycle, a larger weight of it, discriminators that are told the
+# class: each was tried and moved nothing beyond the spread of the seeds. A frozen judge that has to read the
 # photograph's class off the scan was a trap: what pleases a judge need not look like a disease, and
 # the scans stopped looking like OCT (results/translation.md).
 #
