@@ -234,9 +234,9 @@ else:
 # which. In two other trainings the RPE rose more nearly where it should early on (correlation 0.39
 # and 0.49, at the end 0.21 and 0.27): what the discriminator wants of drusen is put anywhere. Noise
 # or a blur in the middle of the cycle, a larger weight of it, discriminators that are told the
-# class: each was tried and moved nothing beyond the spread of the seeds. A frozen judge that has to read the
-# photograph's class off the scan was a trap: what pleases a judge need not look like a disease, and
-# the scans stopped looking like OCT (results/translation.md).
+# class: each was tried and moved nothing beyond the spread of the seeds. A frozen judge that has to
+# read the photograph's class off the scan was a trap: what pleases a judge need not look like a
+# disease, and the scans stopped looking like OCT (results/translation.md).
 #
 # ### A third way: through the evidence
 #
