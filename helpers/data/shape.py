@@ -37,7 +37,7 @@ FADE = 0.15  # thicknesses over which a crop passes into the background
 CARRIED = 0.4  # thicknesses over which the background forgets the crop's edge
 BANDWIDTH = 1.0  # of drawn shapes, in standard deviations of the shapes in a neighbourhood
 NEAR, LEAST_NEAR = 0.1, 12  # share of a class that is a neighbourhood, and scans at least
-FEWEST = 0.05  # share of the scans with drusen that may have less than what is drawn
+FEWEST = 0.05  # share of the scans with drusen that have fewer, or lower ones, than are drawn
 TOGETHER = 1 / 3  # of a dial's range, that a scan with all that is asked may lie away
 SMALLEST = 64  # px of a whole scan
 DEVICES = 5  # scans whose speckle is averaged for a drawn one
@@ -388,8 +388,7 @@ class Shapes:
             for _ in range(20):
                 e = rng.standard_normal(near) @ moves
                 new = mean + (smooth[one] - mean + BANDWIDTH * e) / np.sqrt(1 + BANDWIDTH**2)
-                there = not ill[one] or (new[-len(DIALS) :] >= fewest).all()
-                if there and _possible(new, own):
+                if _possible(new, own):
                     break
             else:
                 new = smooth.mean(0)
@@ -397,9 +396,10 @@ class Shapes:
             away = (((smooth[alike] - new) / spread) ** 2).sum(1)
             drawn[i] = own[alike[np.argsort(away)[:DEVICES]]].mean(0)
             drawn[i, DRAWN] = new
-            if (drawn[i, DIALLED] < fewest).any():  # a druse without an area is none
+            if ill[one]:  # drusen without an area are none
+                drawn[i, DIALLED] = drawn[i, DIALLED].clip(fewest)
+            elif (drawn[i, DIALLED] < fewest).any():
                 drawn[i, DIALLED] = 0
-        drawn[:, DIALLED] = drawn[:, DIALLED].clip(0)
         put_dials(drawn, dials or {})
         return drawn
 
