@@ -657,8 +657,8 @@ plots.compact(figure)
 # scans have; the shape is drawn anew from scans that have about as many, so rows are not the same
 # eyes. Does the generator obey? The ruler reads scans that were drawn with dials as the patients
 # have them: the correlation of what was asked for and what is read is 1 if it does. On this page it
-# is 0.67 for their number and 0.78 for the highest, and on the mean as much is drawn as is asked
-# (3.5 of 3.1, 4.2 of 4.2 %), since dials are told louder by as much as what is drawn falls short.
+# is 0.66 for their number and 0.78 for the highest, and on the mean as much is drawn as is asked
+# (3.5 of 3.1, 4.3 of 4.2 %), since dials are told louder by as much as what is drawn falls short.
 # (The ruler labelled the training scans too, so an error of its own is learned and not seen here.)
 
 # %%
