@@ -717,7 +717,7 @@ plots.compact(figure)
 # again, whatever the noise. *Variety* is a number for it: the variance of the image features (those
 # of the kernel distance below) over synthetic scans, as a share of that over validation scans.
 # Below 5 % is a collapse, and training warns of it. Near 100 % rules that out and no more: *recall*
-# (notebook 05), the share of real scans that lie among synthetic ones, was 0.37 for this one
+# (notebook 05), the share of real scans that lie among synthetic ones, was 0.28 for this one
 # where real scans reach 0.95. Real training scans show what
 # other patients reach. And since a number is not a look: of as many scans on either side, the two
 # most alike. Two real ones may be neighbours in one eye; two synthetic ones have no such excuse.

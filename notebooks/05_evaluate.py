@@ -38,10 +38,10 @@
 # any real scans with `OCT_DATA`. The same without a notebook:
 # `python -m helpers.evaluate --real DIR --synthetic DIR_OR_RUN --out DIR`.
 #
-# In the demo a classifier that learned from the GAN alone is 0.05 behind one that learned from real
-# scans on unseen patients (AUROC 0.93 and 0.98; 0.96 with centred features), and finds 85 % of the
-# ill scans where the other finds 94 %; drusen are as many, as high and as wide as in patients. And
-# the page finds what is wrong: kinds of scans are missing (recall 0.37, coverage 0.50), the grain
+# In the demo a classifier that learned from the GAN alone is about as good on unseen patients as
+# one that learned from real scans (AUROC 0.97 and 0.98), though it finds 90 % of the ill scans
+# where the other finds 94 %; drusen are as many, as high and as wide as in patients. And yet the
+# page finds what is wrong: kinds of scans are missing (recall 0.28, coverage 0.48), the grain
 # is partly wrong, and a classifier tells every synthetic scan from a real one. No copies were
 # found. A better generator has to move these.
 #
