@@ -374,8 +374,7 @@ class Shapes:
         smooth = own[:, DRAWN].astype(np.float64)
         spread = smooth.std(0) + 1e-6
         near = min(len(own), max(LEAST_NEAR, round(NEAR * len(own))))
-        ill = own[:, DIALLED].min(1) > 0
-        fewest = np.zeros(len(DIALS))
+        ill, fewest = _ill(own), np.zeros(len(DIALS))
         if ill.any():
             fewest = np.quantile(own[ill][:, DIALLED], FEWEST, axis=0)
         drawn = np.empty((count, len(FIELDS)), np.float32)
@@ -429,9 +428,8 @@ class Shapes:
     def _near(self, own, label, dials) -> np.ndarray:
         """Of the scans of a class those whose dials are nearest to what is asked for."""
         self.check_dials(label, dials)
-        ill = own[:, DIALLED].min(1) > 0
-        if 0 not in dials.values() and ill.sum() > 2:
-            own = own[ill]
+        if 0 not in dials.values() and _ill(own).sum() > 2:
+            own = own[_ill(own)]
         away = np.zeros(len(own))
         for name, value in dials.items():
             known = own[:, AT[name]]
@@ -446,6 +444,11 @@ class Shapes:
         typical = own[np.argmin((((smooth - smooth.mean(0)) / spread) ** 2).sum(1))].copy()
         typical[DRAWN] = smooth.mean(0)
         return typical
+
+
+def _ill(shapes) -> np.ndarray:
+    """Which of them, (N,), have drusen: a number, a height and an area."""
+    return shapes[:, DIALLED].min(1) > 0
 
 
 def put_dials(shapes, dials) -> None:
