@@ -97,7 +97,8 @@ print(describe(learned))
 
 def crops_of(side, most=None):
     """Crops of the class that is judged, uint8, their looks, and whose they are."""
-    own = np.flatnonzero(side.labels == full.class_)[:most]
+    mine = side.labels == full.class_ if settings.conditional else np.ones(len(side), bool)
+    own = np.flatnonzero(mine)[:most]
     looks = torch.from_numpy(shape.look(side.shapes[own])[:, : method.looks])
     return np.array(side.images[own]), looks, side.patients[own]
 
@@ -299,13 +300,16 @@ plots.compact(figure)
 # on its own path: inpainting (after Lugmayr et al., CVPR 2022). Eyes of patients held out.
 
 # %%
+from helpers.gan.dials import leave_open
+
 names = classes_of(generator)
 target = [name for name in names if name != full.class_ or len(names) == 1][-1]
 before, looks, _ = crops_of(learned.test, 8)
 before, looks = to_float(before).to(device), looks.to(device)
 own, other = (torch.full((len(before),), names.index(name), device=device)
               for name in (full.class_, target))  # fmt: skip
-edited = flow.edit(generator, before, settings.edit_time, other, looks)
+free = leave_open(looks, 1) if settings.dials else looks  # its drusen are of the class it was
+edited = flow.edit(generator, before, settings.edit_time, other, free)
 columns = slice(settings.size // 3, 2 * settings.size // 3)
 filled = flow.inpaint(generator, before, columns, own, looks)
 figure = plots.grid(

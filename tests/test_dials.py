@@ -221,7 +221,7 @@ def test_a_generator_listens_and_what_it_is_told_is_exported_and_kept(sides, mon
     monkeypatch.setattr("helpers.gan.start._discriminator", lambda path: discriminator)
     other.louder = np.ones(3)
     start_from(other, tmp_path / "begun.safetensors")
-    assert other.louder.tolist() == method.architecture["louder"]
+    assert other.louder.tolist() == method.architecture["louder"] == other.architecture["louder"]
 
 
 def table(folder, *lines):
@@ -313,6 +313,7 @@ def test_dials_are_left_open_now_and_then():
     assert not left[nothing][:, len(shape.LOOK) : -1].any()
     assert torch.equal(left[~nothing], looks[~nothing])
     assert torch.equal(left[:, : len(shape.LOOK)], looks[:, : len(shape.LOOK)])
+    assert leave_open(looks, 1)[:, -1].all()
 
 
 @pytest.mark.parametrize(("given", "told"), [

@@ -98,6 +98,20 @@ def learned_sides():
     return training, Split(crops(2), [scans[0]] * COUNT)
 
 
+def test_what_real_scans_teach_is_known_where_classes_take_turns(tmp_path, monkeypatch):
+    monkeypatch.setattr(judging, "TAUGHT", 47)  # of 48: every second one is of one class
+    method = aligned_gan(tmp_path)[0]
+    judging.know(method, *learned_sides())
+    assert 0 <= method.real_probe <= 1
+
+
+def test_a_class_that_no_training_scan_has_is_not_asked_about(tmp_path):
+    method, (_, _, validation, labels) = aligned_gan(tmp_path)[0], aligned_data()
+    judging.begin(method, method.averaged, validation, method.features, ("DRUSEN",), labels,
+                  method.shapes)  # fmt: skip
+    assert np.isfinite(method.validate(method.averaged)) and "probe" not in method.judgement
+
+
 def test_a_training_says_and_logs_it_and_is_the_same_training(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(judging, "EARLY", 30)
     hashes = []

@@ -259,6 +259,16 @@ def test_an_eye_of_aligned_crops_is_saved_with_what_draws_it_again(aligned):
         assert (np.asarray(picture) == again).all()
 
 
+def test_how_a_flow_draws_is_part_of_the_recipe(aligned):
+    first = aligned._drawn
+    aligned.generator.guidance = 2.0  # as a flow has it, set between two drawings
+    far(aligned.sliders["tilt"])
+    assert aligned._drawn is not first and aligned.recipe["guidance"] == 2
+    aligned.save.click()
+    with Image.open(aligned.folder / "explored-0001.png") as picture:
+        assert picture.info["Guidance"] == "2.0"
+
+
 # --- what is saved
 
 

@@ -1,6 +1,7 @@
 """Scans chosen to have the drusen of given patients: the right ones, and as they were drawn."""
 
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from helpers import generate
 from helpers.data.pixels import to_float
 from helpers.data.simulated.simulate import make_eye
-from helpers.gan import start
+from helpers.gan import like, start
 from helpers.gan.dials import read_dials
 from helpers.gan.like import POOL, drusen_of, most_like
 
@@ -45,6 +46,13 @@ def test_the_scans_chosen_have_the_patients_drusen(pool):
 def test_too_few_that_can_be_read_is_said(pool):
     with pytest.raises(ValueError, match="can read 20 of 22 scans drawn, and 21 are wanted"):
         most_like(pool[0], np.ones((5, 3), np.float32), 21)
+
+
+@pytest.mark.parametrize("name", ["all", "NORMAL+DRUSEN"])
+def test_classes_that_were_learned_as_one_are_one(pool, monkeypatch, name):
+    train = SimpleNamespace(images=pool[1][8:12], labels=np.repeat(["NORMAL", "DRUSEN"], 2))
+    monkeypatch.setattr(like, "prepare", lambda *_, **how: SimpleNamespace(train=train))
+    assert len(like.drusen_of("scans", [name])[name]) == 4
 
 
 @pytest.fixture(scope="module")

@@ -259,6 +259,15 @@ def test_a_folder_has_one_writer(tmp_path, data, features):
     assert open_run(settings, data, {}).folder == folder
 
 
+def test_nobody_is_learned_from_and_judged_by(tmp_path, data):
+    """As where files that cannot be used split one class and all of them in two ways."""
+    settings, known = settings_for(tmp_path, "--steps=1"), data.test.patients[0]
+    learned = dataclasses.replace(data, train=data.test, left_out=[("DRUSEN/1.png", "no RPE")])
+    with pytest.raises(ValueError, match=f"{known}, .*: learned from, and judged by.*: 1.png"):
+        open_run(settings, data, {}, learned)
+    assert not (tmp_path / "test").exists()
+
+
 @pytest.fixture(scope="module")
 def survived():
     """What chaos.py reports of each kind of method, killed once and once on a full disk."""

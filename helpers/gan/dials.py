@@ -54,13 +54,13 @@ def with_dials(crops, whole) -> np.ndarray:
     return shapes
 
 
-def leave_open(looks: torch.Tensor) -> torch.Tensor:
-    """Looks (B, len(shape.TOLD)) of a batch, the dials of about LEFT_OPEN of them not told.
+def leave_open(looks: torch.Tensor, share=LEFT_OPEN) -> torch.Tensor:
+    """Looks (B, len(shape.TOLD)) of a batch, the dials of about a ``share`` of them not told.
 
     Told of every scan, they take over what a class means: a DRUSEN scan that is asked for little
     becomes a healthy one, and teaches the opposite.
     """
-    left = torch.rand(len(looks), 1, device=looks.device) < LEFT_OPEN
+    left = torch.rand(len(looks), 1, device=looks.device) < share
     known, dials = looks.split([len(shape.LOOK), looks.shape[1] - len(shape.LOOK)], 1)
     nothing = torch.zeros_like(dials)
     nothing[:, -1] = 1

@@ -24,6 +24,7 @@ from helpers.gan.sampling import classes_of, draw_noise, has_dials, render_crops
 from helpers.gan.styles import projection
 from helpers.gan.styles.directions import WORDS, Directions, check_weights, needs_styles, render
 
+FLOW = ("guidance", "steps")  # how a flow draws
 FARTHEST, STEP = 3.0, 0.25  # of the sliders, standard deviations of W
 HIGHEST_SEED = 2**31 - 1
 NO_CHANGE = 128  # grey level of the difference where nothing changed
@@ -150,6 +151,7 @@ class Explorer(ipywidgets.VBox):
             "grain_seed": self.grain_seed.value,
             "truncation": self.truncation.value if truncated else None,
             "class": self.class_.value if random and self.generator.classes else None,
+            **{name: getattr(self.generator, name, None) for name in FLOW},
             "moved": moved,
             "size": whole_size(self.generator),
             "version": __version__,
@@ -171,7 +173,7 @@ class Explorer(ipywidgets.VBox):
     @torch.inference_mode()
     def _draw(self, recipe):
         start, moved = recipe["start"], recipe["moved"]
-        eye = [recipe[key] for key in ("start", "seed", "grain_seed", "truncation", "class")]
+        eye = [recipe[key] for key in ("start", "seed", "grain_seed", "truncation", "class", *FLOW)]
         if self._drawn is None or self._drawn[0] != eye:  # the start is drawn once
             about = self.eye.begin(recipe)
             self._drawn = eye, about, self.eye.draw(about, {})
@@ -238,7 +240,8 @@ def save(levels: np.ndarray, recipe: dict, folder) -> Path:
     paths = ((stem.with_suffix(".png"), stem.with_suffix(".json")) for stem in stems)
     picture, beside = next(both for both in paths if not any(path.exists() for path in both))
     names = {"WeightsSHA256": "weights_sha256", "Class": "class", "Seed": "seed",
-             "GrainSeed": "grain_seed", "Truncation": "truncation"}  # fmt: skip
+             "GrainSeed": "grain_seed", "Truncation": "truncation", "Guidance": "guidance",
+             "Steps": "steps"}  # fmt: skip
     about = {name: recipe[key] for name, key in names.items() if recipe[key] is not None}
     likeness = recipe["start"] and f"edited from a projection of a real scan: {recipe['start']}"
     text = describe_png(likeness, **about, Moved=json.dumps(recipe["moved"]))

@@ -63,7 +63,7 @@ def begin(method, generator, validation, features, classes, labels, shapes) -> N
     method.validation_noise = torch.randn(s.validation_images, generator.z_dim, generator=noise)
     method.features = features
     method.validation_features = features(own)
-    method.probed = labels if method.conditional and len(set(labels)) > 1 else None
+    method.probed = labels if len(set(labels) & set(method.classes)) > 1 else None
     method.probe_features = features(validation) if method.probed is not None else None
     method.steps, method.judgement = 0, {}
     method.real_probe = method.known = None  # until ``know``
@@ -73,10 +73,10 @@ def know(method, training, validation) -> None:
     """Tell ``method`` what its early words are measured by (``early_word``): the two sides of what
     it learns, each a ``data.Split``. Nothing of it is learned from, and no random number is drawn.
     """
-    method.known = [shrink(np.asarray(side.images[:: len(side) // MOST + 1]))
+    method.known = [shrink(np.asarray(side.images[_some(len(side), MOST)]))
                     for side in (training, validation)]  # fmt: skip
     some = np.flatnonzero(np.isin(training.labels, method.classes))
-    some = some[:: len(some) // TAUGHT + 1]
+    some = some[_some(len(some), TAUGHT)]
     if method.probed is None or len(set(training.labels[some]) & set(method.probed)) < 2:
         return
     images = np.asarray(training.images[some])
@@ -84,6 +84,12 @@ def know(method, training, validation) -> None:
         images = shape.place_back(images, training.shapes[some], method.whole)[:, None]
     method.real_probe = probe_auroc(method.features(images), training.labels[some],
                                     method.probe_features, method.probed)  # fmt: skip
+
+
+def _some(count: int, most: int) -> np.ndarray:
+    """Places of ``most`` of ``count`` scans, rising, the same every time: by chance, since every
+    n-th may be of one class."""
+    return np.sort(np.random.default_rng(0).permutation(count)[:most])
 
 
 def kept(method) -> dict[str, torch.Tensor]:

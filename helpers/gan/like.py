@@ -30,7 +30,8 @@ def drusen_of(source, classes) -> dict[str, np.ndarray]:
                     most=MOST * len(classes)).train  # fmt: skip
     found = {}
     for name in classes:
-        own = np.asarray(train.images)[train.labels == name]
+        several = name == "all" or "+" in name  # learned as one: these are all that was prepared
+        own = np.asarray(train.images)[several | (train.labels == name)]
         if not len(own):
             raise ValueError(f"like={source}: no scan of {name} to train on; it has "
                              f"{', '.join(sorted(set(train.labels)))}. Choose one by --class."

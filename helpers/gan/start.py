@@ -98,6 +98,7 @@ def start_from(method, source) -> str:
         method.gamma = about["gamma"]
     if "louder" in about and told > len(LOOK):
         method.louder = np.array(about["louder"])
+        method.architecture["louder"] = about["louder"]  # of what is exported before a validation
     new = [name for name in wanted if name.upper() not in {other.upper() for other in known}]
     words = f"Begins from {Path(path).stem if Path(path).parent == SHIPPED else source}"
     words += f", which knows {', '.join(known)}" if known else ""

@@ -63,7 +63,7 @@ def build_training(settings, features, progress=True):
     classes, labels = np.unique(learned.train.labels, return_inverse=True)
     shapes = None
     if s.framing == "aligned":
-        if s.dials and s.model != "dcgan":
+        if s.dials:
             scans = prepare(s.data, class_=which, size=RULED, framing="stretch",
                             sides=("train", "test"), **about)  # fmt: skip
             learned.train.shapes = with_dials(learned.train, scans.train)

@@ -154,8 +154,18 @@ def open_run(settings, data, networks, learned=None) -> Run:
     earlier Kaggle session is attached and has come further, it is copied there first.
 
     Raises RuntimeError if another process writes to that folder, OSError naming OCT_RUNS if
-    the folder cannot be written.
+    the folder cannot be written, ValueError if a patient is learned from and judged by: files that
+    cannot be read may split ``data`` and ``learned`` in two ways (``data.prepare``).
     """
+    if learned is not None:
+        judged = {*data.validation.patients, *data.test.patients}
+        if both := sorted(judged & set(learned.train.patients)):
+            bad = sorted({Path(path).name for path, _ in data.left_out + learned.left_out})
+            raise ValueError(
+                f"{', '.join(both[:3])}: learned from, and judged by. Of a side of the split no "
+                "scan could be used, and it was filled anew; take what cannot be used out of "
+                f"OCT_DATA: {', '.join(bad[:10])}."
+            )
     identity = {k: v for k, v in dataclasses.asdict(settings).items() if k not in NOT_IDENTITY}
     identity["data_manifest"] = data.manifest_hash
     if learned is not None:

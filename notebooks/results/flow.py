@@ -224,7 +224,8 @@ def copies(o) -> None:
         for count in o.scans:
             for model in o.models:
                 name = f"copies-{model}-{count}-{seed}"
-                if not any(row["what"].startswith(name + " ") for row in table.rows):
+                if not any(row["what"] == f"{name} last" for row in table.rows):
+                    table.rows = [r for r in table.rows if r["what"] != f"{name} best"]
                     copies_of(o, table, model, count, seed, name)
     write(o)
 
