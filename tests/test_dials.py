@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from support.methods import Thumbnails
 
 from helpers import config
@@ -13,7 +14,15 @@ from helpers.data import shape
 from helpers.data.pixels import to_levels
 from helpers.data.prepare import prepare
 from helpers.gan import gan, judging
-from helpers.gan.dials import LEFT_OPEN, RULED, leave_open, louder, read_dials, with_dials
+from helpers.gan.dials import (
+    LEFT_OPEN,
+    RULED,
+    leave_open,
+    louder,
+    misread,
+    read_dials,
+    with_dials,
+)
 from helpers.gan.recipes import with_recipe
 from helpers.gan.sampling import draw_noise, has_dials, sample, sample_asked
 from helpers.gan.start import start_from
@@ -314,6 +323,35 @@ def test_dials_are_left_open_now_and_then():
     assert torch.equal(left[~nothing], looks[~nothing])
     assert torch.equal(left[:, : len(shape.LOOK)], looks[:, : len(shape.LOOK)])
     assert leave_open(looks, 1)[:, -1].all()
+
+
+def test_the_generator_is_held_to_what_it_was_told(sides, monkeypatch):
+    crops, whole = sides
+    bank = shape.Shapes(with_dials(crops, whole), crops.labels)
+    s = with_recipe(config.TrainGan(size=64, width=4, z_dim=8, validation_images=2, batch_size=4,
+                                    dials=True))  # fmt: skip
+    told = torch.arange(4) % 2, torch.from_numpy(shape.look(bank.values[:4]))
+
+    def learned(weight):
+        monkeypatch.setattr(gan, "OBEYING", weight)
+        torch.manual_seed(0)
+        method = gan.GAN(s, whole.images[:4], Thumbnails(), ("DRUSEN", "NORMAL"),
+                         labels=np.full(4, "DRUSEN"), shapes=bank)  # fmt: skip
+        record = method.step((torch.from_numpy(crops.images[:4]).float() / 127.5 - 1, *told),
+                             Accelerator(cpu=True))  # fmt: skip
+        return record, *(network.state_dict() for network in method.networks.values())
+
+    (record, generator, judge), (_, held, same) = learned(0.0), learned(10.0)
+    assert record["loss_dials"] > 0
+    assert any(not torch.equal(generator[name], held[name]) for name in generator)
+    assert all(torch.equal(judge[name], same[name]) for name in judge)
+
+
+def test_an_error_of_dials_that_are_left_open_does_not_count():
+    looks = torch.zeros(2, len(shape.TOLD))
+    looks[:, len(shape.LOOK) : -1] = torch.tensor([[2.0, 0, 0], [5.0, 5, 5]])
+    looks[1, -1] = 1
+    assert misread(torch.zeros(2, 3), looks).item() == pytest.approx(4 / 6)
 
 
 @pytest.mark.parametrize(("given", "told"), [

@@ -67,6 +67,13 @@ def leave_open(looks: torch.Tensor, share=LEFT_OPEN) -> torch.Tensor:
     return torch.cat([known, torch.where(left, nothing, dials)], 1)
 
 
+def misread(read: torch.Tensor, looks: torch.Tensor) -> torch.Tensor:
+    """Mean squared error, 0-d, of dials ``read`` off scans, (B, len(DIALS)), against what the looks
+    (B, len(shape.TOLD)) of these scans tell; what is left open counts as read."""
+    told, left = looks[:, len(shape.LOOK) : -1], looks[:, -1:]
+    return ((1 - left) * (read.float() - told).square()).mean()
+
+
 def louder(told, asked, scans) -> np.ndarray:
     """How much more than what is asked for a generator has to be told, of each of DIALS, (3,).
 

@@ -13,7 +13,7 @@ import torch
 from helpers.data import shape
 from helpers.data.augment import augment, mirror
 from helpers.gan import dcgan, judging, residual, stylegan
-from helpers.gan.dials import leave_open
+from helpers.gan.dials import leave_open, misread
 from helpers.gan.losses import LOSSES, zero_centred_penalty
 from helpers.training.cuda_graph import learn_or_replay
 from helpers.training.processes import update
@@ -21,6 +21,9 @@ from helpers.training.processes import update
 DOUBLES = 4000  # images in which gamma doubles or halves while it is adapted
 DOUBLES_ALIGNED, HELD = 1000, 3000  # of aligned crops; images before which it is not moved there
 MEMORY = 0.98  # of the mean of the discriminator's loss, per step
+# weights of the error of the dials that the discriminator reads off real scans, and off what the
+# generator was told to draw; five times as much makes it draw for the reader and not for the eye
+READING, OBEYING = 0.2, 0.1
 BLIND, SURE = 0.68, 0.02  # losses of a relativistic discriminator that tells nothing; everything
 
 
@@ -34,7 +37,8 @@ def build(settings, classes=()):
     if s.model in ("residual", "stylegan"):
         looks = len(shape.TOLD if s.dials else shape.LOOK) if aligned else 0
         arguments |= {"classes": len(classes), "looks": looks}
-        discriminator = residual.Discriminator(height=aligned, **arguments)
+        dials = len(shape.DIALS) if s.dials else 0
+        discriminator = residual.Discriminator(height=aligned, dials=dials, **arguments)
         arguments |= {"latent": s.z_dim}
         arguments |= {"layers": s.blocks} if s.model == "stylegan" else {"blocks": s.blocks}
         generator = (stylegan if s.model == "stylegan" else residual).Generator(**arguments)
@@ -79,6 +83,7 @@ class GAN:
         }
         self.discriminator_loss, self.generator_loss = LOSSES[s.loss]
         judging.begin(self, generator, validation, features, classes, labels, shapes)
+        self.dialled = self.looks == len(shape.TOLD)
         # gamma and the mean loss: on the device, so that no step waits for the GPU to tell them
         self.weighed = torch.tensor([s.gamma, s.balance or math.log(2) / 2], dtype=torch.float64)
         self.replayed = None
@@ -137,7 +142,7 @@ class GAN:
         told = list(told)
         if told and not self.conditional:  # one class to the networks, whatever its name
             told[0] = torch.zeros_like(told[0])
-        if self.looks == len(shape.TOLD):
+        if self.dialled:
             told[1] = leave_open(told[1])
         if s.mirror:
             real = mirror(real)
@@ -148,32 +153,44 @@ class GAN:
         shown = augment(torch.cat([real, fake.detach()]), s.augment).requires_grad_(due)
         with accelerator.autocast():
             if s.norm == "batch":  # a layer that looks across the batch
-                logits = torch.cat([discriminator(half, *told) for half in shown.chunk(2)])
+                logits = torch.cat([self._see(half, told)[0] for half in shown.chunk(2)])
             else:
-                logits = discriminator(shown, *(torch.cat([part, part]) for part in told))
-        on_real, on_fake = logits.float().chunk(2)
+                logits, read = self._see(shown, [torch.cat([part, part]) for part in told])
+        on_real, on_fake = logits.chunk(2)
         loss = self.discriminator_loss(on_real, on_fake)
         record = {"loss_discriminator": loss.detach()}
+        if self.dialled:
+            wrong = misread(read[: len(real)], told[1])
+            record["loss_dials"] = wrong.detach()
+            loss = loss + READING * wrong
         if due:
-            penalty = 2 * zero_centred_penalty(logits.float(), shown, s.penalty_fine)  # R1 + R2
+            penalty = 2 * zero_centred_penalty(logits, shown, s.penalty_fine)  # R1 + R2
             record["penalty"] = penalty.detach()
             loss = loss + (s.penalty_every * self.weighed[0] / 2).float() * penalty
         update(self, loss, accelerator, "discriminator")
 
         discriminator.requires_grad_(False)  # its gradients are not needed on the generator's way
         with accelerator.autocast():
-            on_fake = discriminator(augment(fake, s.augment), *told).float()
+            on_fake, read = self._see(augment(fake, s.augment), told)
             if s.loss == "relativistic":  # the only loss whose generator looks at real scans too
-                on_real = discriminator(shown[: len(real)].detach(), *told).float()
+                on_real, _ = self._see(shown[: len(real)].detach(), told)
         loss = self.generator_loss(on_real.detach(), on_fake)
         discriminator.requires_grad_(True)
         record["loss_generator"] = loss.detach()
+        if self.dialled:
+            loss = loss + OBEYING * misread(read, told[1])
         update(self, loss, accelerator, "generator")
         margin = on_real - on_fake if s.loss == "relativistic" else on_real
         record["sign_real"] = margin.detach().sign().mean()  # 1: every real scan is recognised
         if s.gamma:
             self._weigh(record, len(real), moved, accelerator)
         return record
+
+    def _see(self, scans, told) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the discriminator says of scans (B, 1, S, S): logits (B,), and dials (B, 3)."""
+        seen = self.networks["discriminator"](scans, *told)
+        logits, read = seen if self.dialled else (seen, None)
+        return logits.float(), read
 
     def _weigh(self, record: dict, count: int, moved: bool, accelerator) -> None:
         """Adapt gamma so that the discriminator's mean loss stays near ``settings.balance``.

@@ -208,9 +208,11 @@ class Discriminator(nn.Module):
     With ``classes`` the logit is the inner product of the features and the class's embedding
     (projection; Miyato & Koyama, ICLR 2018), as R3GAN has it; ``looks`` adds a linear function of
     the look to it. ``height``: of aligned crops it also looks at the RPE's height (``Height``).
+    With ``dials`` it also reads so many numbers off each scan, and returns (logits, dials (B,
+    dials)): an auxiliary regressor, as the classifier of AC-GAN is (Odena et al., ICML 2017).
     """
 
-    def __init__(self, size=128, width=16, classes=0, rows=None, looks=0, height=False):
+    def __init__(self, size=128, width=16, classes=0, rows=None, looks=0, height=False, dials=0):
         super().__init__()
         rows = rows or size
         self.height = Height(size, rows) if height else None
@@ -224,6 +226,7 @@ class Discriminator(nn.Module):
         parts = [widths[-1], DEEP] if height else [widths[-1]]
         self.embedding = nn.Embedding(max(1, classes), sum(parts))
         self.look = nn.Linear(looks, sum(parts), bias=False) if looks else None
+        self.dials = nn.Linear(sum(parts), dials) if dials else None
         each = torch.cat([torch.full((part,), 1 / math.sqrt(part)) for part in parts])
         with torch.no_grad():
             self.embedding.weight.normal_().mul_(each)
@@ -241,4 +244,5 @@ class Discriminator(nn.Module):
         wanted = self.embedding(labels)
         if self.look is not None and look is not None:
             wanted = wanted + self.look(look)
-        return (features * wanted).sum(1)
+        logits = (features * wanted).sum(1)
+        return logits if self.dials is None else (logits, self.dials(features))

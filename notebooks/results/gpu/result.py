@@ -55,7 +55,8 @@ def keep(run, folder: Path) -> None:
     """The last moving average of ``run`` (the exported one is the best), and its discriminator."""
     weights, about = read_network(run.folder / "generator.safetensors")
     step, state = checkpoint.load_latest(run.checkpoints)
-    name = f"{run.folder.name}.safetensors"
+    name, method = f"{run.folder.name}.safetensors", state["processes"][0]["method"]
+    about |= {key: method[key] for key in ("louder", "gamma") if key in about}  # of the last, too
     write_network(folder / name, {**weights, **state["average"]}, {**about, "step": step})
     (folder / "discriminators").mkdir(exist_ok=True)
     weights = state["networks"]["discriminator"]
