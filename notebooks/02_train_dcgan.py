@@ -353,7 +353,10 @@ if settings.framing == "aligned" and mine(learned.validation).sum() >= 8:
 #   counts, so drusen per scan is what is trained for; the probe and the distances know nothing of
 #   it);
 # - the **class**, where conditional: the generator gets an embedding of it beside $z$, and the
-#   discriminator's logit is an inner product with one (projection: Miyato & Koyama, ICLR 2018).
+#   discriminator's logit is an inner product with one (projection: Miyato & Koyama, ICLR 2018);
+# - **dials**, of simulated eyes: how many drusen a scan has, how high and how wide, as the ruler
+#   reads them. Both networks are told; the discriminator also learns to read them off a scan, and
+#   the generator is held to what it was told (an auxiliary head, as in AC-GAN, Odena et al. 2017).
 
 # %%
 from helpers.gan import residual, stylegan

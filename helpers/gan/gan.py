@@ -188,8 +188,10 @@ class GAN:
 
     def _see(self, scans, told) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the discriminator says of scans (B, 1, S, S): logits (B,), and dials (B, 3)."""
-        seen = self.networks["discriminator"](scans, *told)
-        logits, read = seen if self.dialled else (seen, None)
+        discriminator = self.networks["discriminator"]
+        if not self.dialled:
+            return discriminator(scans, *told).float(), None
+        logits, read = discriminator.read(scans, *told)
         return logits.float(), read
 
     def _weigh(self, record: dict, count: int, moved: bool, accelerator) -> None:

@@ -208,8 +208,8 @@ class Discriminator(nn.Module):
     With ``classes`` the logit is the inner product of the features and the class's embedding
     (projection; Miyato & Koyama, ICLR 2018), as R3GAN has it; ``looks`` adds a linear function of
     the look to it. ``height``: of aligned crops it also looks at the RPE's height (``Height``).
-    With ``dials`` it also reads so many numbers off each scan, and returns (logits, dials (B,
-    dials)): an auxiliary regressor, as the classifier of AC-GAN is (Odena et al., ICML 2017).
+    With ``dials``, ``read`` also gives so many numbers that it reads off each scan: an auxiliary
+    regressor, as the classifier of AC-GAN is (Odena et al., ICML 2017).
     """
 
     def __init__(self, size=128, width=16, classes=0, rows=None, looks=0, height=False, dials=0):
@@ -234,15 +234,24 @@ class Discriminator(nn.Module):
                 self.look.weight.normal_().mul_(each[:, None] / math.sqrt(looks))
 
     def forward(self, x, labels: torch.Tensor | None = None, look: torch.Tensor | None = None):
+        return self._judge(self._features(x), labels, look)
+
+    def read(self, x, labels: torch.Tensor | None = None, look: torch.Tensor | None = None):
+        """Logits (B,), and the dials of the scans (B, dials) in the units of ``shape.look``."""
+        features = self._features(x)
+        return self._judge(features, labels, look), self.dials(features)
+
+    def _features(self, x: torch.Tensor) -> torch.Tensor:
         seen = [] if self.height is None else [self.height(x)]
         for halve in self.halve:
             x = F.leaky_relu(halve(x), SLOPE)
         # equal to a depthwise 4 x 4 convolution, but its second derivative is as fast as a product
-        features = torch.cat([(x * self.gather).sum((2, 3)), *seen], 1)
+        return torch.cat([(x * self.gather).sum((2, 3)), *seen], 1)
+
+    def _judge(self, features, labels, look) -> torch.Tensor:
         if labels is None:
-            labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
+            labels = torch.zeros(len(features), dtype=torch.long, device=features.device)
         wanted = self.embedding(labels)
         if self.look is not None and look is not None:
             wanted = wanted + self.look(look)
-        logits = (features * wanted).sum(1)
-        return logits if self.dials is None else (logits, self.dials(features))
+        return (features * wanted).sum(1)
