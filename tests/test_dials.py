@@ -378,6 +378,13 @@ def test_drusen_that_are_drawn_have_a_height_and_an_area(dials):
     assert some.mean() > 0.9 and (drawn[some] > 0.01).all() and not drawn[~some].any()
 
 
+def test_of_no_druse_no_height_is_told(bank):
+    shapes = np.repeat(bank.draw(1, "DRUSEN"), 2, 0)
+    shapes[:, shape.DIALLED] = [[0, 3, 0.4], [0, 0, 0]]  # a slider at 0; a scan without drusen
+    one, other = shape.look(shapes)
+    assert (one == other).all()
+
+
 def test_without_drusen_there_is_no_height_and_no_area(bank):
     assert bank.draw(20, "DRUSEN", 0)[:, shape.AT["highest"]].mean() > 0
     assert not bank.draw(20, "DRUSEN", 0, {"drusen": 0})[:, shape.DIALLED].any()

@@ -54,7 +54,7 @@ def generator(tmp_path):
     values, rng = generator.shapes.values, np.random.default_rng(0)
     values[:, AT["height"]], values[:, AT["width"]] = 60, 70
     values[:, AT["tilt"]] = rng.uniform(-0.1, 0.1, len(values))
-    values[40:, shape.DIALLED[0]] = rng.uniform(0, 1, 40)
+    values[40:, shape.DIALLED] = rng.uniform(0.1, 1, (40, 3))
     return generator
 
 

@@ -232,10 +232,12 @@ def look(shapes, louder=(1, 1, 1)) -> np.ndarray:
     """What the networks are told of each scan, TOLD, float32 (N, len(TOLD)), about N(0, 1): how
     noisy the crop is, how many of the scan's rows lie in one of its, how much light comes from the
     depth; then its dials, each times ``louder`` (``gan.dials.louder``), and a 0: none is left open.
+    Where one dial is 0, all are: of no druse there is no height and no area.
     A generator of before they were there takes the first columns."""
     shapes = np.asarray(shapes, np.float32)
     noise = 2 * np.log(shapes[:, AT["noise"]].clip(0.5)) - 4
-    drusen, highest, area = (shapes[:, DIALLED].clip(0) * np.float32(louder)).T
+    dials = shapes[:, DIALLED].clip(0)
+    drusen, highest, area = (dials * dials.all(1, keepdims=True) * np.float32(louder)).T
     dials = (drusen - 1) / 1.5, (highest - 1.2) / 1.6, (np.sqrt(area) - 0.3) / 0.3
     return np.stack([noise, shapes[:, AT["grain"]] * 2, shapes[:, AT["deep"]] / 25 - 3,
                      *(dial.clip(-1, 10) for dial in dials), np.zeros_like(noise)], 1)  # fmt: skip
