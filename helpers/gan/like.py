@@ -1,11 +1,11 @@
 """Synthetic scans whose drusen are as many, as high and as large as those of given patients.
 
-A generator has the drusen that its training left it with: what ships draws two fifths too many, a
-short training too few. So more scans are drawn than are wanted, the ruler reads them all, and those
-are kept that stand for the patients best: each scan of a patient gets the synthetic one that is
-nearest in ``shape.DIALS``, none twice, so that all distances together are smallest (the assignment
-problem; Kuhn, Naval Research Logistics Quarterly 1955). It chooses, and changes no pixel. Whoever
-counts drusen with the same ruler afterwards only sees that the choice was made.
+A generator has the drusen that its training left it with, a short one often too few. So more scans
+are drawn than are wanted, the ruler reads them all, and those are kept that stand for the patients
+best: each scan of a patient gets the synthetic one that is nearest in ``shape.DIALS``, none twice,
+so that all distances together are smallest (the assignment problem; Kuhn, Naval Research Logistics
+Quarterly 1955). It chooses, and changes no pixel. Whoever counts drusen with the same ruler
+afterwards only sees that the choice was made.
 """
 
 import numpy as np
