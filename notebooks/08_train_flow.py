@@ -335,7 +335,7 @@ print(f"correlation with the eye it was: {same:.2f}, with the next eye: {next_:.
 # ## Measure
 #
 # The kernel distance beside its yardsticks, and drusen by the ruler. To compare: on the same eyes
-# the GAN of notebook 02 is at 66, so the flow of this page (ten minutes, 64 px) is not there yet:
+# the GAN of notebook 02 is at 56, so the flow of this page (ten minutes, 64 px) is not there yet:
 # it is a little farther than healthy eyes are.
 
 # %%
