@@ -825,8 +825,8 @@ plots.compact(figure, caption=f"What the discriminator of step {step} thinks of 
 # Three hills in one place: it cannot tell, early in training or at the best of ends. Training and
 # validation together and synthetic apart: it knows retinas. Validation between them, or with the
 # synthetic ones: it memorises, and what follows is worse and worse pictures from ever smaller
-# losses. On this page the hills overlap, and validation lies a fifth of the way: it learns little by
-# heart.
+# losses. On this page the hills overlap, and validation lies a fifth of the way: it learns little
+# by heart.
 # (After a few steps, or where training and synthetic means are nearly one, the ratio says nothing
 # and may leave 0 to 1.)
 #
