@@ -390,18 +390,19 @@ plots.compact(figure)
 # ## Limits
 #
 # **Which model, for how many scans and how much time?** Both were trained for twenty minutes of one
-# thread on the same eyes, at 64 px, three seeds, and one seed for two hours; results/generators.md,
-# *A flow*, has all numbers.
+# thread on the same eyes, at 64 and at 128 px, three seeds each, and one seed for two hours at 64;
+# results/generators.md, *A flow*, has all numbers.
 #
 # | you have | take |
 # |---|---|
-# | minutes of a CPU | the GAN: nearer with every seed (69 to 76; 96 to 113), no less useful |
-# | many scans to draw | the GAN: 0.3 s for 100 crops, the flow 2 to 4 s |
-# | a need of more drusen | a flow with guidance 3: as many and as high as real ones; recall 0.02 |
+# | minutes of a CPU, 64 px | the GAN: nearer with every seed (69 to 76; 96 to 113), as useful |
+# | the same, 128 px | the GAN: twice as near (34 to 41; 69 to 74), recall 0.34 to 0.39, not 0.2 |
+# | many scans to draw | the GAN: 0.3 s for 100 crops of 64 px, the flow 2 to 4 s |
+# | a need of more drusen | the GAN's dials; a flow with guidance 3, at the cost of recall (0.05) |
 # | a fear of copies | the flow: nothing called a copy, of the GAN 2 to 4 % (expected 1 %) |
 # | a real scan to change | a flow: the GAN cannot |
 # | few scans of a class | stop early: 20, seen 1,500 times each, are copied; 60, 500 times, not |
-# | hours | either: the flow now teaches as much (0.97), with truer grain; the GAN gains no more |
+# | hours, 64 px | either: the flow now teaches as much (0.97), with truer grain |
 # | a GPU | not measured |
 #
 # - The default imitates a **simulation**, not patients, at 64 px: what it shows is how to train,
