@@ -5,7 +5,8 @@ are told how a device draws (``shape.look``), so the discriminator sees a missin
 the generator can be asked. A conditional GAN on continuous labels (CcGAN, Ding et al., ICLR 2021);
 what that paper does with neighbouring labels is done here by drawing labels smoothly
 (``shape.Shapes``) and reading them with an error. Now and then they are left open, so that a
-class goes on meaning something without them (``leave_open``). What a generator draws too little of
+class goes on meaning something without them (``leave_open``). The discriminator learns to read them
+too, and the generator is held to what it was told (``misread``). What it still draws too little of
 it is told more of (``louder``).
 """
 
