@@ -40,8 +40,8 @@
 #
 # In the demo a classifier that learned from the GAN alone is about as good on unseen patients as
 # one that learned from real scans (AUROC 0.97 and 0.98), though it finds 90 % of the ill scans
-# where the other finds 94 %; drusen are as many, as high and as wide as in patients. And yet the
-# page finds what is wrong: kinds of scans are missing (recall 0.28, coverage 0.48), the grain
+# where the other finds 94 %; drusen are as many and as high as in patients, and a little wider. And
+# the page finds what is wrong: kinds of scans are missing (recall 0.34, coverage 0.52), the grain
 # is partly wrong, and a classifier tells every synthetic scan from a real one. No copies were
 # found. A better generator has to move these.
 #

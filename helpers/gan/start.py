@@ -15,7 +15,7 @@ ARGUMENTS = {"latent": "z_dim", "layers": "blocks"}  # of a network: the setting
 # arguments that follow from other settings and the data, or are of drawing alone
 FOLLOW = ("classes", "rows", "looks", "steps")
 CONDITIONS = ("embedding.weight", "mapping.embedding.weight")  # one row for each class
-DIALS = ("dials.weight", "dials.bias")  # of a discriminator that reads them; older ones did not
+READER = ("dials.weight", "dials.bias")  # of a discriminator that reads them; older ones did not
 LOOKS = ("strengths.weight", "louder.weight", "look.weight", "mapping.look.weight")  # and columns
 
 SHIPPED = Path(__file__).with_name("weights")  # NAME.safetensors, asked for by NAME
@@ -82,7 +82,7 @@ def start_from(method, source) -> str:
         for key in CONDITIONS:
             if key in own and key in state:
                 state[key] = _matched(state[key], known, wanted)
-        for key in DIALS:
+        for key in READER:
             if key in own:
                 state.setdefault(key, own[key])
         for key in LOOKS:  # what it was not told of begins without an effect
