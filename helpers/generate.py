@@ -79,17 +79,17 @@ def load_generator(path, device="cpu"):
 
 def export(
     generator, folder, n, seed=0, class_name=None, weights_hash=None, *, exact=False, progress=True,
-    size=0, shape="drawn", dials=None, asked=None, like=None,
+    size=0, shape="drawn", dials=None, asked=None, like=None, tries=1,
 ):  # fmt: skip
     """Write n labelled PNGs, folder/CLASS/000000.png and on, and folder/images.csv.
 
     The PNGs are 8-bit grey (colour for three channels); each carries text chunks that say it is
     synthetic, with which weights and which seed it was made. images.csv has file, class, seed,
-    index, weights_sha256, size; shape, unless it is drawn; of a flow guidance and steps. A
-    generator of several classes writes n of each, from the same noise, unless class_name chooses
-    one; one of a single class is labelled class_name. class_name and weights_hash default to what
-    load_generator found; size, shape and dials as in sample_batches. Of a generator with dials
-    images.csv has what each scan was asked for besides.
+    index, weights_sha256, size; shape, unless it is drawn; tries, unless one; of a flow guidance
+    and steps. A generator of several classes writes n of each, from the same noise, unless
+    class_name chooses one; one of a single class is labelled class_name. class_name and
+    weights_hash default to what load_generator found; size, shape, dials and tries as in
+    sample_batches. Of a generator with dials images.csv has what each scan was asked for besides.
     asked: {class: [(eye, dials), ...]}, see sample_asked, in place of n, class_name and dials, of
     ``read_asked``; images.csv then says which eye it is.
     like: {class: DIALS (N, 3) of patients}, of ``like.drusen_of``: of POOL times n scans those are
@@ -102,7 +102,7 @@ def export(
     folder = Path(folder)
     classes = list(asked or ([class_name] if class_name else classes_of(generator)))
     weights_hash = weights_hash or generator.weights_hash
-    how = dict(exact=exact, size=whole_size(generator, size))
+    how = dict(exact=exact, size=whole_size(generator, size), tries=tries)
     side = generator.size if shape == "aligned" else how["size"]
     head = ["file", "class", "seed", "index", "weights_sha256", "size"]
     kept = {c: range(len(asked[c]) if asked else n) for c in classes}
@@ -114,6 +114,7 @@ def export(
                   for c in classes]  # fmt: skip
         kept = {c: places.tolist() for c, (places, *_) in zip(classes, chosen)}
     more = {} if shape == "drawn" else {"shape": shape}
+    more |= {} if tries == 1 else {"tries": tries}
     if hasattr(generator, "guidance"):
         more |= {"guidance": f"{generator.guidance:g}", "steps": generator.steps}
     head += more
@@ -162,6 +163,8 @@ def export(
     about = {"Precision": drawn_in}
     if getattr(generator, "shapes", None) is not None:
         about["Shape"] = shape
+    if tries > 1:
+        about["Tries"] = tries
     if hasattr(generator, "guidance"):
         about |= {"Guidance": f"{generator.guidance:g}", "Steps": generator.steps}
     texts = [describe_png(Class=c, WeightsSHA256=weights_hash, Seed=seed, Index=i, **about)
@@ -254,6 +257,9 @@ def main(arguments=None):
     parser.add_argument("--ask", metavar="FILE.csv", help="in place of --n, a row for each scan: "
                         "class, eye (its rows of one class are visits), drusen, highest, "
                         "area")  # fmt: skip
+    parser.add_argument("--tries", type=int, default=1, metavar="N", help="draw each scan N times, "
+                        "keep the one whose drusen the ruler reads most as asked for (1)"
+                        )  # fmt: skip
     parser.add_argument("--like", metavar="DATA", help="a folder, manifest.csv or simulated: of "
                         f"{POOL} times as many scans those whose drusen are as its patients'"
                         )  # fmt: skip
@@ -276,6 +282,9 @@ def main(arguments=None):
         if options.like and (options.ask or options.page or options.from_dfe):
             raise ValueError("--like: chooses among scans that are drawn freely; leave out --ask, "
                              "--page and --from-dfe.")  # fmt: skip
+        if options.tries != 1 and (options.like or options.page or options.from_dfe):
+            raise ValueError("--tries: of scans that are asked for by their dials; leave out "
+                             "--like, --page and --from-dfe.")  # fmt: skip
         freely = options.ask or options.class_ or dials or options.shape != "drawn"
         if options.from_dfe and (freely or (options.size and not options.whole)):
             raise ValueError("--from-dfe: one scan for each photograph, of its class; leave out "
@@ -311,7 +320,7 @@ def main(arguments=None):
                 raise ValueError(f"class {wrong[0]}: this generator draws {', '.join(known)}")
             paths = export(generator, options.out, options.n, options.seed, options.class_,
                            exact=options.exact, size=options.size, shape=options.shape,
-                           dials=dials, asked=asked,
+                           dials=dials, asked=asked, tries=options.tries,
                            like=options.like and drusen_of(options.like, own))  # fmt: skip
     except (ImportError, OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")

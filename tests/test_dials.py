@@ -13,7 +13,8 @@ from helpers import config
 from helpers.data import shape
 from helpers.data.pixels import to_levels
 from helpers.data.prepare import prepare
-from helpers.gan import gan, judging
+from helpers.gan import dials as of_dials
+from helpers.gan import gan, judging, sampling
 from helpers.gan.dials import (
     LEFT_OPEN,
     RULED,
@@ -428,3 +429,60 @@ def test_a_training_with_dials_begins_from_weights_without(tmp_path, sides, monk
 def test_to_levels_of_what_is_drawn_can_be_read(tmp_path):
     drawn = sample(load_generator(generator_file(tmp_path)), 2, class_name="NORMAL")
     assert read_dials(to_levels(drawn)).shape == (2, 3)
+
+
+def test_of_several_tries_the_most_obedient_is_kept(tmp_path, monkeypatch):
+    """The ruler here reads how bright a scan is, and darkness is what was asked for."""
+    generator, seen = load_generator(generator_file(tmp_path)), []
+
+    def too_bright(scans, asked):
+        seen.append(scans.mean((1, 2, 3)))
+        return seen[-1]
+
+    monkeypatch.setattr(sampling, "misdrawn", too_bright)
+    about = dict(seed=5, class_name="DRUSEN", batch=2)
+    kept = to_levels(sample(generator, 5, tries=4, **about)).mean((1, 2, 3))
+    of_each = [np.stack(seen[k : k + 4]) for k in (0, 4, 8)]  # batches of 2, 2 and 1
+    assert len(seen) == 12
+    assert kept == pytest.approx(np.concatenate([one.min(0) for one in of_each]), abs=0.1)
+    first = to_levels(sample(generator, 5, **about)).mean((1, 2, 3))
+    assert first == pytest.approx(np.concatenate([one[0] for one in of_each]), abs=0.1)
+    assert (kept < first - 0.1).any()
+
+
+def test_visits_of_one_eye_are_tried_together(tmp_path, monkeypatch):
+    generator = load_generator(generator_file(tmp_path))
+    off = iter([np.array([0, 9, 1.0]), np.array([4, 4, 2.0])])  # of visits a, a, b
+    monkeypatch.setattr(sampling, "misdrawn", lambda scans, asked: next(off))
+    asked = [(0, {"drusen": 1.0}), (0, {"drusen": 1.0}), (1, {"drusen": 1.0})]
+    _, batches = sample_asked(generator, "DRUSEN", asked, tries=2)
+    a, again, b = to_levels(torch.cat(list(batches))).astype(int)
+    assert np.abs(a - again).max() < 10  # speckle
+    _, batches = sample_asked(generator, "DRUSEN", asked)
+    once_a, _, once_b = to_levels(torch.cat(list(batches))).astype(int)
+    assert np.abs(b - once_b).max() < 2  # the first try was better for b, the second for a
+    assert np.abs(a - once_a).max() > 10
+
+
+def test_what_is_misdrawn_is_counted_in_what_networks_are_told(monkeypatch):
+    read = np.array([[2, 2.5, 0.3], [3.5, 2.5, 0.3], [0, 0, 0], [np.nan] * 3], np.float32)
+    monkeypatch.setattr(of_dials, "read_dials", lambda scans: read)
+    off = of_dials.misdrawn(np.zeros((4, 1, 64, 64), np.uint8), np.array([[2, 2.5, 0.3]] * 4))
+    assert off[:2] == pytest.approx([0, 1])  # 1.5 drusen more are one unit
+    assert off[2] > 1 and off[3] == np.inf
+
+
+def test_tries_are_written_down_and_refused_where_nothing_is_asked(tmp_path, capsys):
+    path = str(generator_file(tmp_path))
+    main([path, "--n=1", "--class=DRUSEN", "--tries=2", f"--out={tmp_path / 'a'}"])
+    with (tmp_path / "a" / "images.csv").open() as file:
+        assert [row["tries"] for row in csv.DictReader(file)] == ["2"]
+    without = str(generator_file(tmp_path, dials=False))
+    for run, *more, why in ((without, "without dials"), (path, "--shape=aligned", "whole scans"),
+                            (path, "--like=simulated", "--like")):  # fmt: skip
+        with pytest.raises(SystemExit):
+            main([run, "--n=1", "--tries=2", f"--out={tmp_path / 'b'}", *more])
+        assert why in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([path, "--n=1", "--tries=0", f"--out={tmp_path / 'b'}"])
+    assert "tries=0" in capsys.readouterr().err and not (tmp_path / "b").exists()

@@ -55,6 +55,17 @@ def with_dials(crops, whole) -> np.ndarray:
     return shapes
 
 
+def misdrawn(scans, asked) -> np.ndarray:
+    """How far what the ruler reads off scans, uint8 (N, 1, S, S), is from DIALS ``asked``, (N, 3):
+    float (N,), squared distances in the units in which networks are told of them
+    (``shape.look``); infinite where the ruler cannot read."""
+    both = np.zeros((2, len(scans), len(shape.FIELDS)), np.float32)
+    both[:, :, shape.DIALLED] = read_dials(scans), asked
+    read, asked = (shape.look(shapes)[:, len(shape.LOOK) : -1] for shapes in both)
+    off = np.square(read - asked).sum(1)
+    return np.where(np.isfinite(off), off, np.inf)
+
+
 def leave_open(looks: torch.Tensor, share=LEFT_OPEN) -> torch.Tensor:
     """Looks (B, len(shape.TOLD)) of a batch, the dials of about a ``share`` of them not told.
 

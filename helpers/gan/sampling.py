@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 
-from helpers.data.pixels import to_float
+from helpers.data.pixels import to_float, to_levels
 from helpers.data.shape import DIALLED, LOOK, SMALLEST, look, place_back, put_dials
+from helpers.gan.dials import RULED, misdrawn
 from helpers.training.precision import in_bf16
 
 SHAPE_CHOICES = ("drawn", "same", "aligned")
@@ -24,6 +25,13 @@ def draw_noise(n, z_dim, seed, batch=64):
         torch.stack([torch.randn(z_dim, generator=source) for _ in range(min(batch, n - start))])
         for start in range(0, n, batch)
     )
+
+
+def _noises(n, z_dim, seed, tries, batch=64):
+    """As ``draw_noise``, ``tries`` of them for each batch, the first that of ``draw_noise``."""
+    more = [np.random.SeedSequence([seed, k]) for k in range(1, tries)]
+    seeds = [seed, *(int(one.generate_state(1, np.uint64)[0] >> 1) for one in more)]
+    return zip(*(draw_noise(n, z_dim, own, batch) for own in seeds))
 
 
 def classes_of(generator):
@@ -53,7 +61,7 @@ def has_dials(generator) -> bool:
 
 
 def sample_batches(generator, n, seed=0, batch=64, class_name=None, exact=True, *, size=0,
-                   shape="drawn", dials=None):  # fmt: skip
+                   shape="drawn", dials=None, tries=1):  # fmt: skip
     """Images (up to `batch`, C, S, S), float in [-1, 1] on the CPU, batch by batch, n in all.
 
     exact=False is faster, and rounds by less than a grey level on average, where the machine has
@@ -63,7 +71,8 @@ def sample_batches(generator, n, seed=0, batch=64, class_name=None, exact=True, 
     Of a generator of aligned crops: size, px of the whole scans; shape, where each has its retina
     and how its device draws: "drawn" a new one each, "same" one for all, so that tissue compares,
     "aligned" none, the crops themselves, (B, 1, rows, columns); dials, {name of shape.DIALS:
-    value}, the drusen that are asked for, each within what scans of the class have.
+    value}, the drusen that are asked for, each within what scans of the class have; tries, how
+    often each scan is drawn: the one whose drusen the ruler reads most as asked for is kept.
     """
     shapes = getattr(generator, "shapes", None)
     label, class_name = _label(generator, class_name)
@@ -71,6 +80,7 @@ def sample_batches(generator, n, seed=0, batch=64, class_name=None, exact=True, 
         raise ValueError(f"shape={shape!r}: choose one of {', '.join(SHAPE_CHOICES)}")
     size = whole_size(generator, size)
     _need_dials(generator, dials)
+    _check_tries(generator, tries, shape)
     parts = draw_noise(n, generator.z_dim, seed, batch)
     if shapes is None:
         if shape != "drawn":
@@ -83,23 +93,29 @@ def sample_batches(generator, n, seed=0, batch=64, class_name=None, exact=True, 
         dialled = drawn[:, DIALLED]
         drawn = np.repeat(shapes.mean(name)[None], n, 0)
         drawn[:, DIALLED] = dialled
+    if tries > 1:
+        several = _noises(n, generator.z_dim, seed, tries, batch)
+        parts = (_most_obedient(generator, noises, label, drawn, exact, seed, batch * k)
+                 for k, noises in enumerate(several))  # fmt: skip
     return _placed(generator, parts, label, drawn, exact, size, seed, shape == "aligned")
 
 
-def sample_asked(generator, class_name, asked, seed=0, batch=64, exact=True, *, size=0):
+def sample_asked(generator, class_name, asked, seed=0, batch=64, exact=True, *, size=0, tries=1):
     """(shapes, batches): whole scans of one class, as of ``sample_batches``, one for each (eye,
     dials) of ``asked``, and before them their shapes, (len(asked), len(FIELDS)).
 
     Scans of one eye, a whole number from 0 on, have the noise and the shape of scan number ``eye``
     of ``sample_batches`` and differ in their dials, {name: value}, alone: visits, as the disease
     goes on. A dial that is not named stays as it was drawn for that eye. The speckle is every
-    scan's own. Raises ValueError for an eye below 0, and for dials as ``sample_batches`` does.
+    scan's own. Of several ``tries`` that is kept in which all visits of an eye are most as asked
+    for. Raises ValueError for an eye below 0, and for dials as ``sample_batches`` does.
     """
     label, class_name = _label(generator, class_name)
     if getattr(generator, "shapes", None) is None:
         raise ValueError("this generator draws whole scans and cannot be asked for one eye twice")
     name = None if label is None else class_name
     eyes = [eye for eye, _ in asked]
+    _check_tries(generator, tries)
     if min(eyes) < 0:
         raise ValueError(f"eye {min(eyes)}: number eyes from 0 on")
     drawn = generator.shapes.draw(max(eyes) + 1, name, seed)[eyes]
@@ -107,7 +123,11 @@ def sample_asked(generator, class_name, asked, seed=0, batch=64, exact=True, *, 
         _need_dials(generator, dials)
         generator.shapes.check_dials(name, dials)
         put_dials(row[None], dials)
-    noise = torch.cat(list(draw_noise(max(eyes) + 1, generator.z_dim, seed)))[eyes]
+    several = _noises(max(eyes) + 1, generator.z_dim, seed, tries)
+    noises = [torch.cat(parts)[eyes] for parts in zip(*several)]
+    noise = noises[0]
+    if tries > 1:
+        noise = _most_obedient(generator, noises, label, drawn, exact, seed, eyes=eyes)
     size = whole_size(generator, size)
     return drawn, _placed(generator, noise.split(batch), label, drawn, exact, size, seed, False)
 
@@ -129,7 +149,32 @@ def _need_dials(generator, dials) -> None:
                          "(OCT_DIALS=1, OCT_FRAMING=aligned)")  # fmt: skip
 
 
-def _placed(generator, parts, label, drawn, exact, size, seed, aligned):
+def _check_tries(generator, tries, shape="drawn") -> None:
+    if tries < 1:
+        raise ValueError(f"tries={tries}: choose at least 1.")
+    if tries > 1 and not has_dials(generator):
+        raise ValueError(f"tries={tries}: this generator was trained without dials, so nothing is "
+                         "asked of it (OCT_DIALS=1, OCT_FRAMING=aligned).")  # fmt: skip
+    if tries > 1 and shape == "aligned":
+        raise ValueError(f"tries={tries}: the ruler reads whole scans; leave out shape aligned.")
+
+
+def _most_obedient(generator, noises, label, drawn, exact, seed, first=0, eyes=None):
+    """For each of the shapes in ``drawn``, numbered from ``first`` on, that one of several
+    ``noises``, each (B, z_dim), with which the ruler reads most what was asked for: (B, z_dim);
+    of all scans of one of ``eyes`` together."""
+    own, off = drawn[first : first + len(noises[0])], []
+    for noise in noises:
+        scans = _placed(generator, noise.split(64), label, own, exact, RULED, seed, False, first)
+        off.append(misdrawn(to_levels(torch.cat(list(scans))), own[:, DIALLED]))
+    off = np.array(off)
+    for eye in set(eyes or ()):
+        visits = np.flatnonzero(np.array(eyes) == eye)
+        off[:, visits] = off[:, visits].sum(1, keepdims=True)
+    return torch.stack(list(noises))[off.argmin(0), torch.arange(len(own))]
+
+
+def _placed(generator, parts, label, drawn, exact, size, seed, aligned, first=0):
     start = 0
     for noise in parts:
         own = drawn[start : start + len(noise)]
@@ -137,7 +182,7 @@ def _placed(generator, parts, label, drawn, exact, size, seed, aligned):
         if aligned:
             yield crops
         else:
-            levels = place_back(crops.numpy(), own, size, seed, first=start)
+            levels = place_back(crops.numpy(), own, size, seed, first + start)
             yield to_float(levels)[:, None]
         start += len(noise)
 
