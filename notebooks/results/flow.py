@@ -19,7 +19,8 @@ nobody trained on. Rows that are in FOLDER/tables/judge.json are kept.
 
 `copies` trains on so many scans of each class and audits the best checkpoint (none at which the
 early word of a validation is "copying", if there is another) and the last one:
-helpers.gan.flow.COPIES_BELOW comes from here.
+helpers.gan.flow.COPIES_BELOW comes from here. Usefulness, drusen, distance and recall stand beside
+the copies: what to expect of so many scans and so many minutes.
 
 Written are FOLDER/tables/*.json, FOLDER/tables.md and FOLDER/sheet.png. Not collected by pytest.
 """
@@ -258,6 +259,8 @@ def copies_of(o, table, model: str, count: int, seed: int, name: str) -> None:
             training_patients=side.patients[own], unseen_patients=unseen[1],
         )  # fmt: skip
         pixels = found["pixels"]
+        sides = eyes(o)
+        worth = judges.judge(judges.draw(generator, CLASSES, o.n), sides["test"], sides["real"])
         table.add(
             f"{name} {which}", scans=len(own), **read_log(run.folder),
             passes=read_log(run.folder)["images"] / len(chosen),
@@ -266,6 +269,9 @@ def copies_of(o, table, model: str, count: int, seed: int, name: str) -> None:
             low=found["low"], high=found["high"], expected=found["expected_share"],
             excess=found["excess"]["value"], nearer=pixels["nearer_to_training"],
             membership=pixels["membership"]["excess"]["value"],  # the attack less its control
+            AUROC=worth["AUROC from synthetic"], drusen=worth["drusen_count"][0],
+            highest=worth["drusen_height"][0], distance=worth["DRUSEN"]["distance"],
+            recall=worth["DRUSEN"].get("recall"),
         )  # fmt: skip
 
 
