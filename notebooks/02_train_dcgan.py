@@ -664,6 +664,8 @@ plots.compact(figure)
 # asked (3.5 of 3.1, 4.8 of 4.2 %), since dials are told louder by as much as what is drawn falls
 # short at a validation, and the generator goes on learning.
 # (The ruler labelled the training scans too, so an error of its own is learned and not seen here.)
+# What a generator does not do, a choice can: `python -m helpers.generate RUN --dial drusen=5
+# --tries 8` draws every scan eight times and keeps the one that the ruler reads most as asked for.
 
 # %%
 from helpers.data.pixels import to_levels
