@@ -19,7 +19,7 @@ from helpers.measures.distances import (
     log_ratio_interval,
     resampled_distances,
 )
-from helpers.measures.features import Features
+from helpers.measures.features import PACKAGED, Features, packaged_network
 
 
 @pytest.fixture(scope="module")
@@ -241,3 +241,15 @@ def test_another_packaged_network_sees_with_other_eyes(tmp_path):
     first = Features(cache=tmp_path)(images)
     other = Features(cache=tmp_path, name="tf_efficientnet_lite2")(images)
     assert first.shape == other.shape == (2, 1280) and not np.allclose(first, other, atol=0.1)
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_folded_batch_norms_change_no_feature(name):
+    images = np.random.default_rng(0).integers(0, 256, (3, 1, 224, 224), dtype=np.uint8)
+    features = Features(name=name)
+    pixels = features.resize(images).expand(-1, 3, -1, -1)
+    plain = packaged_network(name)
+    with torch.inference_mode():
+        expected = plain.forward_head(plain.forward_features(pixels), pre_logits=True)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in features.network.modules())
+    np.testing.assert_allclose(features(images), expected, atol=1e-4)
