@@ -7,11 +7,12 @@ drusen. It learns from synthetic scans and the number each was asked for, drawn 
 ("as found"), evenly from none to many ("balanced"), or each the most obedient of four ("4 tries");
 from real scans, all or of a quarter of the patients; and from both. It is asked about simulated
 patients whom nobody has learned from, or by cross-fitting about the real ones of --real, each
-tested once; the truth is what the ruler reads off a real scan. "Centred": features of each side
-about their own mean and in units of their own spread, for which real scans need no numbers.
-Correlation and mean error, with 95 % intervals over patients. Scans are drawn once and kept in
-FOLDER, where simulated.json and real.json and their tables, .md, are written. Not collected by
-pytest.
+tested once; the truth is what the ruler reads off a real scan. "Class": each class's mean number,
+for whoever is told the true class; what a counter knows beyond that is its correlation among scans
+of the disease. "Centred": features of each side about their own mean and in units of their own
+spread, for which real scans need no numbers. Correlations and mean error, with 95 % intervals over
+patients. Scans are drawn once and kept in FOLDER, where simulated.json and real.json and their
+tables, .md, are written. Not collected by pytest.
 """
 
 import argparse
@@ -73,7 +74,8 @@ def kept(path: Path, draw) -> dict:
 
 
 def simulated(n: int) -> dict:
-    """Scans of patients who are asked about ("test"), and of others ("real"), half of them ill."""
+    """Scans of patients who are asked about ("test"), and of others ("real"); of either the second
+    half is ill."""
     sides = {}
     for name, first in (("test", judges.UNSEEN), ("real", judges.OTHERS)):
         scans = np.concatenate([judges.eyes(k, n // 2, first) for k in ("NORMAL", "DRUSEN")])
@@ -110,36 +112,41 @@ def arms_of(made, real, patients, test) -> dict[str, np.ndarray]:
     return said
 
 
-def summarise(said: dict, truth, patients) -> dict:
+def summarise(said: dict, truth, ill, patients) -> dict:
+    """``truth`` (N,) numbers, ``ill`` (N,) which scans are of the disease."""
     weights = patient_weights(patients, 2000, 0)
-    weights /= weights.sum(1, keepdims=True)
+    said = {"class": np.where(ill, truth[ill].mean(), truth[~ill].mean())} | said
 
-    def correlation(values):
-        a, b = (x - (weights @ x)[:, None] for x in (values, truth))
-        return (weights * a * b).sum(1) / np.sqrt((weights * a**2).sum(1) * (weights * b**2).sum(1))
+    def correlation(values, of):
+        w = weights[:, of] / weights[:, of].sum(1, keepdims=True)
+        a, b = (x[of] - (w @ x[of])[:, None] for x in (values, truth))
+        spread = np.sqrt((w * a**2).sum(1) * (w * b**2).sum(1))
+        return (w * a * b).sum(1) / np.where(spread > 1e-9, spread, np.nan)
 
-    areas = {name: correlation(values) for name, values in said.items()}
+    everybody = {name: correlation(values, ill | True) for name, values in said.items()}
     return {
         name: {
-            "correlation": interval(area),
-            "minus real": interval(area - areas["real"]),
+            "correlation": interval(found),
+            "among the ill": interval(correlation(said[name], ill)),
+            "minus real": interval(found - everybody["real"]),
             "error": float(np.abs(said[name] - truth).mean()),
         }
-        for name, area in areas.items()
+        for name, found in everybody.items()
     }
 
 
 def cross_fitted(made, manifest, disease, features, folder):
     """What counters say of real scans, each patient asked about once, by those who learned from the
-    others: ({arm: numbers}, truth, patients)."""
+    others: ({arm: numbers}, truth, which are ill, patients)."""
     scans = [s for s in load_manifest(manifest) if s.label in ("NORMAL", disease)]
     whole = prepare(manifest, class_=f"NORMAL+{disease}", size=256, cache=folder / "cache",
                     progress=False)  # fmt: skip
     sides = (whole.train, whole.validation, whole.test)
     images = np.concatenate([side.images for side in sides])
     patients = np.concatenate([side.patients for side in sides])
+    ill = np.concatenate([side.labels == disease for side in sides])
     truth = read_dials(images)[:, 0]
-    images, patients, truth = (x[np.isfinite(truth)] for x in (images, patients, truth))
+    images, patients, ill, truth = (x[np.isfinite(truth)] for x in (images, patients, ill, truth))
     seen, fold = features(images), deal_patients(scans, FOLDS, SEED)
     folds, said = np.array([fold[p] for p in patients]), {}
     for k in range(FOLDS):
@@ -147,7 +154,7 @@ def cross_fitted(made, manifest, disease, features, folder):
         real = seen[~out], truth[~out]
         for name, values in arms_of(made, real, patients[~out], seen[out]).items():
             said.setdefault(name, np.zeros(len(truth)))[out] = values
-    return said, truth, patients
+    return said, truth, ill, patients
 
 
 def main(arguments=None) -> None:
@@ -165,19 +172,23 @@ def main(arguments=None) -> None:
     drawn = kept(o.out / "synthetic.npz", partial(synthetic, generator, "DRUSEN", o.n))
     made = {name: (features(scans), numbers) for name, (scans, numbers) in drawn.items()}
     if o.real:
-        said, truth, patients = cross_fitted(made, o.real, o.disease, features, o.out)
+        said, truth, ill, patients = cross_fitted(made, o.real, o.disease, features, o.out)
     else:
         sides = kept(o.out / "simulated.npz", partial(simulated, 400))
         (test, truth), (real, numbers) = sides["test"], sides["real"]
         known = np.isfinite(numbers)
         real, patients = (features(real)[known], numbers[known]), np.arange(len(test))
         said = arms_of(made, real, np.flatnonzero(known), features(test))
-    found = summarise(said, np.nan_to_num(truth), patients)
+        ill = patients >= len(test) // 2
+    found = summarise(said, np.nan_to_num(truth), ill, patients)
     name = "real" if o.real else "simulated"
     (o.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    lines = ["| learned from | correlation | minus real | mean error |", "|---|---|---|---|"]
-    lines += [f"| {arm} | {between(row['correlation'])} | {between(row['minus real'])} | "
-              f"{row['error']:.2f} |" for arm, row in found.items()]  # fmt: skip
+    head = ("correlation", "among the ill", "minus real")
+    lines = [f"| learned from | {' | '.join(head)} | mean error |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {arm} | {' | '.join(between(row[name]) for name in head)} | {row['error']:.2f} |"
+        for arm, row in found.items()
+    ]
     (o.out / f"{name}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines), f"\n{len(truth)} scans of {len(set(patients))} patients")
 
