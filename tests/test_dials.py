@@ -486,3 +486,41 @@ def test_tries_are_written_down_and_refused_where_nothing_is_asked(tmp_path, cap
     with pytest.raises(SystemExit):
         main([path, "--n=1", "--tries=0", f"--out={tmp_path / 'b'}"])
     assert "tries=0" in capsys.readouterr().err and not (tmp_path / "b").exists()
+
+
+def test_an_eye_drawn_healthy_that_is_asked_for_drusen_has_a_height(tmp_path, monkeypatch):
+    """A number without a height tells the networks of no druse, and would be called obeyed."""
+    generator = load_generator(generator_file(tmp_path))
+    bank, drawn = generator.shapes, generator.shapes.draw(2, "DRUSEN", 0)
+    drawn[1, shape.DIALLED] = 0
+    monkeypatch.setattr(bank, "draw", lambda *_: drawn.copy())
+    shapes, _ = sample_asked(generator, "DRUSEN", [(eye, {"drusen": 2.0}) for eye in range(2)])
+    asked = shapes[:, shape.DIALLED]
+    assert (asked[:, 0] == 2).all() and (asked > 0).all()
+    assert (asked[0, 1:] == drawn[0, shape.DIALLED[1:]]).all()  # who has drusen keeps the rest
+    shapes, _ = sample_asked(generator, "DRUSEN", [(1, {}), (1, {"highest": 1.5})])
+    assert (shapes[0, shape.DIALLED] == 0).all() and shapes[1, shape.AT["highest"]] == 1.5
+
+
+def test_nothing_is_tried_before_the_folder_and_the_size_are_looked_at(tmp_path, monkeypatch):
+    path = generator_file(tmp_path)
+    monkeypatch.setattr(sampling, "misdrawn", None)  # nobody may ask
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    asked = {"DRUSEN": [("a", {"drusen": 1.0})]}
+    with pytest.raises(FileExistsError):
+        export(load_generator(path), tmp_path / "full", 1, asked=asked, tries=3, progress=False)
+    with pytest.raises(ValueError, match="size=32"):
+        sample_asked(load_generator(path), "DRUSEN", [(0, {})], size=32, tries=2)
+    with pytest.raises(ValueError, match="seed=-1"):
+        sample_asked(load_generator(path), "DRUSEN", [(0, {})], seed=-1)
+
+
+def test_one_visit_that_nobody_can_read_does_not_decide(tmp_path, monkeypatch):
+    generator = load_generator(generator_file(tmp_path))
+    off = iter([np.array([9.0, np.inf]), np.array([0.0, np.inf])])
+    monkeypatch.setattr(sampling, "misdrawn", lambda scans, asked: next(off))
+    visits = [(0, {"drusen": 1.0}), (0, {"drusen": 2.0})]
+    tried = to_levels(torch.cat(list(sample_asked(generator, "DRUSEN", visits, tries=2)[1])))
+    once = to_levels(torch.cat(list(sample_asked(generator, "DRUSEN", visits)[1])))
+    assert np.abs(tried.astype(int) - once).max() > 10

@@ -427,6 +427,15 @@ class Shapes:
             raise ValueError(f"dials {said}: no scan of {who} is like that. The nearest has {has}; "
                              "ask for what goes together, or leave a dial open.")  # fmt: skip
 
+    def ask(self, shape, label, dials) -> None:
+        """Write dials into the ``shape`` (len(FIELDS),) of one eye. One that was drawn without
+        drusen gets the dials that are left open as scans have them that are near what is asked for:
+        of no height no druse would be drawn. ValueError as of ``check_dials``."""
+        self.check_dials(label, dials)
+        if dials and 0 not in dials.values() and not _ill(shape[None])[0]:
+            shape[DIALLED] = self._near(self.of(label), label, dials)[:, DIALLED].mean(0)
+        put_dials(shape[None], dials)
+
     def _near(self, own, label, dials) -> np.ndarray:
         """Of the scans of a class those whose dials are nearest to what is asked for."""
         self.check_dials(label, dials)

@@ -1,14 +1,17 @@
 """Synthetic scans from a trained generator: noise, classes, shapes placed back."""
 
+from itertools import chain
+
 import numpy as np
 import torch
 
 from helpers.data.pixels import to_float, to_levels
-from helpers.data.shape import DIALLED, LOOK, SMALLEST, look, place_back, put_dials
+from helpers.data.shape import DIALLED, LOOK, SMALLEST, look, place_back
 from helpers.gan.dials import RULED, misdrawn
 from helpers.training.precision import in_bf16
 
 SHAPE_CHOICES = ("drawn", "same", "aligned")
+UNREAD = 1e6  # how far off a scan counts that the ruler cannot read: any other is better
 
 
 def draw_noise(n, z_dim, seed, batch=64):
@@ -27,11 +30,10 @@ def draw_noise(n, z_dim, seed, batch=64):
     )
 
 
-def _noises(n, z_dim, seed, tries, batch=64):
-    """As ``draw_noise``, ``tries`` of them for each batch, the first that of ``draw_noise``."""
+def _seeds(seed, tries):
+    """``tries`` seeds, the first ``seed`` itself."""
     more = [np.random.SeedSequence([seed, k]) for k in range(1, tries)]
-    seeds = [seed, *(int(one.generate_state(1, np.uint64)[0] >> 1) for one in more)]
-    return zip(*(draw_noise(n, z_dim, own, batch) for own in seeds))
+    return [seed, *(int(one.generate_state(1, np.uint64)[0] >> 1) for one in more)]
 
 
 def classes_of(generator):
@@ -94,7 +96,7 @@ def sample_batches(generator, n, seed=0, batch=64, class_name=None, exact=True, 
         drawn = np.repeat(shapes.mean(name)[None], n, 0)
         drawn[:, DIALLED] = dialled
     if tries > 1:
-        several = _noises(n, generator.z_dim, seed, tries, batch)
+        several = zip(*(draw_noise(n, generator.z_dim, s, batch) for s in _seeds(seed, tries)))
         parts = (_most_obedient(generator, noises, label, drawn, exact, seed, batch * k)
                  for k, noises in enumerate(several))  # fmt: skip
     return _placed(generator, parts, label, drawn, exact, size, seed, shape == "aligned")
@@ -116,20 +118,26 @@ def sample_asked(generator, class_name, asked, seed=0, batch=64, exact=True, *, 
     name = None if label is None else class_name
     eyes = [eye for eye, _ in asked]
     _check_tries(generator, tries)
+    size = whole_size(generator, size)
     if min(eyes) < 0:
         raise ValueError(f"eye {min(eyes)}: number eyes from 0 on")
+    draw_noise(1, generator.z_dim, seed)  # says what is wrong with a seed
     drawn = generator.shapes.draw(max(eyes) + 1, name, seed)[eyes]
     for row, (_, dials) in zip(drawn, asked):
         _need_dials(generator, dials)
-        generator.shapes.check_dials(name, dials)
-        put_dials(row[None], dials)
-    several = _noises(max(eyes) + 1, generator.z_dim, seed, tries)
-    noises = [torch.cat(parts)[eyes] for parts in zip(*several)]
-    noise = noises[0]
-    if tries > 1:
-        noise = _most_obedient(generator, noises, label, drawn, exact, seed, eyes=eyes)
-    size = whole_size(generator, size)
-    return drawn, _placed(generator, noise.split(batch), label, drawn, exact, size, seed, False)
+        generator.shapes.ask(row, name, dials)
+    count = max(eyes) + 1
+    noises = (torch.cat(list(draw_noise(count, generator.z_dim, s)))[eyes]
+              for s in _seeds(seed, tries))  # fmt: skip
+
+    def parts():
+        noise = next(noises)
+        if tries > 1:
+            several = chain([noise], noises)
+            noise = _most_obedient(generator, several, label, drawn, exact, seed, eyes=eyes)
+        yield from noise.split(batch)
+
+    return drawn, _placed(generator, parts(), label, drawn, exact, size, seed, False)
 
 
 def _label(generator, class_name) -> tuple[int | None, str | None]:
@@ -163,15 +171,21 @@ def _most_obedient(generator, noises, label, drawn, exact, seed, first=0, eyes=N
     """For each of the shapes in ``drawn``, numbered from ``first`` on, that one of several
     ``noises``, each (B, z_dim), with which the ruler reads most what was asked for: (B, z_dim);
     of all scans of one of ``eyes`` together."""
-    own, off = drawn[first : first + len(noises[0])], []
+    best = least = None
     for noise in noises:
+        own = drawn[first : first + len(noise)]
         scans = _placed(generator, noise.split(64), label, own, exact, RULED, seed, False, first)
-        off.append(misdrawn(to_levels(torch.cat(list(scans))), own[:, DIALLED]))
-    off = np.array(off)
-    for eye in set(eyes or ()):
-        visits = np.flatnonzero(np.array(eyes) == eye)
-        off[:, visits] = off[:, visits].sum(1, keepdims=True)
-    return torch.stack(list(noises))[off.argmin(0), torch.arange(len(own))]
+        levels = np.concatenate([to_levels(batch) for batch in scans])
+        off = np.minimum(misdrawn(levels, own[:, DIALLED]), UNREAD)
+        for eye in set(eyes or ()):
+            visits = np.array(eyes) == eye
+            off[visits] = off[visits].sum()
+        if best is None:
+            best, least = noise, off
+        else:
+            better = torch.from_numpy(off < least)[:, None]
+            best, least = torch.where(better, noise, best), np.minimum(off, least)
+    return best
 
 
 def _placed(generator, parts, label, drawn, exact, size, seed, aligned, first=0):

@@ -31,14 +31,14 @@ from helpers.data.shape import DIALLED
 from helpers.data.sources import load_manifest
 from helpers.evaluate.cross_fit import deal_patients
 from helpers.gan.dials import read_dials
-from helpers.gan.sampling import sample
+from helpers.gan.sampling import classes_of, sample
 from helpers.generate import load_generator
 from helpers.measures.features import JUDGE, Features
 from helpers.measures.intervals import between, interval, patient_weights
 from helpers.measures.usefulness import centred
 
 SEED, FOLDS, FEW = 41, 5, 0.25
-BALANCED = range(1, 6)  # drusen a scan; as many scans of NORMAL have none
+BALANCED = range(1, 6)  # drusen a scan; beside them as many scans of NORMAL, as it has them
 TRIES = 4
 
 
@@ -67,15 +67,17 @@ def kept(path: Path, draw) -> dict:
     """What ``draw`` gives, {name: (scans, numbers)}, drawn once."""
     if not path.exists():
         both = {f"{name}/{k}": part for name, pair in draw().items() for k, part in enumerate(pair)}
-        np.savez_compressed(path, **both)
+        part = path.with_suffix(".part.npz")
+        np.savez_compressed(part, **both)
+        part.replace(path)
     found = np.load(path)
     names = dict.fromkeys(key.rpartition("/")[0] for key in found)
     return {name: (found[f"{name}/0"], found[f"{name}/1"]) for name in names}
 
 
 def simulated(n: int) -> dict:
-    """Scans of patients who are asked about ("test"), and of others ("real"); of either the second
-    half is ill."""
+    """Scans of patients who are asked about ("test"), and of others ("real"); the second half of
+    either shows the same people as the first, with drusen."""
     sides = {}
     for name, first in (("test", judges.UNSEEN), ("real", judges.OTHERS)):
         scans = np.concatenate([judges.eyes(k, n // 2, first) for k in ("NORMAL", "DRUSEN")])
@@ -169,17 +171,22 @@ def main(arguments=None) -> None:
     warnings.simplefilter("ignore")  # of scans that cannot be measured
     o.out.mkdir(parents=True, exist_ok=True)
     features, generator = Features(name=JUDGE, cache=o.out / "features"), load_generator(o.run)
-    drawn = kept(o.out / "synthetic.npz", partial(synthetic, generator, "DRUSEN", o.n))
+    known = classes_of(generator)
+    disease = next((name for name in (o.disease, "DRUSEN") if name in known), None)
+    if disease is None or "NORMAL" not in known:
+        parser.error(f"{o.run}: draws {', '.join(known)}; a counter needs NORMAL and a disease.")
+    name = f"synthetic-{generator.weights_hash[:8]}-{o.n}.npz"
+    drawn = kept(o.out / name, partial(synthetic, generator, disease, o.n))
     made = {name: (features(scans), numbers) for name, (scans, numbers) in drawn.items()}
     if o.real:
         said, truth, ill, patients = cross_fitted(made, o.real, o.disease, features, o.out)
     else:
         sides = kept(o.out / "simulated.npz", partial(simulated, 400))
         (test, truth), (real, numbers) = sides["test"], sides["real"]
-        known = np.isfinite(numbers)
-        real, patients = (features(real)[known], numbers[known]), np.arange(len(test))
-        said = arms_of(made, real, np.flatnonzero(known), features(test))
-        ill = patients >= len(test) // 2
+        known, half = np.isfinite(numbers), len(test) // 2
+        people, ill = np.arange(len(test)) % half, np.arange(len(test)) >= half
+        said = arms_of(made, (features(real)[known], numbers[known]), people[known], features(test))
+        patients = people
     found = summarise(said, np.nan_to_num(truth), ill, patients)
     name = "real" if o.real else "simulated"
     (o.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
