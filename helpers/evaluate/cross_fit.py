@@ -31,12 +31,11 @@ from helpers.gan.train import train_gan
 from helpers.generate import load_generator
 from helpers.measures.features import JUDGE, Features
 from helpers.measures.intervals import between, interval, patient_weights
-from helpers.measures.usefulness import centred, joined
+from helpers.measures.usefulness import centred, in_components, joined
 from helpers.training.network_file import write_whole
 
 VALIDATION = 0.15  # share of the patients of a fold's training that choose its checkpoint
 WORTH_SEEING = 0.02  # a difference of AUROC
-COMPONENTS = (4, 8, 12, 16, 20, 24, 32)  # numbers of them; the scores of their heads are averaged
 POWER = 1.96 + 0.84  # standard errors: found at 5 % with a probability of 80 %
 
 
@@ -136,18 +135,12 @@ def learn_and_ask(train: Labelled, test_features, positive: str, seed=0) -> np.n
 
 
 def learn_in_components(train: Labelled, own, test_features, positive: str, seed=0) -> np.ndarray:
-    """As ``learn_and_ask``, (M,), by heads that see the first principal components of ``own``
-    (K, d), features of the clinic's scans without labels, alone; all three are centred.
-
-    What a generator draws wrong lies mostly where real scans hardly vary, and a head that is free
-    to look there takes it for the disease (subspaces of the domain that is asked about: Fernando et
-    al., ICCV 2013). How many components are right is not known without labels, so the scores of
-    heads of several numbers of them are averaged, each in units of its spread.
-    """
-    axes, total = np.linalg.svd(own, full_matrices=False)[2], 0.0
-    for count in sorted({min(count, len(axes)) for count in COMPONENTS}):
-        seen = Labelled(train.images @ axes[:count].T, train.labels, train.patients)
-        said = learn_and_ask(seen, test_features @ axes[:count].T, positive, seed)
+    """As ``learn_and_ask``, (M,), the mean of heads that see components of ``own`` (K, d), features
+    of scans of the clinic that is asked about (``in_components``); all three are centred. Each head
+    counts in units of its spread."""
+    total = 0.0
+    for taught, asked in in_components(own, train.images, test_features):
+        said = learn_and_ask(Labelled(taught, train.labels, train.patients), asked, positive, seed)
         total = total + said / max(said.std(), 1e-9)
     return total
 

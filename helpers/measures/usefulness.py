@@ -26,6 +26,7 @@ CONTRASTS = {
 }
 
 
+COMPONENTS = (4, 8, 12, 16, 20, 24, 32)
 ARMS = ("real", "real, centred", "synthetic", "synthetic, centred", "both", "real_to_synthetic")
 ADVICE = ("centre your classifier's features on your own scans, mean and spread (no labels "
           "needed), if about as many are ill among them as in training")  # fmt: skip
@@ -56,6 +57,20 @@ def centred(features, of=None) -> np.ndarray:
     """
     of = features if of is None else of
     return (features - of.mean(0)) / (of.std(0) + 1e-6)
+
+
+def in_components(own, *sides):
+    """For each of COMPONENTS numbers of principal components of ``own`` (K, d), the ``sides``, each
+    (N, d), as they are seen in these alone, (N, k). All are centred, and no label is asked for.
+
+    ``own`` are scans of the clinic that is asked about. What another device or a generator draws
+    otherwise lies mostly where these hardly vary; a head that is free to look there takes it for
+    the disease (subspaces of the domain asked about: Fernando et al., ICCV 2013). How many are
+    right is not known without labels, so average what heads of all these numbers say.
+    """
+    axes = np.linalg.svd(own, full_matrices=False)[2]
+    for count in sorted({min(count, len(axes)) for count in COMPONENTS}):
+        yield tuple(side @ axes[:count].T for side in sides)
 
 
 def as_if_of(taught: Labelled, asked: Labelled | None) -> Labelled | None:

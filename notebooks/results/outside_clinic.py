@@ -7,13 +7,15 @@ Each clinic is a folder or manifest; --ill (AMD DRUSEN) against NORMAL. A linear
 EfficientNet-Lite2 features learns from one source and is asked about every clinic: an outside one
 whole, its own by folds over patients. Sources: a clinic's real scans; N scans a class of a
 generator (``--generator NAME=RUN``: the one named like a clinic learned from it, and is not asked
-about it); simulated eyes; a clinic and a generator together. Each in six ways:
+about it); simulated eyes; a clinic and a generator together. Each in seven ways:
 
     whole       scans cleaned and stretched to 256 px
     aligned     of those the crops of framing=aligned: geometry and grey levels (128 x 256 px)
     ..., style  and COPIES of every training picture in another style (``restyle``)
     ..., centred    features minus their mean, over their standard deviation, of each source and of
                 each clinic asked: it takes many scans of the outside clinic, but no labels of them
+    whole, in components    centred, and seen in what varies most among the scans of the clinic that
+                is asked (usefulness.in_components): no labels either
 
 Scans in which no RPE is found are left out of every way. Writes DIR/table.json and prints a row for
 each pair. Features and scores are kept in DIR, so that the same call goes on. Not collected by
@@ -36,14 +38,22 @@ from helpers.data.pixels import to_levels
 from helpers.data.simulated.simulate import make_eye
 from helpers.data.sources import load_manifest
 from helpers.data.split import Labelled
-from helpers.evaluate.cross_fit import JUDGE, auroc_within_folds, deal_patients, learn_and_ask
+from helpers.evaluate.cross_fit import (
+    JUDGE,
+    auroc_within_folds,
+    deal_patients,
+    learn_and_ask,
+    learn_in_components,
+)
 from helpers.gan.sampling import classes_of, sample
 from helpers.generate import load_generator
 from helpers.measures.features import Features
 from helpers.measures.intervals import between, interval, patient_weights
 from helpers.measures.usefulness import centred
 
-WAYS = ("whole", "aligned", "whole, style", "aligned, style", "whole, centred", "aligned, centred")
+WAYS = ("whole", "aligned", "whole, style", "aligned, style", "whole, centred", "aligned, centred",
+        "whole, in components")  # fmt: skip
+CENTRED = ("whole, centred", "aligned, centred", "whole, in components")
 SIZE, COPIES, FOLDS, SEED = 256, 1, 5, 0
 
 
@@ -108,8 +118,8 @@ def to_learn(sources, way, chosen) -> Labelled:
     parts = []
     for one, some in zip(sources, [chosen] + [None] * len(sources)):
         some = np.ones(len(one.ill), bool) if some is None else some
-        if way.endswith("centred"):
-            x = centred(one.features[way.removesuffix(", centred")][some])
+        if way in CENTRED:
+            x = centred(one.features[way.split(",")[0]][some])
         else:
             x = one.features[way]
             some = np.tile(some, len(x) // len(one.ill))
@@ -123,7 +133,14 @@ def to_learn(sources, way, chosen) -> Labelled:
 
 def asked_of(test, way) -> np.ndarray:
     x = test.features[way.split(",")[0]]
-    return centred(x) if way.endswith("centred") else x
+    return centred(x) if way in CENTRED else x
+
+
+def learn(learned, way, own, x) -> np.ndarray:
+    """What is said of ``x``, scans of the clinic whose scans are ``own``."""
+    if way.endswith("components"):
+        return learn_in_components(learned, own, x, "ill", SEED)
+    return learn_and_ask(learned, x, "ill", SEED)
 
 
 def ask(sources, tests, way) -> dict[str, np.ndarray]:
@@ -139,14 +156,13 @@ def ask(sources, tests, way) -> dict[str, np.ndarray]:
         scores, x = np.zeros(len(folds)), asked_of(test, way)
         for k in range(count):
             learned = to_learn(sources, way, folds != k)
-            scores[folds == k] = learn_and_ask(learned, x[folds == k], "ill", SEED)
+            scores[folds == k] = learn(learned, way, x[folds != k], x[folds == k])
         found[name] = np.stack([scores, folds])
     others = {name: test for name, test in tests.items() if test is not sources[0]}
-    x = np.concatenate([asked_of(test, way) for test in others.values()])
-    scores = learn_and_ask(to_learn(sources, way, None), x, "ill", SEED)
-    ends = np.cumsum([len(test.ill) for test in others.values()])[:-1]
-    for name, part in zip(others, np.split(scores, ends)):
-        found[name] = np.stack([part, np.zeros(len(part))])
+    learned = to_learn(sources, way, None)
+    for name, test in others.items():
+        x = asked_of(test, way)
+        found[name] = np.stack([learn(learned, way, x, x), np.zeros(len(x))])
     return found
 
 
