@@ -31,7 +31,7 @@ from helpers.gan.train import train_gan
 from helpers.generate import load_generator
 from helpers.measures.features import JUDGE, Features
 from helpers.measures.intervals import between, interval, patient_weights
-from helpers.measures.usefulness import centred, in_components, joined
+from helpers.measures.usefulness import centred, components, joined
 from helpers.training.network_file import write_whole
 
 VALIDATION = 0.15  # share of the patients of a fold's training that choose its checkpoint
@@ -136,11 +136,12 @@ def learn_and_ask(train: Labelled, test_features, positive: str, seed=0) -> np.n
 
 def learn_in_components(train: Labelled, own, test_features, positive: str, seed=0) -> np.ndarray:
     """As ``learn_and_ask``, (M,), the mean of heads that see components of ``own`` (K, d), features
-    of scans of the clinic that is asked about (``in_components``); all three are centred. Each head
-    counts in units of its spread."""
+    of scans of the clinic that is asked about (``usefulness.components``); all three are centred.
+    Each head counts in units of its spread."""
     total = 0.0
-    for taught, asked in in_components(own, train.images, test_features):
-        said = learn_and_ask(Labelled(taught, train.labels, train.patients), asked, positive, seed)
+    for axes in components(own):
+        seen = Labelled(train.images @ axes, train.labels, train.patients)
+        said = learn_and_ask(seen, test_features @ axes, positive, seed)
         total = total + said / max(said.std(), 1e-9)
     return total
 

@@ -59,18 +59,19 @@ def centred(features, of=None) -> np.ndarray:
     return (features - of.mean(0)) / (of.std(0) + 1e-6)
 
 
-def in_components(own, *sides):
-    """For each of COMPONENTS numbers of principal components of ``own`` (K, d), the ``sides``, each
-    (N, d), as they are seen in these alone, (N, k). All are centred, and no label is asked for.
+def components(own):
+    """The first principal components of ``own`` (K, d), one matrix (d, k) for each number k of
+    COMPONENTS: ``features @ matrix`` is what is seen of features in these alone.
 
-    ``own`` are scans of the clinic that is asked about. What another device or a generator draws
-    otherwise lies mostly where these hardly vary; a head that is free to look there takes it for
-    the disease (subspaces of the domain asked about: Fernando et al., ICCV 2013). How many are
-    right is not known without labels, so average what heads of all these numbers say.
+    ``own`` are scans of the clinic that is asked about, centred; no label of them is asked for.
+    What another device or a generator draws otherwise lies mostly where these hardly vary, and a
+    head that is free to look there takes it for the disease (subspaces of the domain asked about:
+    Fernando et al., ICCV 2013). How many are right is not known without labels, so average what
+    heads of all these numbers say.
     """
     axes = np.linalg.svd(own, full_matrices=False)[2]
     for count in sorted({min(count, len(axes)) for count in COMPONENTS}):
-        yield tuple(side @ axes[:count].T for side in sides)
+        yield axes[:count].T
 
 
 def as_if_of(taught: Labelled, asked: Labelled | None) -> Labelled | None:

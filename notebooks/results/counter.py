@@ -11,7 +11,7 @@ tested once; the truth is what the ruler reads off a real scan. "Class": each cl
 for whoever is told the true class; what a counter knows beyond that is its correlation among scans
 of the disease. "Centred": features of each side about their own mean and in units of their own
 spread, for which real scans need no numbers; "in components": and in what varies most among the
-real ones of whoever is asked about (usefulness.in_components), likewise. Correlations and mean
+real ones of whoever is asked about (usefulness.components), likewise. Correlations and mean
 error, with 95 % intervals over patients. Scans are drawn once and kept in FOLDER, where
 simulated.json and real.json and their tables, .md, are written. Not collected by pytest.
 """
@@ -36,7 +36,7 @@ from helpers.gan.sampling import classes_of, sample
 from helpers.generate import load_generator
 from helpers.measures.features import JUDGE, Features
 from helpers.measures.intervals import between, interval, patient_weights
-from helpers.measures.usefulness import centred, in_components
+from helpers.measures.usefulness import centred, components
 
 SEED, FOLDS, FEW = 41, 5, 0.25
 BALANCED = range(1, 6)  # drusen a scan; beside them as many scans of NORMAL, as it has them
@@ -107,8 +107,9 @@ def arms_of(made, real, patients, test) -> dict[str, np.ndarray]:
     for name, (features, numbers) in made.items():
         said[name] = count(features, numbers, test)
         said[f"{name}, centred"] = count(bounded(features), numbers, asked)
-        pairs = in_components(bounded(real[0]), bounded(features), asked)
-        said[f"{name}, in components"] = np.mean([count(x, numbers, y) for x, y in pairs], 0)
+        seen = bounded(features)
+        within = [count(seen @ a, numbers, asked @ a) for a in components(bounded(real[0]))]
+        said[f"{name}, in components"] = np.mean(within, 0)
         for side, (own, counted) in sides.items():
             both = np.concatenate([bounded(own, real[0]), bounded(features)])
             said[f"{side}, and {name}, centred"] = count(

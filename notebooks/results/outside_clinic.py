@@ -15,7 +15,7 @@ about it); simulated eyes; a clinic and a generator together. Each in seven ways
     ..., centred    features minus their mean, over their standard deviation, of each source and of
                 each clinic asked: it takes many scans of the outside clinic, but no labels of them
     whole, in components    centred, and seen in what varies most among the scans of the clinic that
-                is asked (usefulness.in_components): no labels either
+                is asked (usefulness.components): no labels either
 
 Scans in which no RPE is found are left out of every way. Writes DIR/table.json and prints a row for
 each pair. Features and scores are kept in DIR, so that the same call goes on. Not collected by
