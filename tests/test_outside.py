@@ -71,8 +71,13 @@ def test_who_learned_what_is_asked_in_the_other_clinic(folders, tmp_path):
                            cache=tmp_path, progress=False)  # fmt: skip
         found[name] = measure_outside(sides, folders / "else", Pixels(), progress=False)
     good, bad = found["made"], found["swapped"]
-    assert set(good["arms"]) == {"real", "synthetic", "both"} and good["scans"] == 24
+    inside = {"real, in components", "synthetic, in components"}
+    assert set(good["arms"]) == {"real", "synthetic", "both", *inside} and good["scans"] == 24
+    assert set(good["minus_real"]) == {*good["arms"]} - {"real"}
     assert good["auroc"]["value"] > 0.8 and bad["auroc"]["value"] < 0.2
+    for name in inside:  # what sets the ill apart is what varies most in this clinic
+        assert good["arms"][name]["value"] > 0.8
+    assert bad["arms"]["synthetic, in components"]["value"] < 0.2
     assert bad["arms"]["real"] == good["arms"]["real"]
     assert "chance" in judge_outside(bad)["answer"]
     none = measure_outside(sides, folders / "one", Pixels(), progress=False)

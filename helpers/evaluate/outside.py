@@ -8,15 +8,18 @@ side, asked about the same scans of patients whom neither they nor the generator
 from pathlib import Path
 
 import numpy as np
+from scipy.special import expit
 
 from helpers.classifiers.fit import fit
 from helpers.data.cache import read_scan
 from helpers.data.pixels import at_size
 from helpers.data.sources import take_in
+from helpers.data.split import Labelled
+from helpers.evaluate.cross_fit import learn_in_components
 from helpers.evaluate.sides import Sides
 from helpers.measures.intervals import between
 from helpers.measures.scores import auroc_difference, scores
-from helpers.measures.usefulness import joined, scans
+from helpers.measures.usefulness import centred, joined, scans
 
 QUESTION = "Does it hold in another clinic?"
 
@@ -24,7 +27,9 @@ QUESTION = "Does it hold in another clinic?"
 def measure_outside(sides: Sides, source, features, *, synthetic=False, resamples=1000, seed=0,
                     progress=True) -> dict:  # fmt: skip
     """report.json's `outside`: AUROC, on the real scans of ``source`` (as of ``data.prepare``), of
-    linear heads on ``features`` that learned here from real, from synthetic scans, and from both.
+    linear heads on ``features`` that learned here from real, from synthetic scans, and from both;
+    of real and of synthetic ones also by heads that see what varies most in that clinic alone, of
+    which they know no label ("in components": ``usefulness.components``).
 
     The disease is called there as it is here or is the only class there besides the contrast.
     Returns {"auroc" of synthetic, "arms", "minus_real", "class", "scans", "patients", "left_out"},
@@ -66,11 +71,17 @@ def measure_outside(sides: Sides, source, features, *, synthetic=False, resample
     for arm, taught in learned.items():
         head = fit(taught.images, taught.labels, classes, patients=taught.patients, seed=seed)
         said[arm] = head(asked)
+    there = centred(asked)
+    for arm in ("real", "synthetic"):
+        part = learned[arm]
+        taught = Labelled(centred(part.images), part.labels, part.patients)
+        sure = expit(learn_in_components(taught, there, there, real.class_, seed))
+        said[f"{arm}, in components"] = np.stack([1 - sure, sure], 1)
     about = (classes, patients, real.class_)
     how = dict(resamples=resamples, seed=seed)
     arms = {arm: scores(truth, p, *about, **how)["auroc"] for arm, p in said.items()}
     minus = {a: auroc_difference(truth, said[a], said["real"], *about, **how)
-             for a in ("synthetic", "both")}  # fmt: skip
+             for a in said if a != "real"}  # fmt: skip
     return {"auroc": arms["synthetic"], "arms": arms, "minus_real": minus, "class": ill,
             "scans": len(truth), "patients": len(set(patients)), "left_out": left_out}  # fmt: skip
 
