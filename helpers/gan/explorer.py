@@ -319,7 +319,10 @@ class Aligned:
     """An eye of a generator of aligned crops: its shape, and with dials its drusen, in numbers that
     can be read; each begins where this eye was drawn, and goes as far as scans of its class do."""
 
-    explains = "What scans of this class have; reset goes back to what was drawn."
+    explains = (
+        "What scans of this class have; reset goes back to what was drawn. Drusen are drawn if "
+        "their number, height and area are all above 0."
+    )
     nothing, scans = "", {}
 
     def __init__(self, generator):
