@@ -469,7 +469,7 @@ def test_what_is_misdrawn_is_counted_in_what_networks_are_told(monkeypatch):
     monkeypatch.setattr(of_dials, "read_dials", lambda scans: read)
     off = of_dials.misdrawn(np.zeros((4, 1, 64, 64), np.uint8), np.array([[2, 2.5, 0.3]] * 4))
     assert off[:2] == pytest.approx([0, 1])  # 1.5 drusen more are one unit
-    assert off[2] > 1 and off[3] == np.inf
+    assert off[2] > 1 and off[3] == of_dials.UNREAD
 
 
 def test_tries_are_written_down_and_refused_where_nothing_is_asked(tmp_path, capsys):
@@ -518,7 +518,8 @@ def test_nothing_is_tried_before_the_folder_and_the_size_are_looked_at(tmp_path,
 
 def test_one_visit_that_nobody_can_read_does_not_decide(tmp_path, monkeypatch):
     generator = load_generator(generator_file(tmp_path))
-    off = iter([np.array([9.0, np.inf]), np.array([0.0, np.inf])])
+    nobody = of_dials.UNREAD
+    off = iter([np.array([9.0, nobody]), np.array([0.0, nobody])])
     monkeypatch.setattr(sampling, "misdrawn", lambda scans, asked: next(off))
     visits = [(0, {"drusen": 1.0}), (0, {"drusen": 2.0})]
     tried = to_levels(torch.cat(list(sample_asked(generator, "DRUSEN", visits, tries=2)[1])))

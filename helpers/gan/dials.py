@@ -23,6 +23,7 @@ RULED = 256  # px of the whole scans that are read: the ruler works on no more
 READ_AS = dict(zip(shape.DIALS, ("drusen_count", "drusen_height", "drusen_area")))
 TOLD, LEAST_ASKED = (0.5, 2.5), 0.05  # bounds of what is told for what is asked; a mean asked for
 LEFT_OPEN = 0.25  # share of a training's scans whose dials are not told
+UNREAD = 1e6  # how far off a scan counts that cannot be read: any other is better
 CHUNK = 64  # scans that one process reads at a time
 
 
@@ -58,12 +59,12 @@ def with_dials(crops, whole) -> np.ndarray:
 def misdrawn(scans, asked) -> np.ndarray:
     """How far what the ruler reads off scans, uint8 (N, 1, S, S), is from DIALS ``asked``, (N, 3):
     float (N,), squared distances in the units in which networks are told of them
-    (``shape.look``); infinite where the ruler cannot read."""
+    (``shape.look``); UNREAD where the ruler cannot read."""
     both = np.zeros((2, len(scans), len(shape.FIELDS)), np.float32)
     both[:, :, shape.DIALLED] = read_dials(scans), asked
     read, asked = (shape.look(shapes)[:, len(shape.LOOK) : -1] for shapes in both)
     off = np.square(read - asked).sum(1)
-    return np.where(np.isfinite(off), off, np.inf)
+    return np.where(np.isfinite(off), off, UNREAD)
 
 
 def leave_open(looks: torch.Tensor, share=LEFT_OPEN) -> torch.Tensor:

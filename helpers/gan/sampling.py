@@ -1,7 +1,5 @@
 """Synthetic scans from a trained generator: noise, classes, shapes placed back."""
 
-from itertools import chain
-
 import numpy as np
 import torch
 
@@ -11,7 +9,6 @@ from helpers.gan.dials import RULED, misdrawn
 from helpers.training.precision import in_bf16
 
 SHAPE_CHOICES = ("drawn", "same", "aligned")
-UNREAD = 1e6  # how far off a scan counts that the ruler cannot read: any other is better
 
 
 def draw_noise(n, z_dim, seed, batch=64):
@@ -131,11 +128,11 @@ def sample_asked(generator, class_name, asked, seed=0, batch=64, exact=True, *, 
               for s in _seeds(seed, tries))  # fmt: skip
 
     def parts():
-        noise = next(noises)
+        tried = noises
         if tries > 1:
-            several = chain([noise], noises)
-            noise = _most_obedient(generator, several, label, drawn, exact, seed, eyes=eyes)
-        yield from noise.split(batch)
+            tried = [_most_obedient(generator, noises, label, drawn, exact, seed, eyes=eyes)]
+        for noise in tried:
+            yield from noise.split(batch)
 
     return drawn, _placed(generator, parts(), label, drawn, exact, size, seed, False)
 
@@ -176,7 +173,7 @@ def _most_obedient(generator, noises, label, drawn, exact, seed, first=0, eyes=N
         own = drawn[first : first + len(noise)]
         scans = _placed(generator, noise.split(64), label, own, exact, RULED, seed, False, first)
         levels = np.concatenate([to_levels(batch) for batch in scans])
-        off = np.minimum(misdrawn(levels, own[:, DIALLED]), UNREAD)
+        off = misdrawn(levels, own[:, DIALLED])
         for eye in set(eyes or ()):
             visits = np.array(eyes) == eye
             off[visits] = off[visits].sum()
